@@ -1,0 +1,130 @@
+/**
+ * The one error class and the table of its codes. Every failure that a caller can see is a `MultifdError`;
+ * `code` is stable, the message is for people and says what was received (or given) and what was expected.
+ *
+ * Across threads an error travels as a `PlainError` (a structured clone drops an Error's own properties) and is
+ * rebuilt on the other side by `MultifdError.fromPlain`.
+ */
+
+/** All codes, with the meaning that the README prints. */
+export const ERROR_CODES = {
+  ERR_MULTIFD_OPTION: 'an option is wrong: the message says what was given and what is allowed',
+  ERR_MULTIFD_BLOCK: 'a RAM block is described wrongly, or a call names a block that does not exist',
+  ERR_MULTIFD_RANGE: 'an offset or a length is not page-aligned or lies outside its block',
+  ERR_MULTIFD_STATE: 'the call does not fit the state, for instance queueing after close()',
+  ERR_MULTIFD_CLOSED: 'close() was called while the operation was under way',
+  ERR_MULTIFD_ABORTED: 'the AbortSignal fired; `cause` is its reason',
+  ERR_MULTIFD_LISTEN: 'the address cannot be listened on',
+  ERR_MULTIFD_CONNECT: 'a channel could not connect',
+  ERR_MULTIFD_TIMEOUT: 'channels did not connect, or did not come in, in time',
+  ERR_MULTIFD_STALL: 'the peer is connected but nothing moved for stallTimeoutMs',
+  ERR_MULTIFD_CONNECTION: 'a channel broke: reset, broken pipe, or closed by the peer while data was still due',
+  ERR_MULTIFD_EOF: 'a channel ended inside a packet, or before a SYNC packet that is still due',
+  ERR_MULTIFD_MAGIC: 'a hello or a packet does not begin with the magic 0x11223344',
+  ERR_MULTIFD_VERSION: 'a hello or a packet has a version other than 1',
+  ERR_MULTIFD_UUID: "the source's VM uuid is not the receiver's",
+  ERR_MULTIFD_CHANNEL_ID: 'a hello carries a channel id that is not below `channels`',
+  ERR_MULTIFD_CHANNEL_DUPLICATE: 'a second connection came for a channel that is taken',
+  ERR_MULTIFD_PAGES_ALLOC: 'pages_alloc of a packet is above the limit (512 KiB / page size)',
+  ERR_MULTIFD_NORMAL_PAGES: 'normal_pages of a packet is above its pages_alloc',
+  ERR_MULTIFD_ZERO_PAGES: 'zero_pages of a packet is above pages_alloc - normal_pages',
+  ERR_MULTIFD_RAMBLOCK: 'a packet names a RAM block that the receiver does not have',
+  ERR_MULTIFD_OFFSET: 'a page offset of a packet lies outside its block or is not page-aligned',
+  ERR_MULTIFD_METHOD: "a packet's method bits are not the configured compression",
+  ERR_MULTIFD_PACKET_SIZE: 'next_packet_size of a packet is 0 or above 1 MiB',
+  ERR_MULTIFD_DECOMPRESS: 'a payload does not decode to exactly its pages',
+  ERR_MULTIFD_COMPRESS: 'a codec failed on the sending side',
+  ERR_MULTIFD_DEVICE_STATE: 'a device-state packet is refused: SYNC set, empty, too large, bad idstr, unknown device',
+  ERR_MULTIFD_PROTOCOL: 'the peer did what the protocol does not allow, for instance wrote on a send channel',
+  ERR_MULTIFD_HOOK: "an embedder's callback (a device's load(), onZeroPages) threw; `cause` is what it threw",
+  ERR_MULTIFD_IO: 'reading or writing a file-backed RAM block failed',
+  ERR_MULTIFD_WORKER: 'a channel thread died or failed in a way that is a bug',
+} as const;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+/** A MultifdError as it crosses a thread boundary. */
+export interface PlainError {
+  code: ErrorCode;
+  message: string;
+  channel?: number | undefined;
+  packetNum?: number | undefined;
+  cause?: { name: string; message: string; code?: string | undefined } | undefined;
+}
+
+export interface ErrorDetails {
+  /** The channel number, where one channel failed. */
+  channel?: number | undefined;
+  /** `packet_num` of the packet concerned, where there is one. */
+  packetNum?: number | undefined;
+  cause?: unknown;
+}
+
+export class MultifdError extends Error {
+  override readonly name = 'MultifdError';
+  /** Stable; one of `ERROR_CODES`. */
+  readonly code: ErrorCode;
+  readonly channel: number | undefined;
+  readonly packetNum: number | undefined;
+  /** Later failures of the same session, which this one, the first, most likely caused. */
+  readonly suppressed: MultifdError[] = [];
+
+  constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {
+    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    this.code = code;
+    this.channel = details.channel;
+    this.packetNum = details.packetNum;
+  }
+
+  /** The same error with the channel filled in, for code that does not know on which channel it runs. */
+  onChannel(channel: number, packetNum?: number): MultifdError {
+    if (this.channel !== undefined) return this;
+    const error = new MultifdError(this.code, `channel ${channel}: ${this.message}`, {
+      channel,
+      packetNum: this.packetNum ?? packetNum,
+      cause: this.cause,
+    });
+    if (this.stack !== undefined) error.stack = this.stack;
+    return error;
+  }
+
+  toPlain(): PlainError {
+    const cause = this.cause;
+    return {
+      code: this.code,
+      message: this.message,
+      channel: this.channel,
+      packetNum: this.packetNum,
+      cause:
+        cause instanceof Error
+          ? { name: cause.name, message: cause.message, code: (cause as NodeJS.ErrnoException).code }
+          : undefined,
+    };
+  }
+
+  static fromPlain(plain: PlainError): MultifdError {
+    let cause: Error | undefined;
+    if (plain.cause !== undefined) {
+      cause = Object.assign(new Error(plain.cause.message), { code: plain.cause.code });
+      cause.name = plain.cause.name;
+    }
+    return new MultifdError(plain.code, plain.message, { ...plain, cause });
+  }
+
+  /** Wraps whatever was thrown; a MultifdError passes unchanged. */
+  static wrap(thrown: unknown, code: ErrorCode, what: string): MultifdError {
+    if (thrown instanceof MultifdError) return thrown;
+    const message = thrown instanceof Error ? thrown.message : String(thrown);
+    return new MultifdError(code, `${what}: ${message}`, { cause: thrown });
+  }
+}
+
+/** "received X, expected Y": the shape of every refusal's message. */
+export function receivedExpected(what: string, received: unknown, expected: unknown): string {
+  return `${what}: received ${String(received)}, expected ${String(expected)}`;
+}
+
+/** Hex of a 32-bit wire word, for messages. */
+export function hex32(value: number): string {
+  return `0x${(value >>> 0).toString(16).padStart(8, '0')}`;
+}

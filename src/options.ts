@@ -1,0 +1,284 @@
+/**
+ * Every option with its default, unit and range, checked in this one place. QEMU's names, in camel case.
+ *
+ * A wrong option gives ERR_MULTIFD_OPTION with what was given and what is allowed; an unknown one likewise, since a
+ * misspelt `maxBandwith` would otherwise be lost in silence.
+ */
+import { MultifdError } from './errors.js';
+import { MAX_PAGE_SIZE, MIN_PAGE_SIZE, makeBlocks, type RAMBlock, type RAMBlockOptions } from './ram/block.js';
+import { parseUuid } from './wire/hello.js';
+
+export type Compression = 'none' | 'zlib' | 'zstd';
+export type ZeroPageDetection = 'none' | 'legacy' | 'multifd';
+export type Address = { host?: string; port: number } | { path: string };
+
+export const COMPRESSIONS: readonly Compression[] = ['none', 'zlib', 'zstd'];
+export const ZERO_PAGE_DETECTIONS: readonly ZeroPageDetection[] = ['none', 'legacy', 'multifd'];
+export const MAX_CHANNELS = 255;
+
+/** VFIO of QEMU sends its state in pieces of 1 MiB with a small header before each. */
+const DEVICE_STATE_BYTES = 2 ** 20 + 4096;
+const MAX_DEVICE_STATE_BYTES = 2 ** 26;
+const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+
+/** Options of both ends. `A` is the form of the address. */
+export interface CommonOptions {
+  /** Where the receiver listens: an object, or `tcp:HOST:PORT`, `tcp:[V6]:PORT`, `unix:PATH`. */
+  address: Address | string;
+  /** The guest's RAM; the same names and sizes at both ends. */
+  blocks: RAMBlockOptions[];
+  /** Number of channels, 1 to 255 (default 2); the same at both ends. QEMU: multifd-channels. */
+  channels?: number;
+  /** `none` (default), `zlib` or `zstd`; the same at both ends. QEMU: multifd-compression. */
+  compression?: Compression;
+  /** Target page size in bytes, 4096 (default) to 65536, a power of two; the same at both ends. */
+  pageSize?: number;
+  /** The VM's uuid in text; a VM without one (default) matches only another without. QEMU: -uuid. */
+  uuid?: string;
+  /** Milliseconds without any progress of a transfer that is due before it counts as stalled (default 30000). */
+  stallTimeoutMs?: number;
+  /** Milliseconds for all channels to connect, or to come in after the first one did (default 30000). */
+  connectTimeoutMs?: number;
+  /** Largest device-state payload in bytes, 0 to 64 MiB (default 1 MiB + 4 KiB). */
+  deviceStateBytes?: number;
+  /** Ends the session with ERR_MULTIFD_ABORTED, in whatever state it is. */
+  signal?: AbortSignal;
+}
+
+export interface SenderOptions extends CommonOptions {
+  /** 0 to 9, default 1. QEMU: multifd-zlib-level. */
+  zlibLevel?: number;
+  /** 1 to 20, default 1. QEMU: multifd-zstd-level. */
+  zstdLevel?: number;
+  /** Where zero pages are looked for: `multifd` (default), `legacy`, `none`. QEMU: zero-page-detection. */
+  zeroPageDetection?: ZeroPageDetection;
+  /** Bytes a second on the wire, all channels together; 0 (default) for no limit. QEMU: max-bandwidth. */
+  maxBandwidth?: number;
+  /**
+   * Takes the zero pages of mode `legacy`, which do not go over the channels but as ZERO records over the main
+   * stream. Called within sync(), ascending in each block, before the sync point; offset and length in bytes.
+   */
+  onZeroPages?: (block: RAMBlock, offset: number, length: number) => void | Promise<void>;
+}
+
+/** A device that takes DEVICE_STATE packets. */
+export interface Device {
+  /** QEMU's idstr, at most 255 ASCII characters. */
+  idstr: string;
+  instanceId: number;
+  /** Called with each payload; the bytes are valid until the returned promise settles. Its channel waits. */
+  load: (data: Uint8Array) => void | Promise<void>;
+}
+
+export interface ReceiverOptions extends CommonOptions {
+  /** Milliseconds to wait for the first channel; 0 (default) waits until abort or close. */
+  acceptTimeoutMs?: number;
+  /** Devices whose state may come; any other is refused. */
+  devices?: Device[];
+}
+
+interface CheckedCommon {
+  address: Address;
+  blocks: RAMBlock[];
+  channels: number;
+  compression: Compression;
+  pageSize: number;
+  uuid: Buffer;
+  stallTimeoutMs: number;
+  connectTimeoutMs: number;
+  deviceStateBytes: number;
+  signal: AbortSignal | undefined;
+}
+export interface CheckedSenderOptions extends CheckedCommon {
+  zlibLevel: number;
+  zstdLevel: number;
+  zeroPageDetection: ZeroPageDetection;
+  maxBandwidth: number;
+  onZeroPages: SenderOptions['onZeroPages'];
+}
+export interface CheckedReceiverOptions extends CheckedCommon {
+  acceptTimeoutMs: number;
+  devices: Device[];
+}
+
+const COMMON_KEYS = [
+  'address',
+  'blocks',
+  'channels',
+  'compression',
+  'pageSize',
+  'uuid',
+  'stallTimeoutMs',
+  'connectTimeoutMs',
+  'deviceStateBytes',
+  'signal',
+];
+const SENDER_KEYS = [...COMMON_KEYS, 'zlibLevel', 'zstdLevel', 'zeroPageDetection', 'maxBandwidth', 'onZeroPages'];
+const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices'];
+
+/** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
+export function checkSenderOptions(options: SenderOptions): CheckedSenderOptions {
+  checkKeys(options, SENDER_KEYS);
+  const checked: CheckedSenderOptions = {
+    ...checkCommon(options, 1),
+    zlibLevel: integer('zlibLevel', options.zlibLevel, 1, 0, 9),
+    zstdLevel: integer('zstdLevel', options.zstdLevel, 1, 1, 20),
+    zeroPageDetection: oneOf('zeroPageDetection', options.zeroPageDetection, 'multifd', ZERO_PAGE_DETECTIONS),
+    maxBandwidth: checkMaxBandwidth(options.maxBandwidth ?? 0),
+    onZeroPages: callback('onZeroPages', options.onZeroPages),
+  };
+  if (checked.zeroPageDetection === 'legacy' && checked.onZeroPages === undefined) {
+    throw wrong('onZeroPages', undefined, "a function, since zeroPageDetection is 'legacy'");
+  }
+  return checked;
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
+export function checkReceiverOptions(options: ReceiverOptions): CheckedReceiverOptions {
+  checkKeys(options, RECEIVER_KEYS);
+  return {
+    ...checkCommon(options, 0),
+    acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
+    devices: checkDevices(options.devices ?? []),
+  };
+}
+
+/** Bytes a second: an integer of 0 (no limit) or more. */
+export function checkMaxBandwidth(value: unknown): number {
+  return integer('maxBandwidth', value as number, 0, 0, Number.MAX_SAFE_INTEGER);
+}
+
+function checkCommon(options: CommonOptions, lowestPort: number): CheckedCommon {
+  const pageSize = integer('pageSize', options.pageSize, MIN_PAGE_SIZE, MIN_PAGE_SIZE, MAX_PAGE_SIZE);
+  if ((pageSize & (pageSize - 1)) !== 0) throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
+  const { signal } = options;
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw wrong('signal', signal, 'an AbortSignal');
+  return {
+    address: checkAddress(options.address, lowestPort),
+    channels: integer('channels', options.channels, 2, 1, MAX_CHANNELS),
+    compression: oneOf('compression', options.compression, 'none', COMPRESSIONS),
+    pageSize,
+    uuid: checkUuid(options.uuid),
+    stallTimeoutMs: integer('stallTimeoutMs', options.stallTimeoutMs, 30_000, 1, MAX_TIMEOUT_MS),
+    connectTimeoutMs: integer('connectTimeoutMs', options.connectTimeoutMs, 30_000, 1, MAX_TIMEOUT_MS),
+    deviceStateBytes: integer(
+      'deviceStateBytes',
+      options.deviceStateBytes,
+      DEVICE_STATE_BYTES,
+      0,
+      MAX_DEVICE_STATE_BYTES,
+    ),
+    signal,
+    blocks: makeBlocks(options.blocks, pageSize),
+  };
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function checkAddress(address: unknown, lowestPort: number): Address {
+  const allowed = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'";
+  if (typeof address === 'string') {
+    const tcp = /^tcp:(?:\[([^\]]+)\]|([^:]*)):(\d+)$/.exec(address);
+    if (tcp !== null) {
+      return checkAddress({ host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) }, lowestPort);
+    }
+    if (address.startsWith('unix:') && address.length > 5) return checkAddress({ path: address.slice(5) }, lowestPort);
+    throw wrong('address', address, allowed);
+  }
+  if (address === null || typeof address !== 'object') throw wrong('address', address, allowed);
+  const { host, port, path } = address as { host?: unknown; port?: unknown; path?: unknown };
+  if (path !== undefined) {
+    if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
+      throw wrong('address', address, allowed);
+    }
+    return { path };
+  }
+  if (host !== undefined && (typeof host !== 'string' || host === '')) throw wrong('address', address, allowed);
+  if (!Number.isInteger(port) || (port as number) < lowestPort || (port as number) > 65535) {
+    throw wrong('address.port', port, `an integer from ${lowestPort} to 65535`);
+  }
+  return { host: (host as string | undefined) ?? '127.0.0.1', port: port as number };
+}
+
+/** Text form of an address, for messages. */
+export function formatAddress(address: Address): string {
+  if ('path' in address) return `unix:${address.path}`;
+  const host = address.host ?? '127.0.0.1';
+  return `tcp:${host.includes(':') ? `[${host}]` : host}:${address.port}`;
+}
+
+function checkUuid(uuid: unknown): Buffer {
+  if (uuid === undefined) return Buffer.alloc(16);
+  const bytes = typeof uuid === 'string' ? parseUuid(uuid) : undefined;
+  if (bytes === undefined) throw wrong('uuid', uuid, 'text of the form xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx');
+  return bytes;
+}
+
+function checkDevices(devices: unknown): Device[] {
+  if (!Array.isArray(devices)) throw wrong('devices', devices, 'an array of { idstr, instanceId, load }');
+  const seen = new Set<string>();
+  for (const [index, device] of (devices as Partial<Device>[]).entries()) {
+    const { idstr, instanceId, load } = device ?? {};
+    if (typeof idstr !== 'string' || !isIdstr(idstr)) {
+      throw wrong(`devices[${index}].idstr`, idstr, '1 to 255 printable ASCII characters');
+    }
+    integer(`devices[${index}].instanceId`, instanceId, undefined, 0, 0xffffffff);
+    if (typeof load !== 'function') throw wrong(`devices[${index}].load`, load, 'a function');
+    const key = `${idstr}/${instanceId}`;
+    if (seen.has(key)) throw wrong('devices', key, 'each idstr and instanceId once');
+    seen.add(key);
+  }
+  return devices as Device[];
+}
+
+/** QEMU's idstr: 1 to 255 printable ASCII characters. */
+export function isIdstr(text: string): boolean {
+  return /^[\x20-\x7e]{1,255}$/.test(text);
+}
+
+function checkKeys(options: unknown, allowed: readonly string[]): void {
+  if (options === null || typeof options !== 'object') throw wrong('options', options, 'an object');
+  for (const key of Object.keys(options)) {
+    if (!allowed.includes(key)) throw wrong(key, 'an unknown option', `one of ${allowed.join(', ')}`);
+  }
+}
+
+export function integer(
+  name: string,
+  value: number | undefined,
+  byDefault: number | undefined,
+  min: number,
+  max: number,
+): number {
+  if (value === undefined && byDefault !== undefined) return byDefault;
+  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) {
+    throw wrong(name, value, `an integer from ${min} to ${max}`);
+  }
+  return value as number;
+}
+
+function oneOf<T extends string>(name: string, value: T | undefined, byDefault: T, allowed: readonly T[]): T {
+  if (value === undefined) return byDefault;
+  if (!allowed.includes(value)) throw wrong(name, value, `one of ${allowed.join(', ')}`);
+  return value;
+}
+
+function callback<T>(name: string, value: T): T {
+  if (value !== undefined && typeof value !== 'function') throw wrong(name, value, 'a function');
+  return value;
+}
+
+function wrong(name: string, given: unknown, allowed: string): MultifdError {
+  let text: string;
+  if (typeof given === 'string') text = JSON.stringify(given);
+  else if (typeof given === 'object' && given !== null) text = describeObject(given);
+  else text = String(given as number);
+  return new MultifdError('ERR_MULTIFD_OPTION', `option ${name}: given ${text}, allowed ${allowed}`);
+}
+
+function describeObject(given: object): string {
+  try {
+    return JSON.stringify(given).slice(0, 200);
+  } catch {
+    return 'an object';
+  }
+}

@@ -1,0 +1,138 @@
+/**
+ * RAM blocks: named pieces of guest RAM, and where their bytes live.
+ *
+ *     kind     bytes live in                      a channel thread reaches them by
+ *     shared   a SharedArrayBuffer                the same memory, no copy
+ *     file     a file (also /dev/shm, hugetlbfs)  pread and pwrite in place
+ *     private  memory of the embedder's thread    a copy in the slot, made by the embedder's thread
+ *
+ * Built on the calling thread; `BlockDescription` is what crosses to the channel threads.
+ */
+import { MultifdError } from '../errors.js';
+
+export const MIN_PAGE_SIZE = 4096;
+export const MAX_PAGE_SIZE = 65536;
+/** A page index must fit 32 bits: 16 TiB of 4 KiB pages. */
+const MAX_PAGES = 2 ** 32;
+/** Name bytes on the wire, without the NUL. */
+const MAX_NAME_BYTES = 255;
+
+/** A RAM block as the embedder describes it: `memory`, or `file`. */
+export interface RAMBlockOptions {
+  /** QEMU's idstr, for instance `pc.ram`: 1 to 255 printable ASCII characters, unique in the session. */
+  name: string;
+  /**
+   * The block's bytes. A SharedArrayBuffer, or a Uint8Array over one, is used in place. An ArrayBuffer, or a
+   * Uint8Array over one, is private memory: its pages are copied through the slots on the calling thread.
+   */
+  memory?: SharedArrayBuffer | ArrayBuffer | Uint8Array;
+  /** A file's path: the channel threads read or write it in place. */
+  file?: string;
+  /** Where the block begins in the file, in bytes (default 0). */
+  offset?: number;
+  /** Length in bytes, a multiple of the page size. Needed with `file`; with `memory` its own length. */
+  size?: number;
+}
+
+export type BlockKind = 'shared' | 'file' | 'private';
+
+/** What a channel thread is told of a block. */
+export interface BlockDescription {
+  name: string;
+  size: number;
+  kind: BlockKind;
+  /** kind shared */
+  buffer?: SharedArrayBuffer;
+  /** kind file */
+  path?: string;
+  /** Where the block begins in its buffer or file, in bytes. */
+  base: number;
+}
+
+export class RAMBlock {
+  readonly name: string;
+  /** Position in the session's list of blocks. */
+  readonly index: number;
+  /** used_length, in bytes. */
+  readonly size: number;
+  readonly pageCount: number;
+  readonly kind: BlockKind;
+  /** The backing buffer of kinds shared and private. */
+  readonly buffer: SharedArrayBuffer | ArrayBuffer | undefined;
+  readonly path: string | undefined;
+  readonly base: number;
+
+  /** @throws MultifdError ERR_MULTIFD_BLOCK */
+  constructor(options: RAMBlockOptions, index: number, pageSize: number) {
+    const { name, memory, file } = options;
+    const bad = (why: string): MultifdError =>
+      new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(name)}: ${why}`);
+    if (typeof name !== 'string' || !/^[\x20-\x7e]+$/.test(name) || name.length > MAX_NAME_BYTES) {
+      throw bad(`name must be 1 to ${MAX_NAME_BYTES} printable ASCII characters`);
+    }
+    if ((memory === undefined) === (file === undefined)) throw bad('give either memory or file');
+    let base = 0;
+    let size: number;
+    if (memory !== undefined) {
+      if (options.offset !== undefined) throw bad('offset goes with file; pass a Uint8Array for a part of a buffer');
+      if (memory instanceof Uint8Array) {
+        this.buffer = memory.buffer as SharedArrayBuffer | ArrayBuffer;
+        base = memory.byteOffset;
+      } else if (memory instanceof SharedArrayBuffer || memory instanceof ArrayBuffer) {
+        this.buffer = memory;
+      } else {
+        throw bad('memory must be a SharedArrayBuffer, an ArrayBuffer or a Uint8Array');
+      }
+      size = options.size ?? memory.byteLength;
+      if (size !== memory.byteLength) throw bad(`size is ${size}, but memory has ${memory.byteLength} bytes`);
+      this.kind = this.buffer instanceof SharedArrayBuffer ? 'shared' : 'private';
+    } else {
+      if (typeof file !== 'string' || file === '') throw bad('file must be a path');
+      if (options.size === undefined) throw bad('size is needed with file');
+      base = options.offset ?? 0;
+      if (!Number.isSafeInteger(base) || base < 0) throw bad(`offset must be an integer of 0 or more, not ${base}`);
+      size = options.size;
+      this.path = file;
+      this.kind = 'file';
+    }
+    if (!Number.isSafeInteger(size) || size <= 0 || size % pageSize !== 0) {
+      throw bad(`size must be a positive multiple of the page size ${pageSize}, not ${size}`);
+    }
+    if (size / pageSize > MAX_PAGES) throw bad(`size must be at most ${MAX_PAGES} pages`);
+    this.name = name;
+    this.index = index;
+    this.size = size;
+    this.pageCount = size / pageSize;
+    this.base = base;
+  }
+
+  describe(): BlockDescription {
+    const description: BlockDescription = { name: this.name, size: this.size, kind: this.kind, base: this.base };
+    if (this.kind === 'shared') description.buffer = this.buffer as SharedArrayBuffer;
+    if (this.path !== undefined) description.path = this.path;
+    return description;
+  }
+}
+
+/**
+ * The session's blocks, checked together.
+ *
+ * @throws MultifdError ERR_MULTIFD_BLOCK
+ */
+export function makeBlocks(options: readonly RAMBlockOptions[], pageSize: number): RAMBlock[] {
+  if (!Array.isArray(options) || options.length === 0) {
+    throw new MultifdError('ERR_MULTIFD_BLOCK', 'blocks must be an array of at least one RAM block');
+  }
+  const names = new Set<string>();
+  return options.map((option: RAMBlockOptions, index) => {
+    if (option === null || typeof option !== 'object') {
+      throw new MultifdError('ERR_MULTIFD_BLOCK', `blocks[${index}] must be an object`);
+    }
+    const block = new RAMBlock(option, index, pageSize);
+    if (names.has(block.name)) {
+      throw new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(block.name)} is there twice`);
+    }
+    names.add(block.name);
+    return block;
+  });
+}

@@ -1,0 +1,90 @@
+/**
+ * The hello ("initial packet"), 64 bytes, first thing on each channel. All integers big-endian.
+ *
+ *     off  size
+ *       0     4   magic    0x11223344
+ *       4     4   version  1
+ *       8    16   uuid     of the source VM, raw, textual order; 16 zero bytes if it has none
+ *      24     1   id       channel number, 0 .. channels-1
+ *      25    39   reserved, sent as 0, not checked
+ *
+ * Encoded by each send channel (worker thread), decoded by the receiver's listener (calling thread).
+ */
+import { MultifdError, hex32, receivedExpected } from '../errors.js';
+
+export const MULTIFD_MAGIC = 0x11223344;
+export const MULTIFD_VERSION = 1;
+export const HELLO_BYTES = 64;
+export const UUID_BYTES = 16;
+
+const OFF_VERSION = 4;
+const OFF_UUID = 8;
+const OFF_ID = 24;
+
+export interface Hello {
+  /** 16 raw bytes. */
+  uuid: Uint8Array;
+  /** Channel number, 0..255. */
+  id: number;
+}
+
+export function encodeHello(hello: Hello): Buffer {
+  const bytes = Buffer.alloc(HELLO_BYTES);
+  bytes.writeUInt32BE(MULTIFD_MAGIC, 0);
+  bytes.writeUInt32BE(MULTIFD_VERSION, OFF_VERSION);
+  bytes.set(hello.uuid, OFF_UUID);
+  bytes.writeUInt8(hello.id, OFF_ID);
+  return bytes;
+}
+
+/** What a receiver expects of a hello. */
+export interface HelloExpectation {
+  /** 16 raw bytes; all zero for a VM without one, which matches only another without. */
+  uuid: Uint8Array;
+  channels: number;
+}
+
+/**
+ * Decodes and checks in QEMU's order: magic, version, uuid, id. QEMU's comparison lets id == channels through,
+ * which is past its slots; here `id < channels` holds.
+ *
+ * @throws MultifdError ERR_MULTIFD_MAGIC, _VERSION, _UUID, _CHANNEL_ID
+ */
+export function decodeHello(bytes: Buffer, expected: HelloExpectation): Hello {
+  const magic = bytes.readUInt32BE(0);
+  if (magic !== MULTIFD_MAGIC) {
+    throw new MultifdError('ERR_MULTIFD_MAGIC', receivedExpected('hello magic', hex32(magic), hex32(MULTIFD_MAGIC)));
+  }
+  const version = bytes.readUInt32BE(OFF_VERSION);
+  if (version !== MULTIFD_VERSION) {
+    throw new MultifdError('ERR_MULTIFD_VERSION', receivedExpected('hello version', version, MULTIFD_VERSION));
+  }
+  const uuid = Buffer.from(bytes.subarray(OFF_UUID, OFF_UUID + UUID_BYTES));
+  if (!uuid.equals(expected.uuid)) {
+    throw new MultifdError(
+      'ERR_MULTIFD_UUID',
+      receivedExpected('hello uuid', formatUuid(uuid), formatUuid(expected.uuid)),
+    );
+  }
+  const id = bytes.readUInt8(OFF_ID);
+  if (id >= expected.channels) {
+    throw new MultifdError(
+      'ERR_MULTIFD_CHANNEL_ID',
+      receivedExpected('hello channel id', id, `less than ${expected.channels}`),
+    );
+  }
+  return { uuid, id };
+}
+
+/** Textual form of 16 raw bytes; 'none' for 16 zero bytes. */
+export function formatUuid(uuid: Uint8Array): string {
+  const hex = Buffer.from(uuid).toString('hex');
+  if (/^0+$/.test(hex)) return 'none';
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}
+
+/** 16 raw bytes of a textual uuid, or undefined if it is not one. */
+export function parseUuid(text: string): Buffer | undefined {
+  if (!/^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i.test(text)) return undefined;
+  return Buffer.from(text.replaceAll('-', ''), 'hex');
+}

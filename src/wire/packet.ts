@@ -1,0 +1,241 @@
+/**
+ * The RAM packet header: fixed size, always sent in full. All integers big-endian.
+ *
+ *     off  size
+ *       0     4   magic             0x11223344
+ *       4     4   version           1
+ *       8     4   flags             SYNC 0x01 | method 0x3e | DEVICE_STATE 0x40 (then device-state.ts applies)
+ *      12     4   pages_alloc       capacity, at most N = 512 KiB / page size
+ *      16     4   normal_pages      pages with data in the payload
+ *      20     4   next_packet_size  payload bytes; only meaningful if normal_pages > 0
+ *      24     8   packet_num        one counter over all channels
+ *      32     4   zero_pages        QEMU >= 9.0; 0 before
+ *      36    28   reserved, 0
+ *      64   256   ramblock          NUL padded
+ *     320   8*N   offset[N]         normal pages in payload order, then zero pages, then unused
+ *
+ * QEMU 7.2 leaves stale values of earlier packets in next_packet_size, ramblock and the unused offsets of packets
+ * without pages: nothing of those is looked at here unless a page is listed.
+ *
+ * Filled by a send channel, unfilled by a receive channel, both in their worker threads, into and out of buffers
+ * that live as long as the channel.
+ */
+import { MultifdError, hex32, receivedExpected } from '../errors.js';
+import { MULTIFD_MAGIC, MULTIFD_VERSION } from './hello.js';
+
+/** MULTIFD_PACKET_SIZE of QEMU: the page bytes that one packet holds at most. */
+export const MULTIFD_PACKET_BYTES = 524288;
+/** A receiver's payload buffer in QEMU, so the largest payload a sender may announce. */
+export const MAX_PAYLOAD_BYTES = 2 * MULTIFD_PACKET_BYTES;
+/** magic, version, flags: what must be read before the packet's kind is known. */
+export const PACKET_START_BYTES = 12;
+export const RAMBLOCK_NAME_BYTES = 256;
+
+export const MULTIFD_FLAG_SYNC = 0x01;
+export const MULTIFD_FLAG_COMPRESSION_MASK = 0x3e;
+export const MULTIFD_FLAG_NOCOMP = 0x00;
+export const MULTIFD_FLAG_ZLIB = 0x02;
+export const MULTIFD_FLAG_ZSTD = 0x04;
+export const MULTIFD_FLAG_DEVICE_STATE = 0x40;
+
+const OFF_VERSION = 4;
+const OFF_FLAGS = 8;
+const OFF_PAGES_ALLOC = 12;
+const OFF_NORMAL_PAGES = 16;
+const OFF_NEXT_PACKET_SIZE = 20;
+const OFF_PACKET_NUM = 24;
+const OFF_ZERO_PAGES = 32;
+const OFF_RAMBLOCK = 64;
+const OFF_OFFSETS = OFF_RAMBLOCK + RAMBLOCK_NAME_BYTES;
+
+const TWO_32 = 0x1_0000_0000;
+
+/** N: the page count limit of a packet. */
+export function pagesPerPacket(pageSize: number): number {
+  return MULTIFD_PACKET_BYTES / pageSize;
+}
+
+/** Header size: 1344 for 4 KiB pages, 384 for 64 KiB. */
+export function packetHeaderBytes(pageSize: number): number {
+  return OFF_OFFSETS + 8 * pagesPerPacket(pageSize);
+}
+
+/** What a send channel puts into a header. `pages` are page indexes: normal pages first, then zero pages. */
+export interface PacketToSend {
+  flags: number;
+  normalPages: number;
+  zeroPages: number;
+  nextPacketSize: number;
+  packetNum: number;
+  /** The block's name in 256 NUL-padded bytes; undefined for a SYNC packet. */
+  ramblock: Uint8Array | undefined;
+  pages: Uint32Array;
+}
+
+/** Writes the whole header into `header`; unused fields and offsets become 0, as QEMU 10.0 sends them. */
+export function fillPacket(header: Buffer, pageSize: number, packet: PacketToSend): void {
+  const listed = packet.normalPages + packet.zeroPages;
+  header.writeUInt32BE(MULTIFD_MAGIC, 0);
+  header.writeUInt32BE(MULTIFD_VERSION, OFF_VERSION);
+  header.writeUInt32BE(packet.flags, OFF_FLAGS);
+  // QEMU 10.0 announces N in data packets and 0 in packets that only say SYNC.
+  header.writeUInt32BE(listed > 0 ? pagesPerPacket(pageSize) : 0, OFF_PAGES_ALLOC);
+  header.writeUInt32BE(packet.normalPages, OFF_NORMAL_PAGES);
+  header.writeUInt32BE(packet.nextPacketSize, OFF_NEXT_PACKET_SIZE);
+  header.writeUInt32BE(Math.floor(packet.packetNum / TWO_32), OFF_PACKET_NUM);
+  header.writeUInt32BE(packet.packetNum % TWO_32, OFF_PACKET_NUM + 4);
+  header.writeUInt32BE(packet.zeroPages, OFF_ZERO_PAGES);
+  header.fill(0, OFF_ZERO_PAGES + 4, packet.ramblock === undefined ? OFF_OFFSETS : OFF_RAMBLOCK);
+  if (packet.ramblock !== undefined) header.set(packet.ramblock, OFF_RAMBLOCK);
+  let at = OFF_OFFSETS;
+  for (let i = 0; i < listed; i++, at += 8) {
+    const offset = packet.pages[i] * pageSize;
+    const high = Math.floor(offset / TWO_32);
+    header.writeUInt32BE(high, at);
+    header.writeUInt32BE(offset - high * TWO_32, at + 4);
+  }
+  header.fill(0, at);
+}
+
+/** What a receive channel knows before it reads, and a header is checked against. */
+export interface PacketExpectation {
+  pageSize: number;
+  /** The method bits of the configured compression. */
+  methodFlag: number;
+  /** Index and page count of a block by its name, or undefined. */
+  findBlock(name: string): { index: number; size: number } | undefined;
+}
+
+/** A decoded header; one object a channel, refilled for every packet. */
+export class PacketHeader {
+  flags = 0;
+  normalPages = 0;
+  zeroPages = 0;
+  nextPacketSize = 0;
+  packetNum = 0;
+  /** Index of the block that `findBlock` gave; -1 when no page is listed. */
+  block = -1;
+  /** Page indexes: normal pages in payload order, then zero pages. */
+  readonly pages: Uint32Array;
+
+  constructor(pageSize: number) {
+    this.pages = new Uint32Array(pagesPerPacket(pageSize));
+  }
+
+  get sync(): boolean {
+    return (this.flags & MULTIFD_FLAG_SYNC) !== 0;
+  }
+}
+
+/**
+ * Checks the first 12 bytes of a packet and returns its flags.
+ *
+ * @throws MultifdError ERR_MULTIFD_MAGIC, ERR_MULTIFD_VERSION
+ */
+export function unfillPacketStart(bytes: Buffer): number {
+  const magic = bytes.readUInt32BE(0);
+  if (magic !== MULTIFD_MAGIC) {
+    throw new MultifdError('ERR_MULTIFD_MAGIC', receivedExpected('packet magic', hex32(magic), hex32(MULTIFD_MAGIC)));
+  }
+  const version = bytes.readUInt32BE(OFF_VERSION);
+  if (version !== MULTIFD_VERSION) {
+    throw new MultifdError('ERR_MULTIFD_VERSION', receivedExpected('packet version', version, MULTIFD_VERSION));
+  }
+  return bytes.readUInt32BE(OFF_FLAGS);
+}
+
+/**
+ * Decodes a whole RAM header into `into`, every number bounded before it is used, in QEMU's order: the first
+ * failure wins.
+ *
+ * @throws MultifdError ERR_MULTIFD_MAGIC, _VERSION, _PAGES_ALLOC, _NORMAL_PAGES, _ZERO_PAGES, _RAMBLOCK, _OFFSET,
+ *   _METHOD, _PACKET_SIZE; each with `packetNum`
+ */
+export function unfillPacket(header: Buffer, expected: PacketExpectation, into: PacketHeader): void {
+  const { pageSize } = expected;
+  const limit = pagesPerPacket(pageSize);
+  into.flags = unfillPacketStart(header);
+  into.packetNum = header.readUInt32BE(OFF_PACKET_NUM) * TWO_32 + header.readUInt32BE(OFF_PACKET_NUM + 4);
+  into.normalPages = 0;
+  into.zeroPages = 0;
+  into.nextPacketSize = 0;
+  into.block = -1;
+  const refuse = (code: ConstructorParameters<typeof MultifdError>[0], message: string): never => {
+    throw new MultifdError(code, message, { packetNum: into.packetNum });
+  };
+
+  const pagesAlloc = header.readUInt32BE(OFF_PAGES_ALLOC);
+  if (pagesAlloc > limit) {
+    refuse('ERR_MULTIFD_PAGES_ALLOC', receivedExpected('pages_alloc', pagesAlloc, `at most ${limit}`));
+  }
+  const normalPages = header.readUInt32BE(OFF_NORMAL_PAGES);
+  if (normalPages > pagesAlloc) {
+    refuse('ERR_MULTIFD_NORMAL_PAGES', receivedExpected('normal_pages', normalPages, `at most ${pagesAlloc}`));
+  }
+  const zeroPages = header.readUInt32BE(OFF_ZERO_PAGES);
+  if (zeroPages > pagesAlloc - normalPages) {
+    refuse('ERR_MULTIFD_ZERO_PAGES', receivedExpected('zero_pages', zeroPages, `at most ${pagesAlloc - normalPages}`));
+  }
+  const listed = normalPages + zeroPages;
+  if (listed === 0) return;
+
+  // Byte 255 counts as NUL whatever was sent.
+  const nameField = header.subarray(OFF_RAMBLOCK, OFF_RAMBLOCK + RAMBLOCK_NAME_BYTES - 1);
+  const nul = nameField.indexOf(0);
+  const name = nameField.toString('latin1', 0, nul < 0 ? nameField.length : nul);
+  const block = expected.findBlock(name);
+  if (block === undefined) {
+    return refuse('ERR_MULTIFD_RAMBLOCK', receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block'));
+  }
+  let at = OFF_OFFSETS;
+  for (let i = 0; i < listed; i++, at += 8) {
+    // Above 2^53 this rounds, and is still far above any block.
+    const offset = header.readUInt32BE(at) * TWO_32 + header.readUInt32BE(at + 4);
+    if (offset > block.size - pageSize) {
+      refuse(
+        'ERR_MULTIFD_OFFSET',
+        receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, `at most ${block.size - pageSize}`),
+      );
+    }
+    if (offset % pageSize !== 0) {
+      refuse(
+        'ERR_MULTIFD_OFFSET',
+        receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, `a multiple of ${pageSize}`),
+      );
+    }
+    into.pages[i] = offset / pageSize;
+  }
+  const method = into.flags & MULTIFD_FLAG_COMPRESSION_MASK;
+  if (method !== expected.methodFlag) {
+    refuse(
+      'ERR_MULTIFD_METHOD',
+      receivedExpected('method bits', methodName(method), methodName(expected.methodFlag)),
+    );
+  }
+  if (normalPages > 0 && method !== MULTIFD_FLAG_NOCOMP) {
+    const size = header.readUInt32BE(OFF_NEXT_PACKET_SIZE);
+    if (size === 0 || size > MAX_PAYLOAD_BYTES) {
+      refuse('ERR_MULTIFD_PACKET_SIZE', receivedExpected('next_packet_size', size, `1 to ${MAX_PAYLOAD_BYTES}`));
+    }
+    into.nextPacketSize = size;
+  } else {
+    // Method none: receivers of QEMU read normal_pages * PAGE whatever the field says.
+    into.nextPacketSize = normalPages * pageSize;
+  }
+  into.normalPages = normalPages;
+  into.zeroPages = zeroPages;
+  into.block = block.index;
+}
+
+const METHOD_NAMES: Record<number, string> = {
+  0x00: 'none',
+  0x02: 'zlib',
+  0x04: 'zstd',
+  0x08: 'qpl',
+  0x10: 'uadk',
+  0x20: 'qatzip',
+};
+
+function methodName(bits: number): string {
+  return `${METHOD_NAMES[bits] ?? 'unknown'} (0x${bits.toString(16).padStart(2, '0')})`;
+}
