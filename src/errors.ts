@@ -18,7 +18,8 @@ export const ERROR_CODES = {
   ERR_MULTIFD_CONNECT: 'a channel could not connect',
   ERR_MULTIFD_TIMEOUT: 'channels did not connect, or did not come in, in time',
   ERR_MULTIFD_STALL: 'the peer is connected but nothing moved for stallTimeoutMs',
-  ERR_MULTIFD_CONNECTION: 'a channel broke: reset, broken pipe, or closed by the peer while data was still due',
+  ERR_MULTIFD_CONNECTION:
+    'a channel broke: reset, broken pipe, or closed by the peer while data was still due',
   ERR_MULTIFD_EOF: 'a channel ended inside a packet, or before a SYNC packet that is still due',
   ERR_MULTIFD_MAGIC: 'a hello or a packet does not begin with the magic 0x11223344',
   ERR_MULTIFD_VERSION: 'a hello or a packet has a version other than 1',
@@ -34,7 +35,8 @@ export const ERROR_CODES = {
   ERR_MULTIFD_PACKET_SIZE: 'next_packet_size of a packet is 0 or above 1 MiB',
   ERR_MULTIFD_DECOMPRESS: 'a payload does not decode to exactly its pages',
   ERR_MULTIFD_COMPRESS: 'a codec failed on the sending side',
-  ERR_MULTIFD_DEVICE_STATE: 'a device-state packet is refused: SYNC set, empty, too large, bad idstr, unknown device',
+  ERR_MULTIFD_DEVICE_STATE:
+    'a device-state packet is refused: SYNC set, empty, too large, bad idstr, unknown device',
   ERR_MULTIFD_PROTOCOL: 'the peer did what the protocol does not allow, for instance wrote on a send channel',
   ERR_MULTIFD_HOOK: "an embedder's callback (a device's load(), onZeroPages) threw; `cause` is what it threw",
   ERR_MULTIFD_IO: 'reading or writing a file-backed RAM block failed',

@@ -5,7 +5,13 @@
  * misspelt `maxBandwith` would otherwise be lost in silence.
  */
 import { MultifdError } from './errors.js';
-import { MAX_PAGE_SIZE, MIN_PAGE_SIZE, makeBlocks, type RAMBlock, type RAMBlockOptions } from './ram/block.js';
+import {
+  MAX_PAGE_SIZE,
+  MIN_PAGE_SIZE,
+  makeBlocks,
+  type RAMBlock,
+  type RAMBlockOptions,
+} from './ram/block.js';
 import { parseUuid } from './wire/hello.js';
 
 export type Compression = 'none' | 'zlib' | 'zstd';
@@ -113,7 +119,14 @@ const COMMON_KEYS = [
   'deviceStateBytes',
   'signal',
 ];
-const SENDER_KEYS = [...COMMON_KEYS, 'zlibLevel', 'zstdLevel', 'zeroPageDetection', 'maxBandwidth', 'onZeroPages'];
+const SENDER_KEYS = [
+  ...COMMON_KEYS,
+  'zlibLevel',
+  'zstdLevel',
+  'zeroPageDetection',
+  'maxBandwidth',
+  'onZeroPages',
+];
 const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
@@ -150,9 +163,11 @@ export function checkMaxBandwidth(value: unknown): number {
 
 function checkCommon(options: CommonOptions, lowestPort: number): CheckedCommon {
   const pageSize = integer('pageSize', options.pageSize, MIN_PAGE_SIZE, MIN_PAGE_SIZE, MAX_PAGE_SIZE);
-  if ((pageSize & (pageSize - 1)) !== 0) throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
+  if ((pageSize & (pageSize - 1)) !== 0)
+    throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
   const { signal } = options;
-  if (signal !== undefined && !(signal instanceof AbortSignal)) throw wrong('signal', signal, 'an AbortSignal');
+  if (signal !== undefined && !(signal instanceof AbortSignal))
+    throw wrong('signal', signal, 'an AbortSignal');
   return {
     address: checkAddress(options.address, lowestPort),
     channels: integer('channels', options.channels, 2, 1, MAX_CHANNELS),
@@ -181,7 +196,8 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
     if (tcp !== null) {
       return checkAddress({ host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) }, lowestPort);
     }
-    if (address.startsWith('unix:') && address.length > 5) return checkAddress({ path: address.slice(5) }, lowestPort);
+    if (address.startsWith('unix:') && address.length > 5)
+      return checkAddress({ path: address.slice(5) }, lowestPort);
     throw wrong('address', address, allowed);
   }
   if (address === null || typeof address !== 'object') throw wrong('address', address, allowed);
@@ -192,7 +208,8 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
     }
     return { path };
   }
-  if (host !== undefined && (typeof host !== 'string' || host === '')) throw wrong('address', address, allowed);
+  if (host !== undefined && (typeof host !== 'string' || host === ''))
+    throw wrong('address', address, allowed);
   if (!Number.isInteger(port) || (port as number) < lowestPort || (port as number) > 65535) {
     throw wrong('address.port', port, `an integer from ${lowestPort} to 65535`);
   }

@@ -74,7 +74,8 @@ export class RAMBlock {
     let base = 0;
     let size: number;
     if (memory !== undefined) {
-      if (options.offset !== undefined) throw bad('offset goes with file; pass a Uint8Array for a part of a buffer');
+      if (options.offset !== undefined)
+        throw bad('offset goes with file; pass a Uint8Array for a part of a buffer');
       if (memory instanceof Uint8Array) {
         this.buffer = memory.buffer as SharedArrayBuffer | ArrayBuffer;
         base = memory.byteOffset;
@@ -90,7 +91,8 @@ export class RAMBlock {
       if (typeof file !== 'string' || file === '') throw bad('file must be a path');
       if (options.size === undefined) throw bad('size is needed with file');
       base = options.offset ?? 0;
-      if (!Number.isSafeInteger(base) || base < 0) throw bad(`offset must be an integer of 0 or more, not ${base}`);
+      if (!Number.isSafeInteger(base) || base < 0)
+        throw bad(`offset must be an integer of 0 or more, not ${base}`);
       size = options.size;
       this.path = file;
       this.kind = 'file';
@@ -107,7 +109,12 @@ export class RAMBlock {
   }
 
   describe(): BlockDescription {
-    const description: BlockDescription = { name: this.name, size: this.size, kind: this.kind, base: this.base };
+    const description: BlockDescription = {
+      name: this.name,
+      size: this.size,
+      kind: this.kind,
+      base: this.base,
+    };
     if (this.kind === 'shared') description.buffer = this.buffer as SharedArrayBuffer;
     if (this.path !== undefined) description.path = this.path;
     return description;

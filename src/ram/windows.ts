@@ -2,9 +2,10 @@
  * Views over a buffer that may be larger than the largest typed array (4 GiB on Node 20): the buffer is cut into
  * windows of 1 GiB, and a page or a run of pages lies in one window or is cut at the border.
  */
-export const WINDOW_BYTES = 2 ** 30;
+const WINDOW_BYTES = 2 ** 30;
 
 export class Windows {
+  static readonly WINDOW_BYTES = WINDOW_BYTES;
   readonly size: number;
   readonly #buffer: SharedArrayBuffer | ArrayBuffer;
   readonly #base: number;

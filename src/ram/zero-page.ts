@@ -14,7 +14,8 @@ const ZEROES = Buffer.alloc(MULTIFD_PACKET_BYTES);
  */
 export function isZeroRange(bytes: Buffer, start: number, length: number): boolean {
   // Some fields of guest pages (tags, counters, text) sit at the front, some only at the back of a half-filled page.
-  if (bytes[start] !== 0 || bytes[start + (length >>> 1)] !== 0 || bytes[start + length - 1] !== 0) return false;
+  if (bytes[start] !== 0 || bytes[start + (length >>> 1)] !== 0 || bytes[start + length - 1] !== 0)
+    return false;
   return bytes.compare(ZEROES, 0, length, start, start + length) === 0;
 }
 

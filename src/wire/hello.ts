@@ -53,11 +53,17 @@ export interface HelloExpectation {
 export function decodeHello(bytes: Buffer, expected: HelloExpectation): Hello {
   const magic = bytes.readUInt32BE(0);
   if (magic !== MULTIFD_MAGIC) {
-    throw new MultifdError('ERR_MULTIFD_MAGIC', receivedExpected('hello magic', hex32(magic), hex32(MULTIFD_MAGIC)));
+    throw new MultifdError(
+      'ERR_MULTIFD_MAGIC',
+      receivedExpected('hello magic', hex32(magic), hex32(MULTIFD_MAGIC)),
+    );
   }
   const version = bytes.readUInt32BE(OFF_VERSION);
   if (version !== MULTIFD_VERSION) {
-    throw new MultifdError('ERR_MULTIFD_VERSION', receivedExpected('hello version', version, MULTIFD_VERSION));
+    throw new MultifdError(
+      'ERR_MULTIFD_VERSION',
+      receivedExpected('hello version', version, MULTIFD_VERSION),
+    );
   }
   const uuid = Buffer.from(bytes.subarray(OFF_UUID, OFF_UUID + UUID_BYTES));
   if (!uuid.equals(expected.uuid)) {

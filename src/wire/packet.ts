@@ -135,11 +135,17 @@ export class PacketHeader {
 export function unfillPacketStart(bytes: Buffer): number {
   const magic = bytes.readUInt32BE(0);
   if (magic !== MULTIFD_MAGIC) {
-    throw new MultifdError('ERR_MULTIFD_MAGIC', receivedExpected('packet magic', hex32(magic), hex32(MULTIFD_MAGIC)));
+    throw new MultifdError(
+      'ERR_MULTIFD_MAGIC',
+      receivedExpected('packet magic', hex32(magic), hex32(MULTIFD_MAGIC)),
+    );
   }
   const version = bytes.readUInt32BE(OFF_VERSION);
   if (version !== MULTIFD_VERSION) {
-    throw new MultifdError('ERR_MULTIFD_VERSION', receivedExpected('packet version', version, MULTIFD_VERSION));
+    throw new MultifdError(
+      'ERR_MULTIFD_VERSION',
+      receivedExpected('packet version', version, MULTIFD_VERSION),
+    );
   }
   return bytes.readUInt32BE(OFF_FLAGS);
 }
@@ -170,11 +176,17 @@ export function unfillPacket(header: Buffer, expected: PacketExpectation, into: 
   }
   const normalPages = header.readUInt32BE(OFF_NORMAL_PAGES);
   if (normalPages > pagesAlloc) {
-    refuse('ERR_MULTIFD_NORMAL_PAGES', receivedExpected('normal_pages', normalPages, `at most ${pagesAlloc}`));
+    refuse(
+      'ERR_MULTIFD_NORMAL_PAGES',
+      receivedExpected('normal_pages', normalPages, `at most ${pagesAlloc}`),
+    );
   }
   const zeroPages = header.readUInt32BE(OFF_ZERO_PAGES);
   if (zeroPages > pagesAlloc - normalPages) {
-    refuse('ERR_MULTIFD_ZERO_PAGES', receivedExpected('zero_pages', zeroPages, `at most ${pagesAlloc - normalPages}`));
+    refuse(
+      'ERR_MULTIFD_ZERO_PAGES',
+      receivedExpected('zero_pages', zeroPages, `at most ${pagesAlloc - normalPages}`),
+    );
   }
   const listed = normalPages + zeroPages;
   if (listed === 0) return;
@@ -185,7 +197,10 @@ export function unfillPacket(header: Buffer, expected: PacketExpectation, into: 
   const name = nameField.toString('latin1', 0, nul < 0 ? nameField.length : nul);
   const block = expected.findBlock(name);
   if (block === undefined) {
-    return refuse('ERR_MULTIFD_RAMBLOCK', receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block'));
+    return refuse(
+      'ERR_MULTIFD_RAMBLOCK',
+      receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block'),
+    );
   }
   let at = OFF_OFFSETS;
   for (let i = 0; i < listed; i++, at += 8) {
@@ -194,7 +209,11 @@ export function unfillPacket(header: Buffer, expected: PacketExpectation, into: 
     if (offset > block.size - pageSize) {
       refuse(
         'ERR_MULTIFD_OFFSET',
-        receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, `at most ${block.size - pageSize}`),
+        receivedExpected(
+          `offset ${i} in ${JSON.stringify(name)}`,
+          offset,
+          `at most ${block.size - pageSize}`,
+        ),
       );
     }
     if (offset % pageSize !== 0) {
@@ -215,7 +234,10 @@ export function unfillPacket(header: Buffer, expected: PacketExpectation, into: 
   if (normalPages > 0 && method !== MULTIFD_FLAG_NOCOMP) {
     const size = header.readUInt32BE(OFF_NEXT_PACKET_SIZE);
     if (size === 0 || size > MAX_PAYLOAD_BYTES) {
-      refuse('ERR_MULTIFD_PACKET_SIZE', receivedExpected('next_packet_size', size, `1 to ${MAX_PAYLOAD_BYTES}`));
+      refuse(
+        'ERR_MULTIFD_PACKET_SIZE',
+        receivedExpected('next_packet_size', size, `1 to ${MAX_PAYLOAD_BYTES}`),
+      );
     }
     into.nextPacketSize = size;
   } else {

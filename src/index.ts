@@ -1,0 +1,27 @@
+/**
+ * multifd: QEMU's multifd live-migration data plane for Node.
+ *
+ *     source process                                     destination process
+ *     const sender = await createSender({...});          const receiver = await createReceiver({...});
+ *     await sender.queueRange('pc.ram', 0, size);        await receiver.ready;
+ *     await sender.sync();                               await receiver.sync();
+ *     await sender.end();                                await receiver.end();
+ *
+ * The bytes on the wire are QEMU's own. All failures are `MultifdError`s with a stable `code`.
+ */
+export { createSender, type Sender } from './send/sender.js';
+export { createReceiver, type Receiver, type ReceiverStats } from './recv/receiver.js';
+export type { ChannelStats, Stats } from './session.js';
+export type {
+  Address,
+  CommonOptions,
+  Compression,
+  Device,
+  ReceiverOptions,
+  SenderOptions,
+  ZeroPageDetection,
+} from './options.js';
+export type { BlockKind, RAMBlock, RAMBlockOptions } from './ram/block.js';
+export type { ReceivedBitmap } from './ram/bitmap.js';
+export { ERROR_CODES, MultifdError, type ErrorCode } from './errors.js';
+export { TRACE_POINTS, type TracePoint } from './trace.js';

@@ -1,0 +1,47 @@
+/**
+ * The compression methods: one table, one contract.
+ *
+ * A method has a sending and a receiving half, each made once for a channel, in its thread, and kept for the whole
+ * life of the channel, since a real sender's stream goes on from packet to packet.
+ *
+ * Sending half
+ *   compress(pages)  `pages` are whole pages in packet order, private to the channel for the time of the call (a
+ *                    guest may write to its RAM while it is compressed). Returns the payload, 1 byte to 1 MiB, which
+ *                    decodes, with what went before on this channel, to exactly these pages and leaves nothing
+ *                    pending. The payload's bytes stay valid until the call after the next one, so that one packet
+ *                    may be on its way while the next is made.
+ * Receiving half
+ *   decompress(payload, pages)  fills `pages` exactly, or throws ERR_MULTIFD_DECOMPRESS. The output is bounded by
+ *                    `pages` however the payload was made.
+ * Both
+ *   close()          frees native memory; also after a failure.
+ *
+ * Method none has no halves: its pages are the payload, and the channels move them without a copy.
+ */
+import { MULTIFD_FLAG_NOCOMP, MULTIFD_FLAG_ZLIB, MULTIFD_FLAG_ZSTD } from '../wire/packet.js';
+import type { Compression } from '../options.js';
+import { createZlibReceiver, createZlibSender } from './zlib.js';
+import { createZstdReceiver, createZstdSender } from './zstd.js';
+
+export interface SendMethod {
+  compress(pages: Buffer): Buffer | Promise<Buffer>;
+  close(): void;
+}
+
+export interface ReceiveMethod {
+  decompress(payload: Buffer, pages: Buffer): void | Promise<void>;
+  close(): void;
+}
+
+export interface Method {
+  /** The method bits in a packet's flags. */
+  readonly flag: number;
+  readonly createSender?: (level: number) => SendMethod;
+  readonly createReceiver?: (pageSize: number) => ReceiveMethod;
+}
+
+export const METHODS: Record<Compression, Method> = {
+  none: { flag: MULTIFD_FLAG_NOCOMP },
+  zlib: { flag: MULTIFD_FLAG_ZLIB, createSender: createZlibSender, createReceiver: createZlibReceiver },
+  zstd: { flag: MULTIFD_FLAG_ZSTD, createSender: createZstdSender, createReceiver: createZstdReceiver },
+};

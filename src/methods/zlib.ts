@@ -1,0 +1,164 @@
+/**
+ * Method zlib: one deflate stream for each channel, zlib format, never finished.
+ *
+ *     payload of packet 0   78 xx | deflate blocks | 00 00 ff ff      xx by the level
+ *     payload of packet n           deflate blocks | 00 00 ff ff      history goes on, or starts afresh
+ *
+ * Every payload ends with a sync flush, so nothing is pending between packets; there is no final block and no Adler
+ * sum. Source: QEMU's multifd-zlib, specification 3.2.
+ *
+ * Sending: Node's deflate as one continuing stream, as QEMU does it; where the stream cannot be driven, one
+ * independent raw deflate a packet after a single header, which QEMU takes as well.
+ * Receiving: Node's inflate as one continuing stream; where it cannot be driven, fflate's streaming inflater (three
+ * times slower, right on all captures). fflate's deflater is not used: it cannot end a packet safely.
+ */
+import { Inflate } from 'fflate';
+import zlib from 'node:zlib';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
+import { SyncEngine, canDrive } from './engine.js';
+import type { ReceiveMethod, SendMethod } from './methods.js';
+
+const { Z_SYNC_FLUSH, Z_FINISH } = zlib.constants;
+/** Deflate grows data that it cannot shrink by 5 bytes for each 16 KiB or so. */
+const OUTPUT_BYTES = MULTIFD_PACKET_BYTES + 65536;
+const NOTHING = Buffer.alloc(0);
+
+/** @param level 0 to 9 */
+export function createZlibSender(level: number, driven = canDrive): SendMethod {
+  return driven ? new ZlibStreamSender(level) : new ZlibPacketSender(level);
+}
+
+export function createZlibReceiver(_pageSize: number, driven = canDrive): ReceiveMethod {
+  return driven ? new ZlibStreamReceiver() : new FflateReceiver();
+}
+
+class ZlibStreamSender implements SendMethod {
+  readonly #engine: SyncEngine;
+  readonly #outputs = [Buffer.allocUnsafeSlow(OUTPUT_BYTES), Buffer.allocUnsafeSlow(OUTPUT_BYTES)];
+  #turn = 0;
+
+  constructor(level: number) {
+    this.#engine = new SyncEngine(zlib.createDeflate({ level }));
+  }
+
+  compress(pages: Buffer): Buffer {
+    const output = this.#outputs[this.#turn];
+    this.#turn ^= 1;
+    const engine = this.#engine;
+    if (!engine.run(Z_SYNC_FLUSH, pages, 0, output, 0, output.length)) {
+      throw new MultifdError('ERR_MULTIFD_COMPRESS', `zlib: ${engine.failure}`);
+    }
+    if (engine.outputLeft === 0 || engine.inputLeft !== 0) {
+      throw new MultifdError(
+        'ERR_MULTIFD_COMPRESS',
+        `zlib: ${pages.length} bytes did not fit ${output.length}`,
+      );
+    }
+    return output.subarray(0, output.length - engine.outputLeft);
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}
+
+class ZlibPacketSender implements SendMethod {
+  readonly #options: zlib.ZlibOptions;
+  #first = true;
+
+  constructor(level: number) {
+    this.#options = { level, finishFlush: Z_SYNC_FLUSH, chunkSize: OUTPUT_BYTES };
+  }
+
+  compress(pages: Buffer): Buffer {
+    const blocks = zlib.deflateRawSync(pages, this.#options);
+    if (!this.#first) return blocks;
+    this.#first = false;
+    // Deflate with a 32 KiB window, "fastest"; 0x7801 is a multiple of 31, as the format wants.
+    return Buffer.concat([Buffer.of(0x78, 0x01), blocks]);
+  }
+
+  close(): void {}
+}
+
+class ZlibStreamReceiver implements ReceiveMethod {
+  readonly #engine = new SyncEngine(zlib.createInflate());
+  readonly #probe = Buffer.alloc(1);
+
+  decompress(payload: Buffer, pages: Buffer): void {
+    const engine = this.#engine;
+    if (!engine.run(Z_SYNC_FLUSH, payload, 0, pages, 0, pages.length))
+      throw refuse(engine.failure ?? 'failed');
+    if (engine.outputLeft !== 0) throw wrongSize(pages.length - engine.outputLeft, pages.length);
+    if (engine.inputLeft !== 0)
+      throw refuse(`received ${engine.inputLeft} bytes after the last page, expected 0`);
+    // Finishing fails while the stream is open, and changes nothing. When it does not fail, the stream has ended
+    // (QEMU refuses that as well), or it had more bytes to give than the pages hold.
+    if (engine.run(Z_FINISH, NOTHING, 0, this.#probe, 0, 1)) {
+      if (engine.outputLeft === 0) throw wrongSize(`more than ${pages.length}`, pages.length);
+      throw refuse('received the end of the deflate stream, expected a stream that goes on');
+    }
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}
+
+/** Input is fed in pieces so that the output between two checks stays below 1032 times a piece. */
+const FFLATE_PIECE_BYTES = 4096;
+
+class FflateReceiver implements ReceiveMethod {
+  readonly #inflate: Inflate;
+  #header = true;
+  #pages: Buffer = NOTHING;
+  #filled = 0;
+
+  constructor() {
+    this.#inflate = new Inflate((chunk) => {
+      if (this.#filled + chunk.length > this.#pages.length) {
+        throw wrongSize(`more than ${this.#pages.length}`, this.#pages.length);
+      }
+      this.#pages.set(chunk, this.#filled);
+      this.#filled += chunk.length;
+    });
+  }
+
+  decompress(payload: Buffer, pages: Buffer): void {
+    this.#pages = pages;
+    this.#filled = 0;
+    let at = 0;
+    if (this.#header) {
+      this.#header = false;
+      const header = payload.length < 2 ? 0 : payload.readUInt16BE(0);
+      // Method deflate, window at most 32 KiB, check bits, no preset dictionary.
+      if ((header & 0x0f00) !== 0x0800 || header >>> 12 > 7 || header % 31 !== 0 || (header & 0x20) !== 0) {
+        throw refuse('incorrect header check');
+      }
+      at = 2;
+    }
+    try {
+      for (; at < payload.length; at += FFLATE_PIECE_BYTES) {
+        // A copy: fflate keeps what it has not used yet, and the payload buffer is reused.
+        this.#inflate.push(Uint8Array.from(payload.subarray(at, at + FFLATE_PIECE_BYTES)));
+      }
+    } catch (error) {
+      throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zlib payload');
+    }
+    if (this.#filled !== pages.length) throw wrongSize(this.#filled, pages.length);
+  }
+
+  close(): void {}
+}
+
+function refuse(why: string): MultifdError {
+  return new MultifdError('ERR_MULTIFD_DECOMPRESS', `zlib payload: ${why}`);
+}
+
+function wrongSize(received: number | string, expected: number): MultifdError {
+  return new MultifdError(
+    'ERR_MULTIFD_DECOMPRESS',
+    receivedExpected('zlib payload, bytes decoded', received, expected),
+  );
+}

@@ -1,0 +1,139 @@
+/**
+ * The outside of zstd frames (RFC 8878): enough to tell where a frame ends and what it promises, without decoding.
+ *
+ *     frame   28 b5 2f fd | descriptor | [window] | [dictionary id] | [content size] | blocks | [checksum, 4]
+ *     block   3 bytes little-endian: size << 3 | type << 1 | last      type 0 raw, 1 RLE (1 byte), 2 compressed
+ *
+ * A real QEMU's frame begins in a channel's first payload and never ends; every other payload is bare blocks. The
+ * walker therefore keeps its place from payload to payload.
+ */
+import { MultifdError, receivedExpected } from '../errors.js';
+
+const ZSTD_MAGIC = 0xfd2fb528;
+/** The window that QEMU's decoder, libzstd's default, takes: 2^27. */
+const MAX_WINDOW_BYTES = 2 ** 27;
+const MAX_BLOCK_BYTES = 2 ** 17;
+const BLOCK_TYPE_RLE = 1;
+const BLOCK_TYPE_RESERVED = 3;
+
+/** A stretch of a payload that lies in one frame. */
+export interface FramePart {
+  start: number;
+  end: number;
+  /** Does the frame begin at `start`? */
+  begins: boolean;
+  /** Where the blocks start: after the header, if the frame begins here. */
+  blocks: number;
+  /** Does the frame end at `end`? */
+  ends: boolean;
+  /** Content size that the frame's header gives; known only if `begins`. */
+  contentSize: number | undefined;
+}
+
+export class FrameWalker {
+  /** Inside a frame that an earlier payload began. */
+  #open = false;
+  #checksum = false;
+
+  /**
+   * The parts of a payload, in order. A payload ends at a block's end (a flush) or at a frame's end.
+   *
+   * @throws MultifdError ERR_MULTIFD_DECOMPRESS
+   */
+  walk(payload: Buffer): FramePart[] {
+    const parts: FramePart[] = [];
+    let at = 0;
+    while (at < payload.length) {
+      const part: FramePart = {
+        start: at,
+        end: at,
+        begins: false,
+        blocks: at,
+        ends: false,
+        contentSize: undefined,
+      };
+      if (!this.#open) {
+        part.begins = true;
+        at = this.#header(payload, at, part);
+      }
+      part.blocks = at;
+      while (this.#open && at < payload.length) at = this.#block(payload, at, part);
+      part.end = at;
+      parts.push(part);
+    }
+    return parts;
+  }
+
+  #header(payload: Buffer, at: number, part: FramePart): number {
+    need(payload, at, 5, 'frame header');
+    const magic = payload.readUInt32LE(at);
+    if (magic !== ZSTD_MAGIC) {
+      throw refuse(receivedExpected('frame magic', magic.toString(16), ZSTD_MAGIC.toString(16)));
+    }
+    const descriptor = payload[at + 4];
+    const single = (descriptor & 0x20) !== 0;
+    if ((descriptor & 0x08) !== 0) throw refuse('the reserved bit of the frame header is set');
+    const dictionaryBytes = [0, 1, 2, 4][descriptor & 3];
+    const sizeFlag = descriptor >>> 6;
+    const sizeBytes = sizeFlag === 0 ? (single ? 1 : 0) : 1 << sizeFlag;
+    at += 5;
+    need(payload, at, (single ? 0 : 1) + dictionaryBytes + sizeBytes, 'frame header');
+    let window = 0;
+    if (!single) {
+      const byte = payload[at++];
+      window = 2 ** (10 + (byte >>> 3));
+      window += (window / 8) * (byte & 7);
+    }
+    if (dictionaryBytes > 0 && payload.readUIntLE(at, dictionaryBytes) !== 0)
+      throw refuse('a dictionary is needed');
+    at += dictionaryBytes;
+    if (sizeBytes > 0) {
+      // 8 bytes: above 2^53 it rounds, and is far above any packet.
+      const size =
+        sizeBytes === 8
+          ? payload.readUInt32LE(at) + payload.readUInt32LE(at + 4) * 2 ** 32
+          : payload.readUIntLE(at, sizeBytes) + (sizeBytes === 2 ? 256 : 0);
+      part.contentSize = size;
+      if (single) window = size;
+    }
+    if (window > MAX_WINDOW_BYTES) {
+      throw refuse(receivedExpected('frame window', window, `at most ${MAX_WINDOW_BYTES}`));
+    }
+    this.#open = true;
+    this.#checksum = (descriptor & 0x04) !== 0;
+    return at + sizeBytes;
+  }
+
+  #block(payload: Buffer, at: number, part: FramePart): number {
+    need(payload, at, 3, 'block header');
+    const header = payload.readUIntLE(at, 3);
+    const type = (header >>> 1) & 3;
+    const size = header >>> 3;
+    if (type === BLOCK_TYPE_RESERVED) throw refuse('a block of the reserved type');
+    if (size > MAX_BLOCK_BYTES)
+      throw refuse(receivedExpected('block size', size, `at most ${MAX_BLOCK_BYTES}`));
+    at += 3;
+    const bytes = type === BLOCK_TYPE_RLE ? 1 : size;
+    need(payload, at, bytes, 'block');
+    at += bytes;
+    if ((header & 1) !== 0) {
+      if (this.#checksum) {
+        need(payload, at, 4, 'checksum');
+        at += 4;
+      }
+      this.#open = false;
+      part.ends = true;
+    }
+    return at;
+  }
+}
+
+function need(payload: Buffer, at: number, bytes: number, what: string): void {
+  if (payload.length - at < bytes) {
+    throw refuse(receivedExpected(`${what}, bytes`, payload.length - at, `at least ${bytes}`));
+  }
+}
+
+function refuse(why: string): MultifdError {
+  return new MultifdError('ERR_MULTIFD_DECOMPRESS', `zstd payload: ${why}`);
+}

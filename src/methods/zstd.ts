@@ -1,0 +1,265 @@
+/**
+ * Method zstd. A real QEMU keeps one frame open for the whole life of a channel and flushes it at the end of each
+ * packet; its receiver also takes frames that end, at a page's end. Source: QEMU's multifd-zstd, specification 3.3.
+ *
+ * Sending: one complete frame a packet, with its content size, so that a receiver without a streaming decoder is
+ * fast. Made by Node's own zstd where the running Node has it, else by @mongodb-js/zstd.
+ *
+ * Receiving: both forms. Node's own decoder takes either. Without it, packets of one whole frame with its content
+ * size go to @mongodb-js/zstd (one call, output bounded by that size), all others to fzstd, which streams.
+ */
+import { Decompress } from 'fzstd';
+import { createRequire } from 'node:module';
+import v8 from 'node:v8';
+import vm from 'node:vm';
+import zlib from 'node:zlib';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { MAX_PAYLOAD_BYTES, MULTIFD_PACKET_BYTES } from '../wire/packet.js';
+import { SyncEngine, canDrive } from './engine.js';
+import type { ReceiveMethod, SendMethod } from './methods.js';
+import { FrameWalker, type FramePart } from './zstd-frame.js';
+
+/** zlib.createZstdCompress and its constants: Node 22.15 and 23.8 on; not in every version of the types. */
+interface NodeZstd {
+  createZstdCompress(options: { params: Record<number, number> }): object;
+  createZstdDecompress(): object;
+  constants: { ZSTD_c_compressionLevel: number; ZSTD_e_continue: number; ZSTD_e_end: number };
+}
+const nodeZstd = zlib as unknown as NodeZstd;
+export const hasNodeZstd: boolean = canDrive && typeof nodeZstd.createZstdCompress === 'function';
+
+/** The public compress() of @mongodb-js/zstd 1.2.2 drops its level; the binding below it honours it. */
+interface ZstdBinding {
+  compress(data: Buffer, level: number): Promise<Buffer>;
+  decompress(data: Buffer): Promise<Buffer>;
+}
+let loadedBinding: ZstdBinding | undefined;
+function binding(): ZstdBinding {
+  loadedBinding ??= createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as ZstdBinding;
+  return loadedBinding;
+}
+
+/**
+ * fzstd holds a frame back until it has 18 bytes of it, and a first packet of one page may have fewer. Four raw
+ * blocks of no bytes after the header make them up.
+ */
+const EMPTY_BLOCKS = Buffer.alloc(12);
+const NOTHING = Buffer.alloc(0);
+const OUTPUT_BYTES = MULTIFD_PACKET_BYTES + 65536;
+
+/** @param level 1 to 20 */
+export function createZstdSender(level: number, native = hasNodeZstd): SendMethod {
+  return native ? new NodeZstdSender(level) : new BindingSender(level);
+}
+
+export function createZstdReceiver(pageSize: number, native = hasNodeZstd): ReceiveMethod {
+  return native ? new NodeZstdReceiver(pageSize) : new BindingReceiver(pageSize);
+}
+
+class NodeZstdSender implements SendMethod {
+  readonly #engine: SyncEngine;
+  readonly #outputs = [Buffer.allocUnsafeSlow(OUTPUT_BYTES), Buffer.allocUnsafeSlow(OUTPUT_BYTES)];
+  #turn = 0;
+
+  constructor(level: number) {
+    const params = { [nodeZstd.constants.ZSTD_c_compressionLevel]: level };
+    this.#engine = new SyncEngine(nodeZstd.createZstdCompress({ params }));
+  }
+
+  compress(pages: Buffer): Buffer {
+    const output = this.#outputs[this.#turn];
+    this.#turn ^= 1;
+    const engine = this.#engine;
+    if (!engine.run(nodeZstd.constants.ZSTD_e_end, pages, 0, output, 0, output.length)) {
+      throw new MultifdError('ERR_MULTIFD_COMPRESS', `zstd: ${engine.failure}`);
+    }
+    if (engine.outputLeft === 0 || engine.inputLeft !== 0) {
+      throw new MultifdError(
+        'ERR_MULTIFD_COMPRESS',
+        `zstd: ${pages.length} bytes did not fit ${output.length}`,
+      );
+    }
+    return output.subarray(0, output.length - engine.outputLeft);
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}
+
+class NodeZstdReceiver implements ReceiveMethod {
+  readonly #engine = new SyncEngine(nodeZstd.createZstdDecompress());
+  readonly #probe = Buffer.alloc(1);
+  readonly #pageSize: number;
+
+  constructor(pageSize: number) {
+    this.#pageSize = pageSize;
+  }
+
+  decompress(payload: Buffer, pages: Buffer): void {
+    const engine = this.#engine;
+    let read = 0;
+    let filled = 0;
+    while (read < payload.length) {
+      const flush = nodeZstd.constants.ZSTD_e_continue;
+      if (!engine.run(flush, payload, read, pages, filled, pages.length - filled)) {
+        throw refuse(engine.failure ?? 'failed');
+      }
+      const nowRead = payload.length - engine.inputLeft;
+      const nowFilled = pages.length - engine.outputLeft;
+      // The decoder stops where a frame ends; QEMU takes that only at a page's end, and not before any output.
+      if (engine.inputLeft > 0 && engine.outputLeft > 0)
+        checkFrameEnd(nowFilled - filled, nowFilled, this.#pageSize);
+      if (nowRead === read) throw wrongSize(`more than ${pages.length}`, pages.length);
+      read = nowRead;
+      filled = nowFilled;
+    }
+    if (filled !== pages.length) throw wrongSize(filled, pages.length);
+    // Bytes beyond the last page may wait inside the decoder.
+    engine.run(nodeZstd.constants.ZSTD_e_continue, NOTHING, 0, this.#probe, 0, 1);
+    if (engine.failure === undefined && engine.outputLeft === 0)
+      throw wrongSize(`more than ${filled}`, filled);
+  }
+
+  close(): void {
+    this.#engine.close();
+  }
+}
+
+class BindingSender implements SendMethod {
+  readonly #level: number;
+  readonly #collector = new Collector();
+
+  constructor(level: number) {
+    this.#level = level;
+  }
+
+  async compress(pages: Buffer): Promise<Buffer> {
+    let payload: Buffer;
+    try {
+      payload = await binding().compress(pages, this.#level);
+    } catch (error) {
+      throw MultifdError.wrap(error, 'ERR_MULTIFD_COMPRESS', 'zstd');
+    }
+    if (payload.length > MAX_PAYLOAD_BYTES) {
+      throw new MultifdError('ERR_MULTIFD_COMPRESS', `zstd: ${payload.length} bytes of payload`);
+    }
+    this.#collector.count();
+    return payload;
+  }
+
+  close(): void {}
+}
+
+class BindingReceiver implements ReceiveMethod {
+  readonly #pageSize: number;
+  readonly #walker = new FrameWalker();
+  readonly #collector = new Collector();
+  #stream: Decompress | undefined;
+  #pages: Buffer = Buffer.alloc(0);
+  #filled = 0;
+
+  constructor(pageSize: number) {
+    this.#pageSize = pageSize;
+  }
+
+  async decompress(payload: Buffer, pages: Buffer): Promise<void> {
+    const parts = this.#walker.walk(payload);
+    if (parts.length === 1 && parts[0].begins && parts[0].ends && parts[0].contentSize !== undefined) {
+      if (parts[0].contentSize !== pages.length) throw wrongSize(parts[0].contentSize, pages.length);
+      await this.#whole(payload, pages);
+    } else {
+      this.#streamed(payload, parts, pages);
+    }
+  }
+
+  async #whole(payload: Buffer, pages: Buffer): Promise<void> {
+    let decoded: Buffer;
+    try {
+      decoded = await binding().decompress(payload);
+    } catch (error) {
+      throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zstd payload');
+    }
+    if (decoded.length !== pages.length) throw wrongSize(decoded.length, pages.length);
+    pages.set(decoded);
+    this.#collector.count();
+  }
+
+  #streamed(payload: Buffer, parts: FramePart[], pages: Buffer): void {
+    this.#pages = pages;
+    this.#filled = 0;
+    for (const part of parts) {
+      const before = this.#filled;
+      if (part.begins) this.#stream = new Decompress((chunk) => this.#take(chunk));
+      try {
+        // Copies: fzstd keeps views of what it was given.
+        const blocks = payload.subarray(part.blocks, part.end);
+        const input = part.begins
+          ? Buffer.concat([payload.subarray(part.start, part.blocks), EMPTY_BLOCKS, blocks])
+          : Uint8Array.from(blocks);
+        this.#stream?.push(input, part.ends);
+      } catch (error) {
+        throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zstd payload');
+      }
+      if (part.ends) {
+        this.#stream = undefined;
+        checkFrameEnd(this.#filled - before, this.#filled, this.#pageSize);
+      }
+    }
+    if (this.#filled !== pages.length) throw wrongSize(this.#filled, pages.length);
+  }
+
+  #take(chunk: Uint8Array): void {
+    if (this.#filled + chunk.length > this.#pages.length) {
+      throw wrongSize(`more than ${this.#pages.length}`, this.#pages.length);
+    }
+    this.#pages.set(chunk, this.#filled);
+    this.#filled += chunk.length;
+  }
+
+  close(): void {
+    this.#stream = undefined;
+  }
+}
+
+/**
+ * The binding returns a new buffer for each packet, outside the JavaScript heap: the collector does not see the
+ * pressure until it has let 60 to 90 MiB a channel pile up. A young collection every eighth packet keeps it at 10 to
+ * 20 MiB and costs less than the page faults that it saves. V8 gives the function only to contexts made after the
+ * flag is set, so nothing of the embedder changes.
+ */
+class Collector {
+  #packets = 0;
+  static #collect: ((options: { type: 'minor' }) => void) | undefined;
+
+  count(): void {
+    if (++this.#packets % 8 !== 0) return;
+    Collector.#collect ??= Collector.#find();
+    Collector.#collect({ type: 'minor' });
+  }
+
+  static #find(): (options: { type: 'minor' }) => void {
+    v8.setFlagsFromString('--expose-gc');
+    const gc: unknown = vm.runInNewContext('globalThis.gc');
+    return typeof gc === 'function' ? (gc as () => void) : (): void => {};
+  }
+}
+
+function checkFrameEnd(decoded: number, filled: number, pageSize: number): void {
+  if (decoded === 0 || filled % pageSize !== 0) {
+    throw refuse(
+      receivedExpected('end of a frame at byte', filled, `a multiple of ${pageSize}, after some pages`),
+    );
+  }
+}
+
+function refuse(why: string): MultifdError {
+  return new MultifdError('ERR_MULTIFD_DECOMPRESS', `zstd payload: ${why}`);
+}
+
+function wrongSize(received: number | string, expected: number): MultifdError {
+  return new MultifdError(
+    'ERR_MULTIFD_DECOMPRESS',
+    receivedExpected('zstd payload, bytes decoded', received, expected),
+  );
+}

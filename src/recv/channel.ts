@@ -1,0 +1,578 @@
+/**
+ * A receive channel: takes over a connection whose hello the listener has read, in its own worker thread (piscina
+ * task, entry workers/recv-channel.ts).
+ *
+ *     state     wants                         then
+ *     START     12 bytes: magic, version,     HEADER, or DEVICE_HEADER if bit DEVICE_STATE is set
+ *               flags
+ *     HEADER    the rest of the RAM header    checked; PAYLOAD if a page has data, else the packet is complete
+ *     DEVICE_HEADER  the rest of 276 bytes    checked; DEVICE_PAYLOAD
+ *     PAYLOAD   next_packet_size bytes        decoded and put in place; zero pages; SYNC
+ *     DEVICE_PAYLOAD                          offered to the calling thread
+ *     PAUSED    nothing: the socket is not read while a decoder, the calling thread or a SYNC is waited for
+ *
+ * The kernel reads straight into the view that the state wants: for method none into guest RAM itself, run by run.
+ * An end of the connection is clean in START with nothing read, and an error anywhere else.
+ *
+ * Who owns the bytes: guest RAM is the channel's to write until sync() of the receiver returns; the header and the
+ * payload buffer are the channel's own, so nothing that was checked can change afterwards.
+ */
+import net from 'node:net';
+import { performance } from 'node:perf_hooks';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { METHODS, type ReceiveMethod } from '../methods/methods.js';
+import type { Compression } from '../options.js';
+import type { BlockDescription } from '../ram/block.js';
+import { FileBlock } from '../ram/file-block.js';
+import { Windows } from '../ram/windows.js';
+import { isZeroRange } from '../ram/zero-page.js';
+import type { ChannelOutcome, Report } from '../send/channel.js';
+import {
+  CHANNEL_ENDED,
+  CHANNEL_EOF,
+  CHANNEL_RUNNING,
+  Control,
+  PAYLOAD_DEVICE_STATE,
+  PAYLOAD_RAM,
+  STOP_FAIL,
+  STOP_RUN,
+  markPages,
+  type SharedControl,
+} from '../shared/control.js';
+import {
+  STAT_BUSY_MS,
+  STAT_BYTES,
+  STAT_DEVICE_STATES,
+  STAT_IDLE_MS,
+  STAT_NORMAL_PAGES,
+  STAT_PACKETS,
+  STAT_SYNCS,
+  STAT_ZERO_PAGES,
+} from '../shared/layout.js';
+import type { TracePoint } from '../trace.js';
+import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
+import {
+  MAX_PAYLOAD_BYTES,
+  MULTIFD_FLAG_DEVICE_STATE,
+  MULTIFD_PACKET_BYTES,
+  PACKET_START_BYTES,
+  PacketHeader,
+  packetHeaderBytes,
+  unfillPacket,
+  unfillPacketStart,
+  type PacketExpectation,
+} from '../wire/packet.js';
+
+/** What the calling thread gives to the worker. */
+export interface ReceiveChannelTask {
+  shared: SharedControl;
+  id: number;
+  /** The connection's descriptor; the worker closes it. */
+  fd: number;
+  /** What the listener read beyond the hello. */
+  surplus: Uint8Array;
+  pageSize: number;
+  blocks: BlockDescription[];
+  /** A bitmap of received pages for each block. */
+  received: SharedArrayBuffer[];
+  compression: Compression;
+  deviceStateBytes: number;
+  /** `idstr/instanceId` of the devices whose state is taken. */
+  devices: string[];
+  stallTimeoutMs: number;
+}
+
+type State = 'START' | 'HEADER' | 'DEVICE_HEADER' | 'PAYLOAD' | 'DEVICE_PAYLOAD';
+
+/** How many looks at a word before sleeping: about 10 µs. */
+const SPIN = 400;
+
+export async function runReceiveChannel(task: ReceiveChannelTask, report: Report): Promise<ChannelOutcome> {
+  const control = Control.attach(task.shared);
+  const channel = new ReceiveChannel(task, control, report);
+  try {
+    await channel.run();
+    return {};
+  } catch (thrown) {
+    if (control.stopped === STOP_FAIL) return {};
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel').onChannel(
+      task.id,
+      channel.packetNum,
+    );
+    const first = control.claimFirstError(task.id);
+    control.stop(STOP_FAIL);
+    return { error: error.toPlain(), first };
+  } finally {
+    await channel.close();
+    control.setChannelState(task.id, CHANNEL_ENDED);
+  }
+}
+
+class ReceiveChannel {
+  /** Of the packet in hand, for errors. */
+  packetNum: number | undefined;
+  readonly #task: ReceiveChannelTask;
+  readonly #control: Control;
+  readonly #report: Report;
+  readonly #id: number;
+  readonly #pageSize: number;
+  readonly #stats: Float64Array;
+  readonly #shared: (Windows | undefined)[];
+  readonly #files: (FileBlock | undefined)[] = [];
+  readonly #received: Int32Array[];
+  readonly #expectation: PacketExpectation;
+  readonly #method: ReceiveMethod | undefined;
+  readonly #header: Buffer;
+  readonly #packet: PacketHeader;
+  /** A compressed payload. */
+  readonly #payload: Buffer | undefined;
+  /** Decoded pages, or pages on their way to a file. */
+  readonly #pages: Buffer;
+
+  #state: State = 'START';
+  /** The bytes wanted now, and how many of them are there. */
+  #want: Buffer;
+  #have = 0;
+  /** PAYLOAD of method none into shared RAM: the page that the next run begins with. */
+  #nextPage = 0;
+  #device: { idstr: string; instanceId: number } | undefined;
+  /** Bytes that were read before the state that takes them was known. */
+  #surplus: Buffer;
+  readonly #landing = Buffer.alloc(PACKET_START_BYTES);
+  #landed = true;
+
+  #socket: net.Socket | undefined;
+  #paused = true;
+  #syncsSeen = 0;
+  #settle: ((error?: MultifdError) => void) | undefined;
+  #ended = false;
+  #idleSince = 0;
+  #busySince = 0;
+  #lastProgress = 0;
+
+  constructor(task: ReceiveChannelTask, control: Control, report: Report) {
+    this.#task = task;
+    this.#control = control;
+    this.#report = report;
+    this.#id = task.id;
+    this.#pageSize = task.pageSize;
+    this.#stats = control.stats(task.id);
+    this.#shared = task.blocks.map((block) =>
+      block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
+    );
+    this.#received = task.received.map((buffer) => new Int32Array(buffer));
+    const byName = new Map(task.blocks.map((block, index) => [block.name, { index, size: block.size }]));
+    this.#expectation = {
+      pageSize: task.pageSize,
+      methodFlag: METHODS[task.compression].flag,
+      findBlock: (name) => byName.get(name),
+    };
+    this.#method = METHODS[task.compression].createReceiver?.(task.pageSize);
+    this.#header = Buffer.alloc(Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES));
+    this.#packet = new PacketHeader(task.pageSize);
+    if (this.#method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
+    this.#pages = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
+    this.#want = this.#header.subarray(0, PACKET_START_BYTES);
+    this.#surplus = Buffer.from(task.surplus);
+  }
+
+  async run(): Promise<void> {
+    // First of all: from here on the descriptor is this thread's to close.
+    this.#control.setChannelState(this.#id, CHANNEL_RUNNING);
+    this.#open();
+    for (const block of this.#task.blocks) {
+      this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r+') : undefined);
+    }
+    this.#idleSince = performance.now();
+    this.#trace('multifd_recv_thread_start', {});
+    await new Promise<void>((resolve, reject) => {
+      this.#settle = (error) => {
+        if (this.#ended) return;
+        this.#ended = true;
+        if (error === undefined) resolve();
+        else reject(error);
+      };
+      void this.#guard();
+      this.#paused = false;
+      this.#feed();
+      if (!this.#paused && !this.#ended) this.#socket?.resume();
+    });
+    this.#trace('multifd_recv_thread_end', {});
+  }
+
+  // ---- the socket ----
+
+  #open(): void {
+    const socket = new net.Socket({
+      fd: this.#task.fd,
+      readable: true,
+      writable: true,
+      allowHalfOpen: true,
+      onread: {
+        // Node asks for the next view right after each read, also when that read has paused the channel: what is
+        // wanted then is not known yet, and the first read after the pause goes to the landing.
+        buffer: () => {
+          this.#landed = this.#paused || this.#ended;
+          return this.#landed ? this.#landing : this.#want.subarray(this.#have);
+        },
+        callback: (count) => {
+          if (this.#landed) {
+            this.#surplus = this.#landing.subarray(0, count);
+            this.#feed();
+          } else this.#filled(count);
+          return !this.#paused && !this.#ended;
+        },
+      },
+    });
+    this.#socket = socket;
+    socket.pause();
+    socket.on('error', (error) => {
+      this.#settle?.(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
+    });
+    socket.on('end', () => this.#endOfStream());
+    socket.on('close', () => this.#endOfStream());
+    // Between packets a source may be silent as long as it likes; inside one it may not.
+    socket.setTimeout(this.#task.stallTimeoutMs);
+    socket.on('timeout', () => {
+      if (this.#paused || (this.#state === 'START' && this.#have === 0)) return;
+      this.#settle?.(
+        new MultifdError(
+          'ERR_MULTIFD_STALL',
+          `inside a packet (${this.#state}) the peer has sent nothing for ${this.#task.stallTimeoutMs} ms: ` +
+            receivedExpected('bytes', this.#have, this.#want.length),
+        ),
+      );
+    });
+    socket.setKeepAlive(true, 10_000);
+  }
+
+  #endOfStream(): void {
+    if (this.#ended) return;
+    if (this.#state === 'START' && this.#have === 0) {
+      this.#control.setChannelState(this.#id, CHANNEL_EOF);
+      this.#settle?.();
+      return;
+    }
+    this.#settle?.(
+      new MultifdError(
+        'ERR_MULTIFD_EOF',
+        `the channel ended inside a packet (${this.#state}): ` +
+          receivedExpected('bytes', this.#have, this.#want.length),
+      ),
+    );
+  }
+
+  /** STOP takes the socket away; at an orderly end the calling thread wants no more bytes either. */
+  async #guard(): Promise<void> {
+    await this.#control.stopAbove(STOP_RUN);
+    this.#settle?.();
+  }
+
+  /** Bytes that came with the hello, or to the landing, go through the same states. */
+  #feed(): void {
+    while (this.#surplus.length > 0 && !this.#paused && !this.#ended) {
+      const count = Math.min(this.#surplus.length, this.#want.length - this.#have);
+      this.#surplus.copy(this.#want, this.#have, 0, count);
+      this.#surplus = this.#surplus.subarray(count);
+      this.#filled(count);
+    }
+  }
+
+  #filled(count: number): void {
+    this.#have += count;
+    this.#stats[STAT_BYTES] += count;
+    if (this.#have === this.#want.length) this.#advance();
+  }
+
+  /** Everything that the state wanted is there: on to the next, and on to the failure if there is one. */
+  #advance(): void {
+    try {
+      this.#step();
+    } catch (thrown) {
+      this.#fail(thrown);
+    }
+  }
+
+  #fail(thrown: unknown): void {
+    this.#settle?.(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel'));
+  }
+
+  #expect(state: State, want: Buffer): void {
+    this.#state = state;
+    this.#want = want;
+    this.#have = 0;
+  }
+
+  // ---- the states ----
+
+  #step(): void {
+    switch (this.#state) {
+      case 'START': {
+        this.#busySince = performance.now();
+        this.#stats[STAT_IDLE_MS] += this.#busySince - this.#idleSince;
+        this.packetNum = undefined;
+        const flags = unfillPacketStart(this.#header);
+        if ((flags & MULTIFD_FLAG_DEVICE_STATE) !== 0) {
+          this.#expect('DEVICE_HEADER', this.#header.subarray(PACKET_START_BYTES, DEVICE_STATE_HEADER_BYTES));
+        } else {
+          this.#expect(
+            'HEADER',
+            this.#header.subarray(PACKET_START_BYTES, packetHeaderBytes(this.#pageSize)),
+          );
+        }
+        return;
+      }
+      case 'HEADER': {
+        const packet = this.#packet;
+        unfillPacket(this.#header, this.#expectation, packet);
+        this.packetNum = packet.packetNum;
+        this.#trace('multifd_recv_unfill', {
+          packetNum: packet.packetNum,
+          normal: packet.normalPages,
+          zero: packet.zeroPages,
+          flags: packet.flags,
+          nextPacketSize: packet.nextPacketSize,
+        });
+        if (packet.normalPages > 0) this.#expectPayload();
+        else this.#place();
+        return;
+      }
+      case 'PAYLOAD':
+        if (this.#method === undefined && this.#nextPage < this.#packet.normalPages) this.#expectRun();
+        else this.#decode();
+        return;
+      case 'DEVICE_HEADER': {
+        const device = unfillDeviceState(this.#header, this.#task.deviceStateBytes);
+        if (!this.#task.devices.includes(`${device.idstr}/${device.instanceId}`)) {
+          throw new MultifdError(
+            'ERR_MULTIFD_DEVICE_STATE',
+            receivedExpected(
+              'device state for',
+              `${JSON.stringify(device.idstr)} instance ${device.instanceId}`,
+              this.#task.devices.length === 0 ? 'no device' : `one of ${this.#task.devices.join(', ')}`,
+            ),
+          );
+        }
+        this.#device = device;
+        const { data } = this.#control.slotOf(this.#id);
+        this.#expect('DEVICE_PAYLOAD', data.subarray(0, device.nextPacketSize));
+        return;
+      }
+      case 'DEVICE_PAYLOAD':
+        this.#stats[STAT_DEVICE_STATES] += 1;
+        this.#pauseFor(this.#offerDeviceState(this.#want.length));
+        return;
+    }
+  }
+
+  #expectPayload(): void {
+    const packet = this.#packet;
+    if (this.#payload !== undefined) {
+      this.#expect('PAYLOAD', this.#payload.subarray(0, packet.nextPacketSize));
+    } else if (this.#shared[packet.block] !== undefined) {
+      this.#nextPage = 0;
+      this.#expectRun();
+    } else {
+      this.#nextPage = packet.normalPages;
+      this.#expect('PAYLOAD', this.#pagesBuffer().subarray(0, packet.nextPacketSize));
+    }
+  }
+
+  /** Method none into shared RAM: the next pages that lie side by side. */
+  #expectRun(): void {
+    const run = this.#runLength(this.#nextPage, this.#packet.normalPages);
+    const windows = this.#shared[this.#packet.block] as Windows;
+    const page = this.#packet.pages[this.#nextPage];
+    this.#nextPage += run;
+    this.#expect('PAYLOAD', windows.view(page * this.#pageSize, run * this.#pageSize));
+  }
+
+  /** Where pages are put together: for private memory in the slot, since the calling thread takes them from there. */
+  #pagesBuffer(): Buffer {
+    const { block } = this.#packet;
+    const direct = this.#shared[block] !== undefined || this.#files[block] !== undefined;
+    return direct ? this.#pages : this.#control.slotOf(this.#id).data;
+  }
+
+  #decode(): void {
+    const method = this.#method;
+    if (method === undefined) {
+      this.#place();
+      return;
+    }
+    const bytes = this.#packet.normalPages * this.#pageSize;
+    const pages = this.#pagesBuffer().subarray(0, bytes);
+    const decoding = method.decompress(this.#want, pages);
+    if (decoding === undefined) this.#place();
+    else this.#pauseFor(decoding.then(() => this.#place()));
+  }
+
+  /** The packet's pages are decoded, or in shared RAM already: puts them in place, then the zero pages. */
+  #place(): void {
+    const packet = this.#packet;
+    const size = this.#pageSize;
+    const { block, normalPages } = packet;
+    if (normalPages + packet.zeroPages > 0) {
+      const windows = this.#shared[block];
+      const file = this.#files[block];
+      if (windows === undefined && file === undefined) {
+        this.#pauseFor(this.#offerPages());
+        return;
+      }
+      const direct = windows !== undefined && this.#method === undefined;
+      for (let i = 0; i < normalPages;) {
+        const run = this.#runLength(i, normalPages);
+        const offset = packet.pages[i] * size;
+        if (windows !== undefined) {
+          if (!direct) {
+            const window = windows.windowAt(offset);
+            this.#pages.copy(window, offset % Windows.WINDOW_BYTES, i * size, (i + run) * size);
+          }
+        } else file?.write(this.#pages, i * size, run * size, offset);
+        markPages(this.#received[block], packet.pages[i], run);
+        i += run;
+      }
+      this.#zeroPages(windows, file);
+    }
+    this.#complete();
+  }
+
+  /**
+   * A zero page that is zero already is not written: fresh memory stays without frames, a sparse file sparse, and
+   * reading is faster than writing anyway.
+   */
+  #zeroPages(windows: Windows | undefined, file: FileBlock | undefined): void {
+    const packet = this.#packet;
+    const size = this.#pageSize;
+    const end = packet.normalPages + packet.zeroPages;
+    for (let i = packet.normalPages; i < end;) {
+      const run = this.#runLength(i, end);
+      const offset = packet.pages[i] * size;
+      const bytes = run * size;
+      if (windows !== undefined) {
+        const window = windows.windowAt(offset);
+        const at = offset % Windows.WINDOW_BYTES;
+        if (!isZeroRange(window, at, bytes)) window.fill(0, at, at + bytes);
+      } else if (file !== undefined) {
+        file.read(this.#pages, 0, bytes, offset);
+        if (!isZeroRange(this.#pages, 0, bytes)) {
+          this.#pages.fill(0, 0, bytes);
+          file.write(this.#pages, 0, bytes, offset);
+        }
+      }
+      markPages(this.#received[packet.block], packet.pages[i], run);
+      i += run;
+    }
+  }
+
+  /** From entry `i` of the page list on, before `end`, how many pages lie side by side in one window. */
+  #runLength(i: number, end: number): number {
+    const { pages } = this.#packet;
+    const limit = Math.min(end - i, Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize);
+    let run = 1;
+    while (run < limit && pages[i + run] === pages[i] + run) run++;
+    return run;
+  }
+
+  /** The packet is in place. */
+  #complete(): void {
+    const packet = this.#packet;
+    this.#stats[STAT_NORMAL_PAGES] += packet.normalPages;
+    this.#stats[STAT_ZERO_PAGES] += packet.zeroPages;
+    const sync = packet.sync;
+    this.#nextPacket();
+    if (sync) this.#pauseFor(this.#sync());
+  }
+
+  #nextPacket(): void {
+    this.#stats[STAT_PACKETS] += 1;
+    this.#expect('START', this.#header.subarray(0, PACKET_START_BYTES));
+    this.#idleSince = performance.now();
+    this.#stats[STAT_BUSY_MS] += this.#idleSince - this.#busySince;
+    const { progressMs } = this.#control;
+    if (progressMs > 0 && this.#idleSince - this.#lastProgress >= progressMs) {
+      this.#lastProgress = this.#idleSince;
+      this.#control.postProgress();
+    }
+  }
+
+  // ---- what has to be waited for ----
+
+  /** Reads nothing until `step` is done. `step` may have called #pauseFor itself for what comes next. */
+  #pauseFor(step: Promise<void>): void {
+    this.#paused = true;
+    this.#waits++;
+    step.then(
+      () => {
+        this.#waits--;
+        if (this.#waits > 0 || this.#ended) return;
+        this.#paused = false;
+        this.#feed();
+        if (!this.#paused && !this.#ended) this.#socket?.resume();
+      },
+      (thrown: unknown) => this.#fail(thrown),
+    );
+  }
+  #waits = 0;
+
+  /** SYNC was read: says so and stops until the calling thread has seen it on every channel. */
+  async #sync(): Promise<void> {
+    const control = this.#control;
+    this.#stats[STAT_SYNCS] += 1;
+    this.#syncsSeen = (this.#syncsSeen + 1) | 0;
+    control.syncDone(this.#id);
+    await this.#until(() => control.syncsReleased(this.#id) === this.#syncsSeen);
+  }
+
+  async #offerPages(): Promise<void> {
+    const packet = this.#packet;
+    const slot = this.#control.slotOf(this.#id);
+    slot.type = PAYLOAD_RAM;
+    slot.block = packet.block;
+    slot.num = packet.normalPages + packet.zeroPages;
+    slot.normalNum = packet.normalPages;
+    slot.pages.set(packet.pages);
+    this.#control.offer(this.#id);
+    await this.#until(() => this.#control.isIdle(this.#id));
+    this.#complete();
+  }
+
+  async #offerDeviceState(bytes: number): Promise<void> {
+    const slot = this.#control.slotOf(this.#id);
+    slot.type = PAYLOAD_DEVICE_STATE;
+    slot.idstr = this.#device?.idstr ?? '';
+    slot.instanceId = this.#device?.instanceId ?? 0;
+    slot.length = bytes;
+    this.#control.offer(this.#id);
+    await this.#until(() => this.#control.isIdle(this.#id));
+    this.#nextPacket();
+  }
+
+  async #until(condition: () => boolean): Promise<void> {
+    const control = this.#control;
+    for (;;) {
+      const seen = control.semCount(this.#id);
+      if (condition() || control.stopped !== STOP_RUN) return;
+      const wait = control.waitSem(this.#id, seen, SPIN);
+      if (wait !== undefined) await wait;
+    }
+  }
+
+  #trace(point: TracePoint, data: Record<string, unknown>): void {
+    if (this.#control.trace) this.#report(point, { id: this.#id, ...data });
+  }
+
+  /** Frees everything; waits until the descriptor is closed. */
+  async close(): Promise<void> {
+    this.#ended = true;
+    const socket = this.#socket;
+    if (socket !== undefined && !socket.closed) {
+      await new Promise<void>((resolve) => {
+        socket.once('close', () => resolve());
+        socket.destroy();
+      });
+    }
+    this.#method?.close();
+    for (const file of this.#files) file?.close();
+  }
+}

@@ -1,0 +1,143 @@
+/**
+ * The listening address: accepts connections in any order, reads their hellos, and gives each valid channel on.
+ *
+ *     accepted -- 64 bytes --> magic wrong             stray: dropped, counted
+ *        |                     magic right, else wrong the migration is refused: version, uuid, id, taken already
+ *        |                     all right               descriptor and surplus to the session
+ *        +-- HELLO_MS without 64 bytes, or too many such --> stray: dropped, counted
+ *
+ * A peer that speaks our magic and gets the rest wrong is a misconfigured source, and the operator must hear of it; one
+ * that does not is a port scanner or a health check. Runs on the calling thread.
+ */
+import net from 'node:net';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { formatAddress, type Address } from '../options.js';
+import { trace } from '../trace.js';
+import { HELLO_BYTES, decodeHello } from '../wire/hello.js';
+import { takeDescriptor, type TakenConnection } from './descriptor.js';
+
+const HELLO_MS = 10_000;
+/** Connections that have not said hello yet; beyond this the oldest goes. */
+const MAX_SILENT = 256;
+const BACKLOG = 511;
+
+export interface ListenerEvents {
+  /** A channel with a valid hello. */
+  channel(id: number, connection: TakenConnection): void;
+  /** A hello that ends the migration. */
+  refused(error: MultifdError): void;
+}
+
+export class Listener {
+  /** Connections that were dropped because they were no channels. */
+  strays = 0;
+  readonly #server: net.Server;
+  readonly #silent = new Set<net.Socket>();
+  readonly #taken = new Set<number>();
+  readonly #uuid: Uint8Array;
+  readonly #channels: number;
+  readonly #events: ListenerEvents;
+  #closed = false;
+
+  constructor(uuid: Uint8Array, channels: number, events: ListenerEvents) {
+    this.#uuid = uuid;
+    this.#channels = channels;
+    this.#events = events;
+    this.#server = net.createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
+  }
+
+  /** @throws MultifdError ERR_MULTIFD_LISTEN */
+  async listen(address: Address): Promise<Address> {
+    await new Promise<void>((resolve, reject) => {
+      const failed = (error: Error): void =>
+        reject(MultifdError.wrap(error, 'ERR_MULTIFD_LISTEN', `cannot listen on ${formatAddress(address)}`));
+      this.#server.once('error', failed);
+      this.#server.listen({ ...address, backlog: BACKLOG }, () => {
+        this.#server.off('error', failed);
+        resolve();
+      });
+    });
+    // Failing to accept (no descriptors left) is the operating system's moment; channels that never come in time out.
+    this.#server.on('error', () => {});
+    const bound = this.#server.address();
+    if (bound === null || typeof bound === 'string') return address;
+    return { host: bound.address, port: bound.port };
+  }
+
+  #accept(socket: net.Socket): void {
+    if (this.#closed) {
+      socket.destroy();
+      return;
+    }
+    this.#silent.add(socket);
+    for (const oldest of this.#silent) {
+      if (this.#silent.size <= MAX_SILENT) break;
+      this.#drop(oldest, 'too many connections without a hello');
+    }
+    const hello = Buffer.alloc(HELLO_BYTES);
+    let have = 0;
+    socket.setTimeout(HELLO_MS, () => this.#drop(socket, `no hello within ${HELLO_MS} ms`));
+    socket.on('error', () => this.#drop(socket, 'broken before its hello'));
+    socket.on('end', () => this.#drop(socket, 'ended before its hello'));
+    socket.on('close', () => this.#drop(socket, 'closed before its hello'));
+    socket.on('data', (chunk: Buffer) => {
+      if (have === HELLO_BYTES) return;
+      const count = chunk.copy(hello, have, 0);
+      have += count;
+      if (have === HELLO_BYTES) this.#hello(socket, hello, chunk.subarray(count));
+    });
+  }
+
+  #drop(socket: net.Socket, why: string): void {
+    if (!this.#silent.delete(socket)) return;
+    this.strays++;
+    trace('multifd_recv_new_channel', () => ({ stray: why }));
+    socket.destroy();
+  }
+
+  #hello(socket: net.Socket, bytes: Buffer, rest: Buffer): void {
+    let id: number;
+    try {
+      id = decodeHello(bytes, { uuid: this.#uuid, channels: this.#channels }).id;
+      if (this.#taken.has(id)) {
+        throw new MultifdError(
+          'ERR_MULTIFD_CHANNEL_DUPLICATE',
+          receivedExpected(
+            `hello of channel ${id}`,
+            'a second connection',
+            'one connection for each channel',
+          ),
+          { channel: id },
+        );
+      }
+    } catch (thrown) {
+      const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'hello');
+      this.#drop(socket, error.message);
+      if (error.code === 'ERR_MULTIFD_MAGIC') return;
+      this.strays--;
+      this.#events.refused(error);
+      return;
+    }
+    this.#silent.delete(socket);
+    const connection = takeDescriptor(socket);
+    if (connection === undefined) return;
+    this.#taken.add(id);
+    connection.surplus = Buffer.concat([rest, connection.surplus]);
+    trace('multifd_recv_new_channel', () => ({ id }));
+    this.#events.channel(id, connection);
+    if (this.#taken.size === this.#channels) this.close();
+  }
+
+  /** Channels that have come in. */
+  get count(): number {
+    return this.#taken.size;
+  }
+
+  /** No further connections; a unix socket's path goes. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#server.close();
+    for (const socket of this.#silent) this.#drop(socket, 'all channels are in, or the session has ended');
+  }
+}

@@ -1,0 +1,429 @@
+/**
+ * The receiver, on the calling thread: takes the channels in, starts a worker for each, waits at sync points, and puts
+ * into place what only this thread can: pages of private memory, device state, ZERO records of the main stream.
+ */
+import fs from 'node:fs/promises';
+import { performance } from 'node:perf_hooks';
+import { setImmediate as yieldToLoop } from 'node:timers/promises';
+import { MultifdError, receivedExpected } from '../errors.js';
+import {
+  checkReceiverOptions,
+  type Address,
+  type CheckedReceiverOptions,
+  type Device,
+  type ReceiverOptions,
+} from '../options.js';
+import { ReceivedBitmap } from '../ram/bitmap.js';
+import type { RAMBlock } from '../ram/block.js';
+import { checkFileBlock } from '../ram/file-block.js';
+import { Windows } from '../ram/windows.js';
+import { isZeroRange } from '../ram/zero-page.js';
+import { Session, type Stats } from '../session.js';
+import {
+  CHANNEL_CREATED,
+  CHANNEL_EOF,
+  CHANNEL_RUNNING,
+  Control,
+  PAYLOAD_DEVICE_STATE,
+  STOP_RUN,
+  markPages,
+  type Slot,
+} from '../shared/control.js';
+import { slotDataBytes } from '../shared/layout.js';
+import { trace } from '../trace.js';
+import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
+import type { ReceiveChannelTask } from './channel.js';
+import { freeHusk, type TakenConnection } from './descriptor.js';
+import { Listener } from './listener.js';
+
+const YIELD_MS = 2;
+const SPIN = 400;
+
+interface ReceivedBlock {
+  block: RAMBlock;
+  words: Int32Array;
+  bitmap: ReceivedBitmap;
+  windows: Windows | undefined;
+}
+
+export interface ReceiverStats extends Stats {
+  /** Connections that were dropped because they were no channels. */
+  strays: number;
+}
+
+/**
+ * Listens. Resolves as soon as sources can connect; `ready` says when all channels are in.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_IO, ERR_MULTIFD_LISTEN, ERR_MULTIFD_ABORTED
+ */
+export async function createReceiver(options: ReceiverOptions): Promise<Receiver> {
+  const checked = checkReceiverOptions(options);
+  for (const block of checked.blocks) if (block.kind === 'file') checkFileBlock(block.describe(), 'r+');
+  const receiver = new Receiver(checked);
+  try {
+    await receiver.open();
+  } catch (error) {
+    await receiver.close();
+    throw error;
+  }
+  return receiver;
+}
+
+export class Receiver extends Session {
+  readonly blocks: readonly RAMBlock[];
+  /** Fulfilled when all channels have come in; rejected with the session's error. */
+  readonly ready: Promise<void>;
+  protected readonly terminatePoint = 'multifd_recv_terminate_threads';
+  readonly #options: CheckedReceiverOptions;
+  readonly #listener: Listener;
+  readonly #states: ReceivedBlock[];
+  readonly #byName: Map<string, ReceivedBlock>;
+  readonly #devices: Map<string, Device>;
+  readonly #connections: (TakenConnection | undefined)[] = [];
+  #address: Address;
+  #syncs = 0;
+  #syncing: Promise<unknown> = Promise.resolve();
+  /** Channels whose slot this thread is emptying. */
+  readonly #delivering = new Set<number>();
+  #timer: NodeJS.Timeout | undefined;
+
+  /** @internal use createReceiver() */
+  constructor(options: CheckedReceiverOptions) {
+    const control = Control.create({
+      channels: options.channels,
+      clients: 0,
+      pageSize: options.pageSize,
+      dataBytes: slotDataBytes(options.deviceStateBytes),
+    });
+    super(
+      new URL('../../workers/recv-channel.js', import.meta.url),
+      control,
+      options.pageSize,
+      options.signal,
+    );
+    this.#options = options;
+    this.#address = options.address;
+    this.blocks = options.blocks;
+    this.#states = options.blocks.map((block) => {
+      const words = new Int32Array(new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4));
+      return {
+        block,
+        words,
+        bitmap: new ReceivedBitmap(words, options.pageSize, block.pageCount),
+        windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
+      };
+    });
+    this.#byName = new Map(this.#states.map((state) => [state.block.name, state]));
+    this.#devices = new Map(
+      options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
+    );
+    this.#listener = new Listener(options.uuid, options.channels, {
+      channel: (id, connection) => this.#takeIn(id, connection),
+      refused: (error) => this.fail(error),
+    });
+    this.ready = this.until(() => this.#allRunning());
+    this.ready.catch(() => {});
+  }
+
+  /** @internal */
+  async open(): Promise<void> {
+    this.checkAborted();
+    await this.check();
+    this.#address = await this.#listener.listen(this.#options.address);
+    // An abort may have come in between.
+    if (this.control.stopped !== STOP_RUN) this.#listener.close();
+    await this.check();
+    const { acceptTimeoutMs } = this.#options;
+    if (acceptTimeoutMs > 0) this.#expectChannels(acceptTimeoutMs, 1);
+    if (this.#devices.size > 0 || this.#states.some((state) => state.block.kind === 'private'))
+      void this.#deliver();
+  }
+
+  /** Where it listens, with the port that was bound. */
+  get address(): Address {
+    return this.#address;
+  }
+
+  // ---- channels ----
+
+  #expectChannels(ms: number, count: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      const message = receivedExpected(`channels within ${ms} ms`, this.#listener.count, count);
+      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', message));
+    }, ms);
+  }
+
+  #takeIn(id: number, connection: TakenConnection): void {
+    if (this.control.stopped !== STOP_RUN) {
+      connection.husk.socket.destroy();
+      return;
+    }
+    const options = this.#options;
+    if (this.#listener.count === 1) this.#expectChannels(options.connectTimeoutMs, options.channels);
+    if (this.#listener.count === options.channels) clearTimeout(this.#timer);
+    this.#connections[id] = connection;
+    const task: ReceiveChannelTask = {
+      shared: this.control.shared,
+      id,
+      fd: connection.fd,
+      surplus: connection.surplus,
+      pageSize: options.pageSize,
+      blocks: options.blocks.map((block) => block.describe()),
+      received: this.#states.map((state) => state.words.buffer as SharedArrayBuffer),
+      compression: options.compression,
+      deviceStateBytes: options.deviceStateBytes,
+      devices: [...this.#devices.keys()],
+      stallTimeoutMs: options.stallTimeoutMs,
+    };
+    this.runChannel(id, task);
+  }
+
+  #allRunning(): boolean {
+    for (let id = 0; id < this.control.channels; id++) {
+      if (this.control.channelState(id) < CHANNEL_RUNNING) return false;
+    }
+    return true;
+  }
+
+  // ---- sync ----
+
+  /**
+   * A sync point: waits for one SYNC packet on every channel, then lets the channels read on. When it resolves, every
+   * page sent before that SYNC is in place. To be called once for each sync() of the sender; in QEMU's main stream, at
+   * each marker.
+   *
+   * @throws MultifdError ERR_MULTIFD_EOF if a channel ends without it, ERR_MULTIFD_STALL, the session's error
+   */
+  async sync(): Promise<void> {
+    const turn = this.#syncing.then(() => this.#sync());
+    this.#syncing = turn.catch(() => {});
+    await turn;
+  }
+
+  async #sync(): Promise<void> {
+    const { control } = this;
+    await this.check();
+    await this.ready;
+    trace('multifd_recv_sync_main', () => ({ syncs: this.#syncs + 1 }));
+    this.#syncs = (this.#syncs + 1) | 0;
+    const stall = this.#watchStall();
+    try {
+      for (let id = 0; id < control.channels; id++) {
+        trace('multifd_recv_sync_main_wait', () => ({ id }));
+        await this.until(() => this.#sawSync(id), SPIN);
+      }
+    } finally {
+      clearInterval(stall);
+    }
+    for (let id = 0; id < control.channels; id++) {
+      trace('multifd_recv_sync_main_signal', () => ({ id }));
+      control.releaseSync(id);
+    }
+  }
+
+  #sawSync(id: number): boolean {
+    const { control } = this;
+    // The state first: a channel counts its last SYNC before it says that it has ended.
+    const state = control.channelState(id);
+    const seen = control.syncsDone(id);
+    if (seen === this.#syncs) return true;
+    if (state >= CHANNEL_EOF && control.stopped === STOP_RUN) {
+      this.fail(
+        new MultifdError(
+          'ERR_MULTIFD_EOF',
+          `channel ${id} ended before its SYNC packet: ` +
+            receivedExpected('SYNC packets', seen, this.#syncs),
+          { channel: id },
+        ),
+      );
+    }
+    return false;
+  }
+
+  /** While a SYNC is due, bytes must come in on some channel, unless this side is what takes so long. */
+  #watchStall(): NodeJS.Timeout {
+    const { stallTimeoutMs } = this.#options;
+    let bytes = this.wireBytes();
+    let since = performance.now();
+    return setInterval(
+      () => {
+        const now = performance.now();
+        if (this.wireBytes() !== bytes || this.#delivering.size > 0) {
+          bytes = this.wireBytes();
+          since = now;
+        } else if (now - since >= stallTimeoutMs) {
+          const message = `waiting for SYNC packets, nothing came in on any channel for ${stallTimeoutMs} ms`;
+          this.fail(new MultifdError('ERR_MULTIFD_STALL', message));
+        }
+      },
+      Math.max(1, Math.min(stallTimeoutMs / 4, 1000)),
+    );
+  }
+
+  // ---- what this thread puts into place ----
+
+  /** Empties the slots that channels offer, until the session stops. */
+  async #deliver(): Promise<void> {
+    const { control } = this;
+    while (control.stopped === STOP_RUN) {
+      const seen = control.readyCount;
+      for (let id = 0; id < control.channels; id++) {
+        if (!this.#delivering.has(id) && control.hasJob(id)) {
+          this.#delivering.add(id);
+          void this.#take(id);
+        }
+      }
+      const wait = control.waitReady(seen, SPIN);
+      if (wait !== undefined) await wait;
+    }
+  }
+
+  async #take(id: number): Promise<void> {
+    const slot = this.control.slotOf(id);
+    try {
+      if (slot.type === PAYLOAD_DEVICE_STATE) {
+        const device = this.#devices.get(`${slot.idstr}/${slot.instanceId}`);
+        await device?.load(Buffer.from(slot.data.subarray(0, slot.length)));
+      } else {
+        this.#placePages(slot);
+      }
+    } catch (thrown) {
+      const message = `load() of device ${slot.idstr} instance ${slot.instanceId} failed`;
+      this.fail(new MultifdError('ERR_MULTIFD_HOOK', message, { channel: id, cause: thrown }));
+    }
+    // Before taken(): the channel may offer again at once, and its post must find this thread ready for it.
+    this.#delivering.delete(id);
+    this.control.taken(id);
+  }
+
+  #placePages(slot: Slot): void {
+    const state = this.#states[slot.block];
+    const windows = state.windows as Windows;
+    const size = this.pageSize;
+    for (let i = 0; i < slot.num; i++) {
+      const offset = slot.pages[i] * size;
+      const window = windows.windowAt(offset);
+      const at = offset % Windows.WINDOW_BYTES;
+      if (i < slot.normalNum) slot.data.copy(window, at, i * size, (i + 1) * size);
+      else if (!isZeroRange(window, at, size)) window.fill(0, at, at + size);
+      markPages(state.words, slot.pages[i], 1);
+    }
+  }
+
+  /**
+   * Zeroes pages: the ZERO records of the main stream (mode `legacy`, QEMU < 9.0). To be called within the phase in
+   * which the record came, before the sync() that ends it. Pages that are zero already are not written.
+   *
+   * @param offset in bytes, like `length` a multiple of the page size
+   * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, ERR_MULTIFD_IO, the session's error
+   */
+  async zeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    await this.check();
+    const state = this.#find(block);
+    const size = this.pageSize;
+    const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+    if (!whole || offset < 0 || length < 0 || offset % size !== 0 || length % size !== 0) {
+      throw new MultifdError(
+        'ERR_MULTIFD_RANGE',
+        `RAM block ${state.block.name}: given offset ${offset}, length ${length}, allowed multiples of ${size} from 0`,
+      );
+    }
+    if (offset + length > state.block.size) {
+      throw new MultifdError(
+        'ERR_MULTIFD_RANGE',
+        `RAM block ${state.block.name}: given offset ${offset} + length ${length}, allowed at most ${state.block.size}`,
+      );
+    }
+    if (state.windows === undefined) await this.#zeroFile(state.block, offset, length);
+    else await this.#zeroMemory(state.windows, offset, length);
+    markPages(state.words, offset / size, length / size);
+  }
+
+  async #zeroMemory(windows: Windows, offset: number, length: number): Promise<void> {
+    let last = performance.now();
+    for (let at = offset; at < offset + length;) {
+      const piece = Math.min(offset + length - at, MULTIFD_PACKET_BYTES, Windows.runLimit(at));
+      const window = windows.windowAt(at);
+      const start = at % Windows.WINDOW_BYTES;
+      if (!isZeroRange(window, start, piece)) window.fill(0, start, start + piece);
+      at += piece;
+      if (performance.now() - last > YIELD_MS) {
+        await yieldToLoop();
+        last = performance.now();
+      }
+    }
+  }
+
+  async #zeroFile(block: RAMBlock, offset: number, length: number): Promise<void> {
+    try {
+      const handle = await fs.open(block.path as string, 'r+');
+      try {
+        const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
+        for (let at = offset; at < offset + length;) {
+          const position = block.base + at;
+          const { bytesRead } = await handle.read(
+            piece,
+            0,
+            Math.min(piece.length, offset + length - at),
+            position,
+          );
+          if (bytesRead === 0) throw new Error('the file has become shorter');
+          if (!isZeroRange(piece, 0, bytesRead)) await handle.write(piece.fill(0), 0, bytesRead, position);
+          at += bytesRead;
+        }
+      } finally {
+        await handle.close();
+      }
+    } catch (thrown) {
+      const error = MultifdError.wrap(
+        thrown,
+        'ERR_MULTIFD_IO',
+        `RAM block ${JSON.stringify(block.name)}: zero`,
+      );
+      this.fail(error);
+      await this.check();
+    }
+  }
+
+  /** Which pages of a block have come in, over the channels or through zeroRange(). Live. */
+  received(block: RAMBlock | string): ReceivedBitmap {
+    return this.#find(block).bitmap;
+  }
+
+  #find(block: RAMBlock | string): ReceivedBlock {
+    const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
+    if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
+      throw new MultifdError(
+        'ERR_MULTIFD_BLOCK',
+        `no such RAM block: given ${JSON.stringify(typeof block === 'string' ? block : block?.name)}, ` +
+          `allowed ${this.blocks.map((known) => known.name).join(', ')}`,
+      );
+    }
+    return state;
+  }
+
+  // ---- ends ----
+
+  /** Orderly end after the last sync(): ends every channel and frees everything. Later bytes are not waited for. */
+  async end(): Promise<void> {
+    if (this.isEnded) return this.done;
+    await this.endOrderly();
+  }
+
+  override stats(): ReceiverStats {
+    return { ...super.stats(), strays: this.#listener.strays };
+  }
+
+  protected release(): void {
+    clearTimeout(this.#timer);
+    this.#listener.close();
+    for (const [id, connection] of this.#connections.entries()) {
+      if (connection === undefined) continue;
+      // A worker that never got to its task has not taken the descriptor.
+      if (this.control.channelState(id) === CHANNEL_CREATED) connection.husk.socket.destroy();
+      else freeHusk(connection.husk);
+    }
+    this.#connections.length = 0;
+  }
+}

@@ -1,0 +1,576 @@
+/**
+ * The queueing side, on the calling thread: pages into slots, slots to idle channels, sync points.
+ *
+ *     queuePage, queueRange --> RAM client's slot ----+   hand-over: wait for an idle channel (READY), search on from
+ *     queueDeviceState ------> device client's slot --+-> where the last search ended, swap the slots, pendingJob = 1
+ *
+ * A slot is handed over when it is full, when the block changes, and at flush() and sync().
+ *
+ * A page queued again before the next sync. Its first copy may sit in any channel, and nothing orders two channels
+ * but a sync; a second copy on another channel could be overtaken by the first and lose. So a page that is queued
+ * again within a phase is only noted (`deferred`), and sync() sends its final content once more on *every* channel:
+ * whichever channel had the first copy, the final one comes after it. Zero pages of mode `legacy` travel on the main
+ * stream, which is not ordered with the channels either: they too are only noted until the sync, and a page that
+ * stops being zero before it is taken off the list.
+ *
+ * The event loop: nothing here blocks. Where channels are so fast that queueing never has to wait, it yields every
+ * YIELD_MS by itself.
+ */
+import fs from 'node:fs/promises';
+import { performance } from 'node:perf_hooks';
+import { setImmediate as yieldToLoop } from 'node:timers/promises';
+import { MultifdError } from '../errors.js';
+import {
+  checkMaxBandwidth,
+  checkSenderOptions,
+  formatAddress,
+  integer,
+  isIdstr,
+  type CheckedSenderOptions,
+  type SenderOptions,
+} from '../options.js';
+import { PageBitmap } from '../ram/bitmap.js';
+import type { RAMBlock } from '../ram/block.js';
+import { checkFileBlock } from '../ram/file-block.js';
+import { Windows } from '../ram/windows.js';
+import { isZeroRange } from '../ram/zero-page.js';
+import { Session } from '../session.js';
+import {
+  CHANNEL_RUNNING,
+  Control,
+  PAYLOAD_DEVICE_STATE,
+  PAYLOAD_RAM,
+  STOP_RUN,
+  type Slot,
+} from '../shared/control.js';
+import { slotDataBytes } from '../shared/layout.js';
+import { trace } from '../trace.js';
+import { MULTIFD_PACKET_BYTES, pagesPerPacket } from '../wire/packet.js';
+import type { SendChannelTask } from './channel.js';
+
+/** The RAM client and the device-state client. */
+const CLIENTS = 2;
+const YIELD_MS = 2;
+/** How many looks for an idle channel before sleeping: about 10 µs. */
+const SPIN = 400;
+const ANY_CHANNEL = -1;
+/** maxBandwidth: how much may go out at once after a pause, in milliseconds of the rate. */
+const BURST_MS = 100;
+const MAX_SLEEP_MS = 60_000;
+/** For the workers to start, beside connecting. */
+const START_MS = 30_000;
+const RESOLVED = Promise.resolve();
+
+/** What the RAM client keeps of a block. */
+interface QueuedBlock {
+  block: RAMBlock;
+  /** Queued since the last sync: the first copy is in a slot or under way. */
+  queued: PageBitmap;
+  /** Queued again since; made when it is first needed. */
+  deferred: PageBitmap | undefined;
+  /** Mode legacy: zero when last queued. */
+  zero: PageBitmap | undefined;
+  /** Kinds shared and private. */
+  windows: Windows | undefined;
+  /** Mode legacy on a file. */
+  handle: fs.FileHandle | undefined;
+}
+
+/**
+ * Connects all channels and says hello on each.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_IO, ERR_MULTIFD_CONNECT,
+ *   ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_ABORTED
+ */
+export async function createSender(options: SenderOptions): Promise<Sender> {
+  const checked = checkSenderOptions(options);
+  for (const block of checked.blocks) if (block.kind === 'file') checkFileBlock(block.describe(), 'r');
+  const sender = new Sender(checked);
+  try {
+    await sender.open();
+  } catch (error) {
+    await sender.close();
+    throw error;
+  }
+  return sender;
+}
+
+export class Sender extends Session {
+  /** The blocks, in the order given. */
+  readonly blocks: readonly RAMBlock[];
+  protected readonly terminatePoint = 'multifd_send_terminate_threads';
+  readonly #options: CheckedSenderOptions;
+  readonly #states: QueuedBlock[];
+  readonly #byName: Map<string, QueuedBlock>;
+  readonly #pages: number;
+  readonly #legacy: boolean;
+  #ramSlot: Slot;
+  #deviceSlot: Slot;
+  /** Calls of each client, one after the other. */
+  #ramTail: Promise<unknown> = RESOLVED;
+  #ramBusy = 0;
+  #deviceTail: Promise<unknown> = RESOLVED;
+  /** Hand-overs wait in the order they came. */
+  #nextTicket = 0;
+  #serving = 0;
+  #nextChannel = 0;
+  #syncs = 0;
+  #hasDeferred = false;
+  #lastYield = performance.now();
+  #maxBandwidth: number;
+  #tokens = 0;
+  #tokenTime = performance.now();
+  #tokenBytes = 0;
+  readonly #scratch: Buffer | undefined;
+
+  /** @internal use createSender() */
+  constructor(options: CheckedSenderOptions) {
+    const control = Control.create({
+      channels: options.channels,
+      clients: CLIENTS,
+      pageSize: options.pageSize,
+      dataBytes: slotDataBytes(options.deviceStateBytes),
+    });
+    super(
+      new URL('../../workers/send-channel.js', import.meta.url),
+      control,
+      options.pageSize,
+      options.signal,
+    );
+    this.#options = options;
+    this.blocks = options.blocks;
+    this.#pages = pagesPerPacket(options.pageSize);
+    this.#legacy = options.zeroPageDetection === 'legacy';
+    this.#ramSlot = control.slots[options.channels];
+    this.#deviceSlot = control.slots[options.channels + 1];
+    this.#maxBandwidth = options.maxBandwidth;
+    this.#states = options.blocks.map((block) => ({
+      block,
+      queued: new PageBitmap(block.pageCount),
+      deferred: undefined,
+      zero: this.#legacy ? new PageBitmap(block.pageCount) : undefined,
+      windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
+      handle: undefined,
+    }));
+    this.#byName = new Map(this.#states.map((state) => [state.block.name, state]));
+    if (this.#legacy && options.blocks.some((block) => block.kind === 'file')) {
+      this.#scratch = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
+    }
+  }
+
+  /** @internal */
+  async open(): Promise<void> {
+    this.checkAborted();
+    const options = this.#options;
+    const { compression } = options;
+    const blocks = options.blocks.map((block) => block.describe());
+    for (let id = 0; id < options.channels; id++) {
+      const task: SendChannelTask = {
+        shared: this.control.shared,
+        id,
+        address: options.address,
+        uuid: options.uuid,
+        pageSize: options.pageSize,
+        blocks,
+        compression,
+        level: compression === 'zlib' ? options.zlibLevel : options.zstdLevel,
+        zeroPageDetection: options.zeroPageDetection,
+        connectTimeoutMs: options.connectTimeoutMs,
+        stallTimeoutMs: options.stallTimeoutMs,
+      };
+      trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(options.address) }));
+      this.runChannel(id, task);
+    }
+    const late = setTimeout(() => {
+      this.fail(
+        new MultifdError('ERR_MULTIFD_TIMEOUT', `channel threads did not start within ${START_MS} ms`),
+      );
+    }, options.connectTimeoutMs + START_MS);
+    try {
+      await this.until(() => this.#allRunning());
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
+  #allRunning(): boolean {
+    for (let id = 0; id < this.control.channels; id++) {
+      if (this.control.channelState(id) < CHANNEL_RUNNING) return false;
+    }
+    return true;
+  }
+
+  // ---- queueing ----
+
+  /**
+   * Queues one page. Resolves when the next may be queued (back-pressure), not when the page is sent; its content is
+   * read some time before sync() resolves, so a page that changes later must be queued again.
+   *
+   * @param block the block or its name
+   * @param offset in bytes, a multiple of the page size
+   * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, the session's error
+   */
+  queuePage(block: RAMBlock | string, offset: number): Promise<void> {
+    try {
+      const state = this.#find(block);
+      const page = this.#checkRange(state.block, offset, this.pageSize);
+      if (this.#ramBusy === 0 && this.#maxBandwidth === 0 && this.#tryQueue(state, page)) return RESOLVED;
+      return this.#exclusive(() => this.#queue(state, page, 1));
+    } catch (error) {
+      return Promise.reject(error as Error);
+    }
+  }
+
+  /**
+   * Queues `length` bytes from `offset` on, both multiples of the page size; otherwise as queuePage().
+   *
+   * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, the session's error
+   */
+  async queueRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    const state = this.#find(block);
+    const page = this.#checkRange(state.block, offset, length);
+    await this.#exclusive(() => this.#queue(state, page, length / this.pageSize));
+  }
+
+  /**
+   * Queues a DEVICE_STATE packet (QEMU >= 10.0). The bytes are copied before this resolves.
+   *
+   * @param idstr the device's idstr, 1 to 255 printable ASCII characters
+   * @param instanceId 0 to 2^32-1
+   * @param data 1 to `deviceStateBytes` bytes
+   * @throws MultifdError ERR_MULTIFD_OPTION, the session's error
+   */
+  async queueDeviceState(idstr: string, instanceId: number, data: Uint8Array): Promise<void> {
+    if (typeof idstr !== 'string' || !isIdstr(idstr)) {
+      throw new MultifdError(
+        'ERR_MULTIFD_OPTION',
+        `option idstr: given ${JSON.stringify(idstr)}, allowed 1 to 255 printable ASCII characters`,
+      );
+    }
+    integer('instanceId', instanceId, undefined, 0, 0xffffffff);
+    integer('data.length', data?.byteLength, undefined, 1, this.#options.deviceStateBytes);
+    const turn = this.#deviceTail.then(async () => {
+      await this.check();
+      const slot = this.#deviceSlot;
+      slot.type = PAYLOAD_DEVICE_STATE;
+      slot.idstr = idstr;
+      slot.instanceId = instanceId;
+      slot.length = data.byteLength;
+      slot.data.set(data);
+      await this.#throttle();
+      this.#deviceSlot = await this.#handOver(slot, ANY_CHANNEL);
+    });
+    this.#deviceTail = turn.catch(() => {});
+    await turn;
+  }
+
+  /** Hands over what is queued; resolves when a channel has taken it. */
+  async flush(): Promise<void> {
+    await this.#exclusive(() => this.#flush(ANY_CHANNEL));
+  }
+
+  /**
+   * A sync point: flushes, then one SYNC packet on every channel. When it resolves, all of it is with the kernel;
+   * everything queued before is in place at the receiver once its sync() has returned.
+   */
+  async sync(): Promise<void> {
+    await this.#exclusive(() => this.#sync());
+  }
+
+  /**
+   * Orderly end: flushes, ends every channel after its last byte, frees everything. Pages queued since the last
+   * sync() are sent, but only a sync() tells the receiver that they are there.
+   */
+  async end(): Promise<void> {
+    if (this.isEnded) return this.done;
+    await this.#exclusive(async () => {
+      await this.#flush(ANY_CHANNEL);
+      await this.endOrderly();
+    });
+  }
+
+  /** Bytes a second on the wire, all channels together; 0 for no limit. May be set at any time. */
+  get maxBandwidth(): number {
+    return this.#maxBandwidth;
+  }
+  set maxBandwidth(bytesPerSecond: number) {
+    this.#maxBandwidth = checkMaxBandwidth(bytesPerSecond);
+    this.#tokens = 0;
+    this.#tokenTime = performance.now();
+    this.#tokenBytes = this.wireBytes();
+    this.wakeSleepers();
+  }
+
+  // ---- the RAM client ----
+
+  #find(block: RAMBlock | string): QueuedBlock {
+    const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
+    if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
+      throw new MultifdError(
+        'ERR_MULTIFD_BLOCK',
+        `no such RAM block: given ${JSON.stringify(typeof block === 'string' ? block : block?.name)}, ` +
+          `allowed ${this.blocks.map((known) => known.name).join(', ')}`,
+      );
+    }
+    return state;
+  }
+
+  /** @returns the index of the first page */
+  #checkRange(block: RAMBlock, offset: number, length: number): number {
+    const size = this.pageSize;
+    const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+    if (!whole || offset < 0 || length < 0 || offset % size !== 0 || length % size !== 0) {
+      throw new MultifdError(
+        'ERR_MULTIFD_RANGE',
+        `RAM block ${block.name}: given offset ${offset}, length ${length}, allowed multiples of ${size} from 0 on`,
+      );
+    }
+    if (offset + length > block.size) {
+      throw new MultifdError(
+        'ERR_MULTIFD_RANGE',
+        `RAM block ${block.name}: given offset ${offset} + length ${length}, allowed at most ${block.size}`,
+      );
+    }
+    return offset / size;
+  }
+
+  /** Runs the RAM client's calls one after the other. */
+  async #exclusive(call: () => Promise<void>): Promise<void> {
+    this.#ramBusy++;
+    const before = this.#ramTail;
+    const turn = (async () => {
+      if (this.#ramBusy > 1) await before;
+      await this.check();
+      await call();
+    })();
+    this.#ramTail = turn.catch(() => {});
+    try {
+      await turn;
+    } finally {
+      this.#ramBusy--;
+    }
+  }
+
+  /** One page without waiting for anything; false, and nothing done, if that cannot be. */
+  #tryQueue(state: QueuedBlock, page: number): boolean {
+    if (this.control.stopped !== STOP_RUN) return false;
+    if (this.#legacy && state.windows === undefined) return false;
+    const slot = this.#ramSlot;
+    if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages)) return false;
+    this.#append(state, page, undefined, 0);
+    if (slot.num === this.#pages) {
+      const id = this.#nextTicket === this.#serving ? this.#findIdle(ANY_CHANNEL) : -1;
+      // With all channels busy the full slot stays until the next call, which then waits.
+      if (id >= 0) this.#ramSlot = this.#swap(id, slot);
+    }
+    return true;
+  }
+
+  async #queue(state: QueuedBlock, first: number, count: number): Promise<void> {
+    const end = first + count;
+    let page = first;
+    while (page < end) {
+      let slot = this.#ramSlot;
+      if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages)) {
+        await this.#flush(ANY_CHANNEL);
+        slot = this.#ramSlot;
+      }
+      const batch = Math.min(end, page + this.#pages - slot.num);
+      const scratch =
+        this.#legacy && state.windows === undefined ? await this.#read(state, page, batch) : undefined;
+      for (let i = 0; page < batch; page++, i++) this.#append(state, page, scratch, i);
+      if (slot.num === this.#pages) await this.#flush(ANY_CHANNEL);
+      else if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
+    }
+  }
+
+  /**
+   * One page into the slot, which has room, unless it was queued in this phase or is zero in mode legacy.
+   *
+   * @param scratch mode legacy on a file: pages read from it, this one at position `i`
+   */
+  #append(state: QueuedBlock, page: number, scratch: Buffer | undefined, i: number): void {
+    if (state.queued.has(page)) {
+      state.deferred ??= new PageBitmap(state.block.pageCount);
+      state.deferred.testAndSet(page);
+      this.#hasDeferred = true;
+      return;
+    }
+    if (state.zero !== undefined) {
+      if (this.#isZero(state, page, scratch, i)) {
+        state.zero.testAndSet(page);
+        return;
+      }
+      state.zero.delete(page);
+    }
+    state.queued.testAndSet(page);
+    this.#put(state, page);
+  }
+
+  #put(state: QueuedBlock, page: number): void {
+    const slot = this.#ramSlot;
+    const num = slot.num;
+    if (num === 0) {
+      slot.type = PAYLOAD_RAM;
+      slot.block = state.block.index;
+    }
+    slot.pages[num] = page;
+    if (state.block.kind === 'private') {
+      const offset = page * this.pageSize;
+      const at = offset % Windows.WINDOW_BYTES;
+      (state.windows as Windows)
+        .windowAt(offset)
+        .copy(slot.data, num * this.pageSize, at, at + this.pageSize);
+    }
+    slot.num = num + 1;
+  }
+
+  #isZero(state: QueuedBlock, page: number, scratch: Buffer | undefined, i: number): boolean {
+    if (scratch !== undefined) return isZeroRange(scratch, i * this.pageSize, this.pageSize);
+    const offset = page * this.pageSize;
+    const window = (state.windows as Windows).windowAt(offset);
+    return isZeroRange(window, offset % Windows.WINDOW_BYTES, this.pageSize);
+  }
+
+  async #read(state: QueuedBlock, first: number, end: number): Promise<Buffer> {
+    const scratch = this.#scratch as Buffer;
+    const { block } = state;
+    const length = (end - first) * this.pageSize;
+    try {
+      state.handle ??= await fs.open(block.path as string, 'r');
+      let done = 0;
+      while (done < length) {
+        const position = block.base + first * this.pageSize + done;
+        const { bytesRead } = await state.handle.read(scratch, done, length - done, position);
+        if (bytesRead === 0) throw new Error('the file has become shorter');
+        done += bytesRead;
+      }
+    } catch (thrown) {
+      const error = MultifdError.wrap(
+        thrown,
+        'ERR_MULTIFD_IO',
+        `RAM block ${JSON.stringify(block.name)}: read`,
+      );
+      this.fail(error);
+      await this.check();
+    }
+    return scratch;
+  }
+
+  /** Hands the RAM client's slot over if anything is in it. */
+  async #flush(target: number): Promise<void> {
+    if (this.#ramSlot.num === 0) return;
+    if (this.#maxBandwidth > 0) await this.#throttle();
+    if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
+    this.#ramSlot = await this.#handOver(this.#ramSlot, target);
+  }
+
+  async #yield(): Promise<void> {
+    await yieldToLoop();
+    this.#lastYield = performance.now();
+    if (this.control.stopped !== STOP_RUN) await this.check();
+  }
+
+  async #sync(): Promise<void> {
+    const { control } = this;
+    trace('multifd_send_sync_main', () => ({ syncs: this.#syncs + 1 }));
+    await this.#flush(ANY_CHANNEL);
+    if (this.#hasDeferred) await this.#sendDeferred();
+    if (this.#legacy) await this.#reportZeroPages();
+    this.#syncs = (this.#syncs + 1) | 0;
+    for (let id = 0; id < control.channels; id++) {
+      trace('multifd_send_sync_main_signal', () => ({ id }));
+      control.requestSync(id);
+    }
+    for (let id = 0; id < control.channels; id++) {
+      trace('multifd_send_sync_main_wait', () => ({ id }));
+      await this.until(() => control.syncsDone(id) === this.#syncs, SPIN);
+    }
+    for (const state of this.#states) state.queued.clear();
+  }
+
+  /** The final content of every page that was queued more than once, on every channel. */
+  async #sendDeferred(): Promise<void> {
+    for (let id = 0; id < this.control.channels; id++) {
+      for (const state of this.#states) {
+        if (state.deferred === undefined) continue;
+        for (const { page, count } of state.deferred.runs()) {
+          for (let i = 0; i < count; i++) {
+            this.#put(state, page + i);
+            if (this.#ramSlot.num === this.#pages) await this.#flush(id);
+          }
+        }
+        await this.#flush(id);
+      }
+    }
+    for (const state of this.#states) state.deferred?.clear();
+    this.#hasDeferred = false;
+  }
+
+  async #reportZeroPages(): Promise<void> {
+    for (const state of this.#states) {
+      if (state.zero === undefined) continue;
+      for (const { page, count } of state.zero.runs()) {
+        try {
+          await this.#options.onZeroPages?.(state.block, page * this.pageSize, count * this.pageSize);
+        } catch (thrown) {
+          this.fail(new MultifdError('ERR_MULTIFD_HOOK', 'onZeroPages failed', { cause: thrown }));
+        }
+        if (this.control.stopped !== STOP_RUN) await this.check();
+      }
+      state.zero.clear();
+    }
+  }
+
+  // ---- hand-over ----
+
+  /** Gives the slot to `target`, or to any idle channel, and returns the empty slot that comes back. */
+  async #handOver(slot: Slot, target: number): Promise<Slot> {
+    let id =
+      this.#nextTicket === this.#serving && this.control.stopped === STOP_RUN ? this.#findIdle(target) : -1;
+    if (id < 0) {
+      const ticket = this.#nextTicket++;
+      await this.until(() => this.#serving === ticket && (id = this.#findIdle(target)) >= 0, SPIN);
+      this.#serving++;
+      // Whoever is next in line may be asleep on READY with a channel idle.
+      if (this.#serving !== this.#nextTicket) this.control.postReady();
+    }
+    return this.#swap(id, slot);
+  }
+
+  #swap(id: number, slot: Slot): Slot {
+    this.#nextChannel = (id + 1) % this.control.channels;
+    return this.control.publish(id, slot);
+  }
+
+  /** From a rotating start, so that equally fast channels get equal shares. */
+  #findIdle(target: number): number {
+    const { control } = this;
+    if (target !== ANY_CHANNEL) return control.isIdle(target) ? target : -1;
+    for (let i = 0; i < control.channels; i++) {
+      const id = (this.#nextChannel + i) % control.channels;
+      if (control.isIdle(id)) return id;
+    }
+    return -1;
+  }
+
+  /** maxBandwidth: a bucket that fills with the rate and is emptied by what the channels have sent. */
+  async #throttle(): Promise<void> {
+    while (this.#maxBandwidth > 0 && this.control.stopped === STOP_RUN) {
+      const now = performance.now();
+      const bytes = this.wireBytes();
+      const rate = this.#maxBandwidth / 1000;
+      const filled = this.#tokens + (now - this.#tokenTime) * rate;
+      this.#tokens = Math.min(filled, BURST_MS * rate) - (bytes - this.#tokenBytes);
+      this.#tokenTime = now;
+      this.#tokenBytes = bytes;
+      if (this.#tokens >= 0) return;
+      await this.sleep(Math.min(Math.ceil(-this.#tokens / rate), MAX_SLEEP_MS));
+    }
+    if (this.control.stopped !== STOP_RUN) await this.check();
+  }
+
+  protected async release(): Promise<void> {
+    for (const state of this.#states) await state.handle?.close();
+  }
+}

@@ -1,0 +1,395 @@
+/**
+ * What a sender and a receiver have in common, on the calling thread: the worker pool, one task a channel, the first
+ * error, the ends, stats and progress.
+ *
+ *     opening --> running --> ending --> closed          end(): orderly, everything delivered first
+ *         \          \           \          ^
+ *          +----------+-----------+-- stop -+            fail(), abort, close(): within a second
+ *
+ * Order of an end: the STOP word, which frees every wait here and in the workers and makes each worker drop its own
+ * socket; then the tasks are joined; a worker that has not come back after JOIN_MS is terminated; then the pool goes.
+ *
+ * First error wins: whoever takes the FIRST_ERROR word owns the session's error; later ones are attached to it as
+ * `suppressed`. A channel's claim and its message are two things: until the message is here the session is stopped
+ * without its reason, so everything that wants to throw waits for `#settled`.
+ */
+import { performance } from 'node:perf_hooks';
+import { Piscina } from 'piscina';
+import diagnostics from 'node:diagnostics_channel';
+import { MultifdError } from './errors.js';
+import type { ChannelOutcome } from './send/channel.js';
+import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
+import {
+  STAT_BUSY_MS,
+  STAT_BYTES,
+  STAT_DEVICE_STATES,
+  STAT_IDLE_MS,
+  STAT_NORMAL_PAGES,
+  STAT_PACKETS,
+  STAT_SYNCS,
+  STAT_ZERO_PAGES,
+} from './shared/layout.js';
+import { isTraceMessage, trace, wantsThreadTrace, type TracePoint } from './trace.js';
+
+/** How long the channels may take to come back after STOP before their threads are terminated. */
+const JOIN_MS = 600;
+const WATCH_MS = 250;
+
+/** Counters of one channel, or the sum of all. */
+export interface ChannelStats {
+  /** Bytes on the wire of the channels: hello, headers and payloads. */
+  bytes: number;
+  packets: number;
+  /** Pages that travelled with their data. */
+  normalPages: number;
+  /** Pages that travelled as an offset only. */
+  zeroPages: number;
+  /** SYNC packets. */
+  syncs: number;
+  /** DEVICE_STATE packets. */
+  deviceStates: number;
+  /** Milliseconds the channel's thread waited for work, and worked (socket included). */
+  idleMs: number;
+  busyMs: number;
+}
+
+export interface Stats extends ChannelStats {
+  /** Page bytes that travelled, zero pages included: (normalPages + zeroPages) * pageSize. */
+  pageBytes: number;
+  /** Milliseconds since the session was opened. */
+  elapsedMs: number;
+  channels: ChannelStats[];
+}
+
+export abstract class Session implements AsyncDisposable {
+  /**
+   * Settles when nothing of the session is left: fulfilled after end() or close(), rejected with the first error.
+   * It may be left alone: it never causes an unhandled rejection.
+   */
+  readonly done: Promise<void>;
+  protected readonly control: Control;
+  protected readonly pageSize: number;
+  #error: MultifdError | undefined;
+  readonly #later: MultifdError[] = [];
+  #stopping: Promise<void> | undefined;
+  #ended = false;
+  readonly #tasks: Promise<void>[] = [];
+  readonly #pool: Piscina;
+  #poolGone = false;
+  #resolveDone!: () => void;
+  #rejectDone!: (error: MultifdError) => void;
+  /** Waiters for the reason of a stop, and sleepers. */
+  readonly #reasonWaiters = new Set<() => void>();
+  readonly #sleepers = new Set<() => void>();
+  readonly #counters: Float64Array[];
+  readonly #keepAlive: NodeJS.Timeout;
+  readonly #signal: AbortSignal | undefined;
+  readonly #opened = performance.now();
+  #elapsed: number | undefined;
+  #watchers = 0;
+
+  protected constructor(worker: URL, control: Control, pageSize: number, signal: AbortSignal | undefined) {
+    this.control = control;
+    this.pageSize = pageSize;
+    this.#counters = Array.from({ length: control.channels }, (_, id) => control.stats(id));
+    this.done = new Promise<void>((resolve, reject) => {
+      this.#resolveDone = resolve;
+      this.#rejectDone = reject;
+    });
+    this.done.catch(() => {});
+    this.#pool = new Piscina({
+      filename: worker.href,
+      name: 'default',
+      minThreads: control.channels,
+      maxThreads: control.channels,
+      // The workers' event loops must turn between tasks: they own sockets.
+      atomics: 'disabled',
+      concurrentTasksPerWorker: 1,
+      // Workers are the session's and end with it.
+      idleTimeout: Infinity,
+      // NODE_OPTIONS and flags of the embedder are not for the channels, and some make a worker fail.
+      execArgv: [],
+    });
+    this.#pool.on('message', (message: unknown) => {
+      if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);
+    });
+    this.#pool.on('error', (error) =>
+      this.fail(MultifdError.wrap(error, 'ERR_MULTIFD_WORKER', 'channel thread')),
+    );
+    control.trace = wantsThreadTrace();
+    // Keeps the process alive while something is waited for (Atomics.waitAsync does not), and follows subscriptions.
+    this.#keepAlive = setInterval(() => {
+      control.trace = wantsThreadTrace();
+    }, WATCH_MS);
+    this.#signal = signal;
+    signal?.addEventListener('abort', this.#onAbort, { once: true });
+  }
+
+  /** The first error, once it is known. */
+  get error(): MultifdError | undefined {
+    return this.#error;
+  }
+
+  // ---- for the two ends ----
+
+  /** Trace points of this side. */
+  protected abstract readonly terminatePoint: TracePoint;
+  /** Frees what the side itself holds (listener, descriptors), after the workers are gone. */
+  protected abstract release(): Promise<void> | void;
+
+  /** Starts a channel's task. The outcome comes back when the channel has ended. */
+  protected runChannel(id: number, task: object, ended?: () => void): void {
+    const run = (this.#pool.run(task) as Promise<ChannelOutcome>).then(
+      (outcome) => {
+        ended?.();
+        if (outcome.error === undefined) return;
+        const error = MultifdError.fromPlain(outcome.error);
+        if (outcome.first === true) this.#settle(error);
+        else this.#later.push(error);
+      },
+      (thrown: unknown) => {
+        ended?.();
+        // The pool rejects every task that is left when it goes.
+        if (this.#poolGone) return;
+        this.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', `the thread of channel ${id} died`));
+      },
+    );
+    this.#tasks.push(run);
+  }
+
+  /** Ends the session with an error, if it is the first. */
+  protected fail(error: MultifdError): void {
+    if (this.#elapsed !== undefined) return;
+    if (!this.control.claimFirstError(-1)) {
+      this.#later.push(error);
+      return;
+    }
+    this.#settle(error);
+  }
+
+  #settle(error: MultifdError): void {
+    if (this.#error === undefined) {
+      this.#error = error;
+      this.#wakeAll();
+    }
+    void this.#stop(STOP_FAIL);
+  }
+
+  /** Throws if the session has failed or is closed; waits for the reason if it is still on its way. */
+  protected async check(): Promise<void> {
+    if (this.control.stopped === STOP_RUN) return;
+    if (this.#elapsed !== undefined && this.#error === undefined) {
+      throw new MultifdError('ERR_MULTIFD_STATE', 'the session has ended: received a call, expected none');
+    }
+    await this.#reason();
+    throw this.#error ?? new MultifdError('ERR_MULTIFD_CLOSED', 'the session was closed');
+  }
+
+  /** Until the reason of the stop is known: a channel's message, or the end of all channels. */
+  async #reason(): Promise<void> {
+    if (this.#error !== undefined) return;
+    await Promise.race([
+      this.#stop(STOP_FAIL),
+      new Promise<void>((resolve) => {
+        this.#reasonWaiters.add(resolve);
+      }),
+    ]);
+  }
+
+  #wakeAll(): void {
+    for (const wake of this.#reasonWaiters) wake();
+    this.#reasonWaiters.clear();
+    this.wakeSleepers();
+  }
+
+  /**
+   * Until `condition` holds, looking again whenever a channel posts READY; throws when the session stops.
+   *
+   * @param spin looks before sleeping
+   */
+  protected async until(condition: () => boolean, spin = 0): Promise<void> {
+    for (;;) {
+      const seen = this.control.readyCount;
+      if (condition()) return;
+      if (this.control.stopped !== STOP_RUN) await this.check();
+      const wait = this.control.waitReady(seen, spin);
+      if (wait !== undefined) await wait;
+    }
+  }
+
+  /** Sleeps, but not beyond the session's stop. */
+  protected async sleep(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const wake = (): void => {
+        clearTimeout(timer);
+        this.#sleepers.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, ms);
+      this.#sleepers.add(wake);
+    });
+  }
+
+  /** Ends what sleep() waits for; for a bandwidth that was raised. */
+  protected wakeSleepers(): void {
+    for (const wake of [...this.#sleepers]) wake();
+  }
+
+  /** Bytes on the wire so far, all channels together. */
+  protected wireBytes(): number {
+    let bytes = 0;
+    for (const counters of this.#counters) bytes += counters[STAT_BYTES];
+    return bytes;
+  }
+
+  /** Orderly: every channel ends by itself, then nothing is left. Throws the first error if there is one. */
+  protected async endOrderly(): Promise<void> {
+    await this.check();
+    this.#ended = true;
+    await this.#stop(STOP_END);
+    if (this.#error !== undefined) throw this.#error;
+  }
+
+  #stop(level: number): Promise<void> {
+    const before = this.control.stopped;
+    this.control.stop(level);
+    if (before < level) trace(this.terminatePoint, () => ({ level, error: this.#error?.message }));
+    this.#stopping ??= this.#teardown();
+    return this.#stopping;
+  }
+
+  async #teardown(): Promise<void> {
+    this.#signal?.removeEventListener('abort', this.#onAbort);
+    const all = Promise.allSettled(this.#tasks);
+    await this.joined(all);
+    this.#poolGone = true;
+    await this.#pool.destroy();
+    await all;
+    this.control.stop(STOP_FAIL);
+    await this.release();
+    clearInterval(this.#keepAlive);
+    this.#elapsed = performance.now() - this.#opened;
+    // A channel that claimed the first error and died before it could say so leaves the later ones.
+    this.#error ??= this.#later.shift();
+    this.#error?.suppressed.push(...this.#later);
+    this.#wakeAll();
+    this.control.postProgress();
+    if (this.#error === undefined) this.#resolveDone();
+    else this.#rejectDone(this.#error);
+  }
+
+  /** Waits for the tasks: as long as they need at an orderly end, else at most JOIN_MS. */
+  private async joined(all: Promise<unknown>): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    let over = false;
+    void all.then(() => {
+      over = true;
+      this.#wakeAll();
+    });
+    while (!over && this.control.stopped < STOP_FAIL) await this.sleep(WATCH_MS);
+    if (over) return;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, JOIN_MS);
+    });
+    await Promise.race([all, late]);
+    clearTimeout(timer);
+  }
+
+  readonly #onAbort = (): void => {
+    const reason: unknown = this.#signal?.reason;
+    const why = reason instanceof Error ? reason.message : String(reason);
+    this.fail(new MultifdError('ERR_MULTIFD_ABORTED', `aborted: ${why}`, { cause: reason }));
+  };
+
+  /** An AbortSignal that has fired already. */
+  protected checkAborted(): void {
+    if (this.#signal?.aborted === true) this.#onAbort();
+  }
+
+  // ---- for embedders ----
+
+  /**
+   * Ends the session at once, whatever is under way: pending calls reject with ERR_MULTIFD_CLOSED. Resolves when no
+   * thread, socket, timer or descriptor is left; never rejects. After end() it does nothing.
+   */
+  async close(): Promise<void> {
+    await this.#stop(STOP_FAIL);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  /** Counters so far, in total and for each channel; also after the end. */
+  stats(): Stats {
+    const channels: ChannelStats[] = [];
+    for (const counters of this.#counters) {
+      channels.push({
+        bytes: counters[STAT_BYTES],
+        packets: counters[STAT_PACKETS],
+        normalPages: counters[STAT_NORMAL_PAGES],
+        zeroPages: counters[STAT_ZERO_PAGES],
+        syncs: counters[STAT_SYNCS],
+        deviceStates: counters[STAT_DEVICE_STATES],
+        idleMs: counters[STAT_IDLE_MS],
+        busyMs: counters[STAT_BUSY_MS],
+      });
+    }
+    const sum = (key: keyof ChannelStats): number =>
+      channels.reduce((total, channel) => total + channel[key], 0);
+    const normalPages = sum('normalPages');
+    const zeroPages = sum('zeroPages');
+    return {
+      bytes: sum('bytes'),
+      packets: sum('packets'),
+      normalPages,
+      zeroPages,
+      syncs: sum('syncs'),
+      deviceStates: sum('deviceStates'),
+      idleMs: sum('idleMs'),
+      busyMs: sum('busyMs'),
+      pageBytes: (normalPages + zeroPages) * this.pageSize,
+      elapsedMs: this.#elapsed ?? performance.now() - this.#opened,
+      channels,
+    };
+  }
+
+  /**
+   * Stats as the channels push them: at most one item each `intervalMs` (default 200), none while nothing moves, one
+   * last item at the end, whatever the end was (`done` has the error). Costs nothing before it is iterated.
+   */
+  async *progress(options: { intervalMs?: number } = {}): AsyncGenerator<Stats, void, undefined> {
+    const intervalMs = options.intervalMs ?? 200;
+    if (!Number.isInteger(intervalMs) || intervalMs < 1 || intervalMs > 2 ** 31 - 1) {
+      throw new MultifdError(
+        'ERR_MULTIFD_OPTION',
+        `option intervalMs: given ${intervalMs}, allowed an integer from 1 to ${2 ** 31 - 1}`,
+      );
+    }
+    const { control } = this;
+    let last = -Infinity;
+    this.#watchers++;
+    control.progressMs = control.progressMs === 0 ? intervalMs : Math.min(control.progressMs, intervalMs);
+    try {
+      while (this.#elapsed === undefined) {
+        const seen = control.progressCount;
+        const now = performance.now();
+        if (now - last >= intervalMs) {
+          last = now;
+          yield this.stats();
+          continue;
+        }
+        const wait = control.waitProgress(seen);
+        if (wait !== undefined) await wait;
+      }
+      yield this.stats();
+    } finally {
+      if (--this.#watchers === 0) control.progressMs = 0;
+    }
+  }
+
+  /** Has end() been called? */
+  protected get isEnded(): boolean {
+    return this.#ended;
+  }
+}
