@@ -87,20 +87,18 @@ export class MultifdError extends Error {
       cause: this.cause,
     });
     if (this.stack !== undefined) error.stack = this.stack;
+    error.suppressed.push(...this.suppressed);
     return error;
   }
 
   toPlain(): PlainError {
-    const cause = this.cause;
+    const cause: unknown = this.cause;
     return {
       code: this.code,
       message: this.message,
       channel: this.channel,
       packetNum: this.packetNum,
-      cause:
-        cause instanceof Error
-          ? { name: cause.name, message: cause.message, code: (cause as NodeJS.ErrnoException).code }
-          : undefined,
+      cause: cause === undefined ? undefined : plainCause(cause),
     };
   }
 
@@ -116,9 +114,25 @@ export class MultifdError extends Error {
   /** Wraps whatever was thrown; a MultifdError passes unchanged. */
   static wrap(thrown: unknown, code: ErrorCode, what: string): MultifdError {
     if (thrown instanceof MultifdError) return thrown;
-    const message = thrown instanceof Error ? thrown.message : String(thrown);
-    return new MultifdError(code, `${what}: ${message}`, { cause: thrown });
+    return new MultifdError(code, `${what}: ${describeThrown(thrown)}`, { cause: thrown });
   }
+}
+
+/** Text of whatever was thrown; never throws itself. */
+export function describeThrown(thrown: unknown): string {
+  if (thrown instanceof Error) return thrown.message;
+  try {
+    return String(thrown);
+  } catch {
+    return 'an object without a text';
+  }
+}
+
+/** Only what a structured clone is sure to carry: a cause is often somebody else's object. */
+function plainCause(cause: unknown): NonNullable<PlainError['cause']> {
+  if (!(cause instanceof Error)) return { name: 'Error', message: describeThrown(cause) };
+  const { code } = cause as NodeJS.ErrnoException;
+  return { name: cause.name, message: cause.message, code: typeof code === 'string' ? code : undefined };
 }
 
 /** "received X, expected Y": the shape of every refusal's message. */

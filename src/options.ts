@@ -137,7 +137,7 @@ export function checkSenderOptions(options: SenderOptions): CheckedSenderOptions
     zlibLevel: integer('zlibLevel', options.zlibLevel, 1, 0, 9),
     zstdLevel: integer('zstdLevel', options.zstdLevel, 1, 1, 20),
     zeroPageDetection: oneOf('zeroPageDetection', options.zeroPageDetection, 'multifd', ZERO_PAGE_DETECTIONS),
-    maxBandwidth: checkMaxBandwidth(options.maxBandwidth ?? 0),
+    maxBandwidth: options.maxBandwidth === undefined ? 0 : checkMaxBandwidth(options.maxBandwidth),
     onZeroPages: callback('onZeroPages', options.onZeroPages),
   };
   if (checked.zeroPageDetection === 'legacy' && checked.onZeroPages === undefined) {
@@ -152,13 +152,13 @@ export function checkReceiverOptions(options: ReceiverOptions): CheckedReceiverO
   return {
     ...checkCommon(options, 0),
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
-    devices: checkDevices(options.devices ?? []),
+    devices: options.devices === undefined ? [] : checkDevices(options.devices),
   };
 }
 
 /** Bytes a second: an integer of 0 (no limit) or more. */
 export function checkMaxBandwidth(value: unknown): number {
-  return integer('maxBandwidth', value as number, 0, 0, Number.MAX_SAFE_INTEGER);
+  return integer('maxBandwidth', value as number, undefined, 0, Number.MAX_SAFE_INTEGER);
 }
 
 function checkCommon(options: CommonOptions, lowestPort: number): CheckedCommon {
@@ -192,7 +192,7 @@ function checkCommon(options: CommonOptions, lowestPort: number): CheckedCommon 
 export function checkAddress(address: unknown, lowestPort: number): Address {
   const allowed = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'";
   if (typeof address === 'string') {
-    const tcp = /^tcp:(?:\[([^\]]+)\]|([^:]*)):(\d+)$/.exec(address);
+    const tcp = /^tcp:(?:\[([^\]]+)\]|([^:[\]]*)):(\d+)$/.exec(address);
     if (tcp !== null) {
       return checkAddress({ host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) }, lowestPort);
     }
@@ -202,6 +202,9 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
   }
   if (address === null || typeof address !== 'object') throw wrong('address', address, allowed);
   const { host, port, path } = address as { host?: unknown; port?: unknown; path?: unknown };
+  if (Object.keys(address).some((key) => !['host', 'port', 'path'].includes(key))) {
+    throw wrong('address', address, allowed);
+  }
   if (path !== undefined) {
     if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
       throw wrong('address', address, allowed);
@@ -213,7 +216,7 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
   if (!Number.isInteger(port) || (port as number) < lowestPort || (port as number) > 65535) {
     throw wrong('address.port', port, `an integer from ${lowestPort} to 65535`);
   }
-  return { host: (host as string | undefined) ?? '127.0.0.1', port: port as number };
+  return { host: (host) ?? '127.0.0.1', port: port as number };
 }
 
 /** Text form of an address, for messages. */
@@ -288,7 +291,7 @@ function wrong(name: string, given: unknown, allowed: string): MultifdError {
   let text: string;
   if (typeof given === 'string') text = JSON.stringify(given);
   else if (typeof given === 'object' && given !== null) text = describeObject(given);
-  else text = String(given as number);
+  else text = String(given);
   return new MultifdError('ERR_MULTIFD_OPTION', `option ${name}: given ${text}, allowed ${allowed}`);
 }
 

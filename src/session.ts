@@ -16,7 +16,7 @@
 import { performance } from 'node:perf_hooks';
 import { Piscina } from 'piscina';
 import diagnostics from 'node:diagnostics_channel';
-import { MultifdError } from './errors.js';
+import { MultifdError, describeThrown } from './errors.js';
 import type { ChannelOutcome } from './send/channel.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import {
@@ -297,8 +297,9 @@ export abstract class Session implements AsyncDisposable {
 
   readonly #onAbort = (): void => {
     const reason: unknown = this.#signal?.reason;
-    const why = reason instanceof Error ? reason.message : String(reason);
-    this.fail(new MultifdError('ERR_MULTIFD_ABORTED', `aborted: ${why}`, { cause: reason }));
+    this.fail(
+      new MultifdError('ERR_MULTIFD_ABORTED', `aborted: ${describeThrown(reason)}`, { cause: reason }),
+    );
   };
 
   /** An AbortSignal that has fired already. */

@@ -11,7 +11,7 @@ export class PageBitmap {
 
   constructor(pageCount: number) {
     this.pageCount = pageCount;
-    this.words = new Int32Array((pageCount + 31) >>> 5 || 1);
+    this.words = new Int32Array(Math.ceil(pageCount / 32));
   }
 
   has(page: number): boolean {

@@ -34,6 +34,8 @@ export interface RAMBlockOptions {
   size?: number;
 }
 
+const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size'];
+
 export type BlockKind = 'shared' | 'file' | 'private';
 
 /** What a channel thread is told of a block. */
@@ -66,9 +68,12 @@ export class RAMBlock {
   constructor(options: RAMBlockOptions, index: number, pageSize: number) {
     const { name, memory, file } = options;
     const bad = (why: string): MultifdError =>
-      new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(name)}: ${why}`);
+      new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(String(name))}: ${why}`);
     if (typeof name !== 'string' || !/^[\x20-\x7e]+$/.test(name) || name.length > MAX_NAME_BYTES) {
       throw bad(`name must be 1 to ${MAX_NAME_BYTES} printable ASCII characters`);
+    }
+    for (const key of Object.keys(options)) {
+      if (!BLOCK_KEYS.includes(key)) throw bad(`unknown property ${key}, allowed ${BLOCK_KEYS.join(', ')}`);
     }
     if ((memory === undefined) === (file === undefined)) throw bad('give either memory or file');
     let base = 0;
@@ -77,7 +82,7 @@ export class RAMBlock {
       if (options.offset !== undefined)
         throw bad('offset goes with file; pass a Uint8Array for a part of a buffer');
       if (memory instanceof Uint8Array) {
-        this.buffer = memory.buffer as SharedArrayBuffer | ArrayBuffer;
+        this.buffer = memory.buffer;
         base = memory.byteOffset;
       } else if (memory instanceof SharedArrayBuffer || memory instanceof ArrayBuffer) {
         this.buffer = memory;

@@ -3,15 +3,16 @@
  * workers/send-channel.ts).
  *
  *     connect -> hello -> RUNNING
- *       loop:  job?   RAM: zero-page detection | header | compression | write     then slot empty, pendingJob = 0
+ *       loop:  job?   RAM: page list copied, slot empty, pendingJob = 0 | zero-page detection | compression | write
  *                     device state: header | write
  *              sync?  wait for the last write | SYNC packet | write               then SYNC_DONE
  *              STOP?  END: finish the socket.  FAIL: drop it
  *              else   wait on SEM
  *
- * One packet may be on its way while the next is prepared: a slot of shared or file-backed pages is given back as
- * soon as its offsets are in the header, since nothing else of it is needed. Pages staged in the slot, and device
- * state, are the slot's own bytes: there the slot stays until the kernel has them.
+ * One packet is on its way while the next is prepared and the one after may already be handed over: of a slot of
+ * shared or file-backed pages only the page list is needed, so it is copied (512 bytes) and the slot given back at
+ * once. Pages staged in the slot, and device state, are the slot's own bytes: there it stays until they are compressed
+ * or with the kernel.
  *
  * Who owns the bytes: guest RAM is the embedder's and may change at any moment; what is compressed is copied first,
  * what is sent as it is, is read by the kernel.
@@ -57,6 +58,7 @@ import {
   fillPacket,
   packetHeaderBytes,
   pagesPerPacket,
+  type PacketToSend,
 } from '../wire/packet.js';
 
 /** What the calling thread gives to the worker. */
@@ -85,6 +87,8 @@ export type Report = (point: TracePoint, data: Record<string, unknown>) => void;
 
 /** How many looks at SEM before sleeping: about 10 µs. */
 const SPIN = 400;
+/** Packets without payload that are held back for one write while jobs keep coming. */
+const MAX_HELD = 8;
 /** At an orderly end, how long the peer may take to read what is left. */
 const FINISH_TIMEOUT_MS = 10_000;
 
@@ -119,15 +123,21 @@ class SendChannel {
   readonly #files: (FileBlock | undefined)[];
   readonly #methodFlag: number;
   readonly #method: SendMethod | undefined;
-  /** Two of each: one for the packet on its way, one for the packet in the making. */
+  /** Enough for all that is on its way and all that is held back. */
   readonly #headers: Buffer[];
+  #headerTurn = 0;
+  /** Pages of files. Two: one for the packet on its way, one for the packet in the making. */
   readonly #staging: Buffer[] = [];
   #turn = 0;
+  /** Made and not yet handed to the socket. */
+  readonly #pending: Buffer[] = [];
   /** What the method compresses: a copy of the pages. */
   readonly #input: Buffer | undefined;
   /** Positions in the slot: normal pages first, then zero pages. */
   readonly #order: Uint16Array;
+  /** The slot's page list, copied; and the same in the packet's order. */
   readonly #queued: Uint32Array;
+  readonly #pages: Uint32Array;
   #socket: net.Socket | undefined;
   #broken: MultifdError | undefined;
   #wakeWriter: (() => void) | undefined;
@@ -155,9 +165,10 @@ class SendChannel {
     this.#method = METHODS[task.compression].createSender?.(task.level);
     if (this.#method !== undefined) this.#input = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
     const headerBytes = Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES);
-    this.#headers = [Buffer.alloc(headerBytes), Buffer.alloc(headerBytes)];
+    this.#headers = Array.from({ length: 2 * (MAX_HELD + 1) }, () => Buffer.alloc(headerBytes));
     this.#order = new Uint16Array(pagesPerPacket(task.pageSize));
     this.#queued = new Uint32Array(pagesPerPacket(task.pageSize));
+    this.#pages = new Uint32Array(pagesPerPacket(task.pageSize));
   }
 
   async run(): Promise<void> {
@@ -172,7 +183,9 @@ class SendChannel {
     }
     void this.#guard();
     await this.#connect();
-    await this.#write([encodeHello({ uuid: this.#task.uuid, id: this.#id })], 64);
+    this.#hold(encodeHello({ uuid: this.#task.uuid, id: this.#id }));
+    await this.#startWrite();
+    await this.#flushed();
     this.#control.setChannelState(this.#id, CHANNEL_RUNNING);
     this.#trace('multifd_send_thread_start', {});
     await this.#loop();
@@ -219,80 +232,71 @@ class SendChannel {
   }
 
   async #sendPages(slot: Slot): Promise<void> {
-    const block = slot.block;
-    const num = slot.num;
+    const { block, num } = slot;
     const size = this.#pageSize;
     const turn = (this.#turn ^= 1);
     const windows = this.#shared[block];
     const file = this.#files[block];
     const staged = windows === undefined && file === undefined;
+    const queued = this.#queued;
+    queued.set(slot.pages);
+    // All that was needed of the slot: the next job may come while this one is worked on.
+    if (!staged) this.#control.done(this.#id);
     // Where page `i` of the slot lies, unless it is shared: in the slot, or read from the file in one go.
     const staging = staged ? slot.data : this.#staging[turn];
-    if (file !== undefined) this.#readFile(file, slot, staging);
+    if (file !== undefined) this.#readFile(file, num, staging);
 
-    const normal = this.#detectZeroPages(slot, windows, staging);
-    const zero = num - normal;
-    slot.normalNum = normal;
-
-    // Runs of neighbours go out, or are copied, as one piece.
+    const normal = this.#detectZeroPages(num, windows, staging);
     const chunks: Buffer[] = [];
     let payloadBytes = normal * size;
     if (normal > 0) {
       const input = this.#input;
       let filled = 0;
+      // Runs of neighbours go out, or are copied, as one piece.
       for (let i = 0; i < normal;) {
-        const run = this.#runLength(slot, windows, i, normal);
-        const piece = this.#piece(slot, windows, staging, i, run);
+        const run = this.#runLength(windows, i, normal);
+        const piece = this.#piece(windows, staging, i, run);
         if (input === undefined) chunks.push(piece);
         else piece.copy(input, filled);
         filled += run * size;
         i += run;
       }
       if (input !== undefined && this.#method !== undefined) {
+        if (staged) this.#control.done(this.#id);
         const made = this.#method.compress(input.subarray(0, filled));
         const payload = made instanceof Promise ? await made : made;
         payloadBytes = payload.length;
         chunks.push(payload);
       }
     }
-    this.#permute(slot);
-    const header = this.#headers[turn];
     const packetNum = this.#control.nextPacketNum();
-    fillPacket(header, size, {
-      flags: this.#methodFlag,
-      normalPages: normal,
-      zeroPages: zero,
-      nextPacketSize: payloadBytes,
-      packetNum,
-      ramblock: this.#names[block],
-      pages: slot.pages,
-    });
-    const headerBytes = packetHeaderBytes(size);
-    chunks.unshift(header.subarray(0, headerBytes));
-    this.#trace('multifd_send_fill', {
-      packetNum,
-      normal,
-      zero,
-      flags: this.#methodFlag,
-      nextPacketSize: payloadBytes,
-    });
+    this.#sendPacket(
+      {
+        flags: this.#methodFlag,
+        normalPages: normal,
+        zeroPages: num - normal,
+        nextPacketSize: payloadBytes,
+        packetNum,
+        ramblock: this.#names[block],
+        pages: this.#ordered(num),
+      },
+      chunks,
+    );
+    this.#stats[STAT_NORMAL_PAGES] += normal;
+    this.#stats[STAT_ZERO_PAGES] += num - normal;
 
-    const inSlot = staged && this.#input === undefined && normal > 0;
-    await this.#flushed();
-    const write = this.#startWrite(chunks);
-    if (!inSlot) this.#control.done(this.#id);
-    this.#count(headerBytes + payloadBytes, normal, zero);
-    if (inSlot) {
-      await write;
-      await this.#flushed();
-      this.#control.done(this.#id);
-    }
+    const inSlot = staged && normal > 0 && this.#method === undefined;
+    // A packet without payload waits for the next one if that is there already: one system call for both.
+    const hold = normal === 0 && this.#pending.length < MAX_HELD && this.#control.hasJob(this.#id) && !staged;
+    if (!hold) await this.#startWrite();
+    if (inSlot) await this.#flushed();
+    if (inSlot || (staged && normal === 0)) this.#control.done(this.#id);
   }
 
-  /** Reads the slot's pages into `staging`, page i at i * pageSize, neighbours in one call. */
-  #readFile(file: FileBlock, slot: Slot, staging: Buffer): void {
+  /** Reads the queued pages into `staging`, page i at i * pageSize, neighbours in one call. */
+  #readFile(file: FileBlock, num: number, staging: Buffer): void {
     const size = this.#pageSize;
-    const { pages, num } = slot;
+    const pages = this.#queued;
     for (let i = 0; i < num;) {
       let run = 1;
       while (i + run < num && pages[i + run] === pages[i] + run) run++;
@@ -302,34 +306,22 @@ class SendChannel {
   }
 
   /**
-   * Fills #order with the slot's positions, normal pages first, in queueing order, then zero pages.
+   * Partitions: fills #order with the positions of the queued pages, normal pages first, in queueing order, then zero
+   * pages.
    *
    * @returns the number of normal pages
    */
-  #detectZeroPages(slot: Slot, windows: Windows | undefined, staging: Buffer): number {
+  #detectZeroPages(num: number, windows: Windows | undefined, staging: Buffer): number {
     const order = this.#order;
-    const num = slot.num;
     if (this.#task.zeroPageDetection !== 'multifd') {
       for (let i = 0; i < num; i++) order[i] = i;
       return num;
     }
     const size = this.#pageSize;
-    const { pages } = slot;
-    const first = pages[0] * size;
-    // All-zero batches of neighbours are the bulk of a fresh guest: one look at all of it, at memory speed.
-    if (pages[num - 1] === pages[0] + num - 1 && this.#ascends(pages, num)) {
-      let zero: boolean;
-      if (windows === undefined) zero = isZeroRange(staging, 0, num * size);
-      else {
-        const window = windows.windowAt(first);
-        zero =
-          num * size <= Windows.runLimit(first) &&
-          isZeroRange(window, first % Windows.WINDOW_BYTES, num * size);
-      }
-      if (zero) {
-        for (let i = 0; i < num; i++) order[i] = i;
-        return 0;
-      }
+    const pages = this.#queued;
+    if (this.#isOneZeroRun(num, windows, staging)) {
+      for (let i = 0; i < num; i++) order[i] = i;
+      return 0;
     }
     let normal = 0;
     let zeroes = 0;
@@ -347,83 +339,103 @@ class SendChannel {
     return normal;
   }
 
-  #ascends(pages: Uint32Array, num: number): boolean {
+  /** All-zero batches of neighbours are the bulk of a fresh guest: one look at all of it, at memory speed. */
+  #isOneZeroRun(num: number, windows: Windows | undefined, staging: Buffer): boolean {
+    const size = this.#pageSize;
+    if (windows === undefined) return isZeroRange(staging, 0, num * size);
+    const pages = this.#queued;
     for (let i = 1; i < num; i++) if (pages[i] !== pages[0] + i) return false;
-    return true;
+    const first = pages[0] * size;
+    if (num * size > Windows.runLimit(first)) return false;
+    return isZeroRange(windows.windowAt(first), first % Windows.WINDOW_BYTES, num * size);
   }
 
   /** From position `i` of the order on, how many normal pages lie side by side in memory. */
-  #runLength(slot: Slot, windows: Windows | undefined, i: number, normal: number): number {
+  #runLength(windows: Windows | undefined, i: number, normal: number): number {
     const order = this.#order;
     let run = 1;
     if (windows === undefined) {
       while (i + run < normal && order[i + run] === order[i] + run) run++;
       return run;
     }
-    const first = slot.pages[order[i]];
+    const pages = this.#queued;
+    const first = pages[order[i]];
     const limit = Math.min(normal - i, Windows.runLimit(first * this.#pageSize) / this.#pageSize);
-    while (run < limit && slot.pages[order[i + run]] === first + run) run++;
+    while (run < limit && pages[order[i + run]] === first + run) run++;
     return run;
   }
 
-  #piece(slot: Slot, windows: Windows | undefined, staging: Buffer, i: number, run: number): Buffer {
+  #piece(windows: Windows | undefined, staging: Buffer, i: number, run: number): Buffer {
     const size = this.#pageSize;
     const position = this.#order[i];
-    if (windows !== undefined) return windows.view(slot.pages[position] * size, run * size);
+    if (windows !== undefined) return windows.view(this.#queued[position] * size, run * size);
     return staging.subarray(position * size, (position + run) * size);
   }
 
-  /** Puts the slot's page list itself into the order. */
-  #permute(slot: Slot): void {
-    const { pages, num } = slot;
-    const queued = this.#queued;
-    for (let i = 0; i < num; i++) queued[i] = pages[i];
-    for (let i = 0; i < num; i++) pages[i] = queued[this.#order[i]];
+  /** The page list in the order of the packet. */
+  #ordered(num: number): Uint32Array {
+    const ordered = this.#pages;
+    for (let i = 0; i < num; i++) ordered[i] = this.#queued[this.#order[i]];
+    return ordered;
   }
 
   async #sendDeviceState(slot: Slot): Promise<void> {
-    const header = this.#headers[(this.#turn ^= 1)];
+    const header = this.#nextHeader().subarray(0, DEVICE_STATE_HEADER_BYTES);
     fillDeviceState(header, { idstr: slot.idstr, instanceId: slot.instanceId, nextPacketSize: slot.length });
-    await this.#write(
-      [header.subarray(0, DEVICE_STATE_HEADER_BYTES), slot.data.subarray(0, slot.length)],
-      DEVICE_STATE_HEADER_BYTES + slot.length,
-    );
+    this.#hold(header);
+    this.#hold(slot.data.subarray(0, slot.length));
     this.#stats[STAT_PACKETS] += 1;
     this.#stats[STAT_DEVICE_STATES] += 1;
+    await this.#startWrite();
+    await this.#flushed();
     this.#control.done(this.#id);
   }
 
   async #sendSync(): Promise<void> {
-    const header = this.#headers[(this.#turn ^= 1)];
-    const packetNum = this.#control.nextPacketNum();
-    fillPacket(header, this.#pageSize, {
-      flags: MULTIFD_FLAG_SYNC,
-      normalPages: 0,
-      zeroPages: 0,
-      nextPacketSize: 0,
-      packetNum,
-      ramblock: undefined,
-      pages: this.#queued,
-    });
-    this.#trace('multifd_send_fill', {
-      packetNum,
-      normal: 0,
-      zero: 0,
-      flags: MULTIFD_FLAG_SYNC,
-      nextPacketSize: 0,
-    });
-    const headerBytes = packetHeaderBytes(this.#pageSize);
-    await this.#write([header.subarray(0, headerBytes)], headerBytes);
-    this.#stats[STAT_PACKETS] += 1;
+    this.#sendPacket(
+      {
+        flags: MULTIFD_FLAG_SYNC,
+        normalPages: 0,
+        zeroPages: 0,
+        nextPacketSize: 0,
+        packetNum: this.#control.nextPacketNum(),
+        ramblock: undefined,
+        pages: this.#pages,
+      },
+      [],
+    );
     this.#stats[STAT_SYNCS] += 1;
+    await this.#startWrite();
+    await this.#flushed();
     this.#control.syncDone(this.#id);
   }
 
-  #count(bytes: number, normal: number, zero: number): void {
-    this.#stats[STAT_BYTES] += bytes;
+  /** Adds a packet to what is written next. */
+  #sendPacket(packet: PacketToSend, payload: Buffer[]): void {
+    const header = this.#nextHeader().subarray(0, packetHeaderBytes(this.#pageSize));
+    fillPacket(header, this.#pageSize, packet);
+    this.#hold(header);
+    for (const piece of payload) this.#hold(piece);
     this.#stats[STAT_PACKETS] += 1;
-    this.#stats[STAT_NORMAL_PAGES] += normal;
-    this.#stats[STAT_ZERO_PAGES] += zero;
+    if (this.#control.trace) {
+      this.#trace('multifd_send_fill', {
+        packetNum: packet.packetNum,
+        normal: packet.normalPages,
+        zero: packet.zeroPages,
+        flags: packet.flags,
+        nextPacketSize: packet.nextPacketSize,
+      });
+    }
+  }
+
+  #nextHeader(): Buffer {
+    this.#headerTurn = (this.#headerTurn + 1) % this.#headers.length;
+    return this.#headers[this.#headerTurn];
+  }
+
+  #hold(piece: Buffer): void {
+    this.#pending.push(piece);
+    this.#stats[STAT_BYTES] += piece.length;
   }
 
   #trace(point: TracePoint, data: Record<string, unknown>): void {
@@ -501,25 +513,20 @@ class SendChannel {
     this.#control.postSem(this.#id);
   }
 
-  /** Writes everything and waits until the kernel has it. */
-  async #write(chunks: Buffer[], bytes: number): Promise<void> {
-    await this.#flushed();
-    await this.#startWrite(chunks);
-    await this.#flushed();
-    this.#stats[STAT_BYTES] += bytes;
-  }
-
-  /** Hands one packet to the socket; nothing else may be on its way. */
-  #startWrite(chunks: Buffer[]): void {
-    if (this.#broken !== undefined) throw this.#broken;
+  /** Hands all that is held to the socket, in one system call, as soon as nothing else is on its way. */
+  async #startWrite(): Promise<void> {
+    if (this.#writing || this.#broken !== undefined) await this.#flushed();
     if (this.#peerEnded) throw new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel');
     const socket = this.#socket as net.Socket;
+    const pieces = this.#pending;
+    const last = pieces.length - 1;
+    if (last < 0) return;
     this.#writing = true;
     socket.cork();
-    const last = chunks.length - 1;
-    for (let i = 0; i < last; i++) socket.write(chunks[i]);
-    socket.write(chunks[last], this.#written);
+    for (let i = 0; i < last; i++) socket.write(pieces[i]);
+    socket.write(pieces[last], this.#written);
     socket.uncork();
+    pieces.length = 0;
   }
 
   readonly #written = (error?: Error | null): void => {

@@ -102,7 +102,7 @@ export interface PacketExpectation {
   pageSize: number;
   /** The method bits of the configured compression. */
   methodFlag: number;
-  /** Index and page count of a block by its name, or undefined. */
+  /** Index of a block, and its size in bytes, by its name; or undefined. */
   findBlock(name: string): { index: number; size: number } | undefined;
 }
 
@@ -155,7 +155,7 @@ export function unfillPacketStart(bytes: Buffer): number {
  * failure wins.
  *
  * @throws MultifdError ERR_MULTIFD_MAGIC, _VERSION, _PAGES_ALLOC, _NORMAL_PAGES, _ZERO_PAGES, _RAMBLOCK, _OFFSET,
- *   _METHOD, _PACKET_SIZE; each with `packetNum`
+ *   _METHOD, _PACKET_SIZE; from _PAGES_ALLOC on with `packetNum`
  */
 export function unfillPacket(header: Buffer, expected: PacketExpectation, into: PacketHeader): void {
   const { pageSize } = expected;
