@@ -217,7 +217,7 @@ export class Sender extends Session {
       if (this.#ramBusy === 0 && this.#maxBandwidth === 0 && this.#tryQueue(state, page)) return RESOLVED;
       return this.#exclusive(() => this.#queue(state, page, 1));
     } catch (error) {
-      return Promise.reject(error);
+      return Promise.reject(MultifdError.wrap(error, 'ERR_MULTIFD_OPTION', 'queuePage'));
     }
   }
 
