@@ -216,7 +216,7 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
   if (!Number.isInteger(port) || (port as number) < lowestPort || (port as number) > 65535) {
     throw wrong('address.port', port, `an integer from ${lowestPort} to 65535`);
   }
-  return { host: (host) ?? '127.0.0.1', port: port as number };
+  return { host: host ?? '127.0.0.1', port: port as number };
 }
 
 /** Text form of an address, for messages. */

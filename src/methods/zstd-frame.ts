@@ -14,6 +14,7 @@ const ZSTD_MAGIC = 0xfd2fb528;
 const MAX_WINDOW_BYTES = 2 ** 27;
 const MAX_BLOCK_BYTES = 2 ** 17;
 const BLOCK_TYPE_RLE = 1;
+const BLOCK_TYPE_COMPRESSED = 2;
 const BLOCK_TYPE_RESERVED = 3;
 
 /** A stretch of a payload that lies in one frame. */
@@ -28,6 +29,8 @@ export interface FramePart {
   ends: boolean;
   /** Content size that the frame's header gives; known only if `begins`. */
   contentSize: number | undefined;
+  /** The part decodes to at most this many bytes: raw and RLE blocks say their size, others hold up to 128 KiB. */
+  maxSize: number;
 }
 
 export class FrameWalker {
@@ -51,6 +54,7 @@ export class FrameWalker {
         blocks: at,
         ends: false,
         contentSize: undefined,
+        maxSize: 0,
       };
       if (!this.#open) {
         part.begins = true;
@@ -110,6 +114,7 @@ export class FrameWalker {
     const type = (header >>> 1) & 3;
     const size = header >>> 3;
     if (type === BLOCK_TYPE_RESERVED) throw refuse('a block of the reserved type');
+    part.maxSize += type === BLOCK_TYPE_COMPRESSED ? MAX_BLOCK_BYTES : size;
     if (size > MAX_BLOCK_BYTES)
       throw refuse(receivedExpected('block size', size, `at most ${MAX_BLOCK_BYTES}`));
     at += 3;

@@ -1,0 +1,102 @@
+/**
+ * Methods zlib and zstd at level 1 on program bytes, against what the codec alone could do with these cores for both
+ * ends: cores / (1 / compress + 1 / decompress), each measured on one thread in packets of 512 KiB in the same run.
+ */
+import { createRequire } from 'node:module';
+import os from 'node:os';
+import zlib from 'node:zlib';
+import type { Compression } from '../src/index.js';
+import { Engine, mustBeEqual, rate } from './support/engine.js';
+import { fillImage, prefault } from './support/image.js';
+import { alternate, row, type Row } from './support/measure.js';
+
+const BYTES = 2 ** 27;
+const PACKET = 524288;
+const ROUNDS = 5;
+const FLOOR = 0.8;
+
+interface Codec {
+  compress(pages: Buffer): Buffer | Promise<Buffer>;
+  decompress(payload: Buffer): Buffer | Promise<Buffer>;
+}
+
+/** Node's own zstd where it has one, else the binding: what the methods use as well. */
+function zstd(): Codec {
+  const node = zlib as unknown as {
+    zstdCompressSync?: (data: Buffer, options: object) => Buffer;
+    zstdDecompressSync: (data: Buffer) => Buffer;
+    constants: { ZSTD_c_compressionLevel: number };
+  };
+  const compress = node.zstdCompressSync;
+  if (compress !== undefined) {
+    const params = { [node.constants.ZSTD_c_compressionLevel]: 1 };
+    return {
+      compress: (pages) => compress(pages, { params }),
+      decompress: (payload) => node.zstdDecompressSync(payload),
+    };
+  }
+  const binding = createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as {
+    compress(data: Buffer, level: number): Promise<Buffer>;
+    decompress(data: Buffer): Promise<Buffer>;
+  };
+  return {
+    compress: (pages) => binding.compress(pages, 1),
+    decompress: (payload) => binding.decompress(payload),
+  };
+}
+
+const CODECS: Record<'zlib' | 'zstd', () => Codec> = {
+  zlib: () => ({
+    compress: (pages) => zlib.deflateSync(pages, { level: 1 }),
+    decompress: (payload) => zlib.inflateSync(payload),
+  }),
+  zstd,
+};
+
+export async function run(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const cores = os.availableParallelism();
+  const source = new SharedArrayBuffer(BYTES);
+  const destination = new SharedArrayBuffer(BYTES);
+  fillImage(source, 'program');
+  prefault(destination);
+  const pages = Buffer.from(new Uint8Array(source));
+  for (const compression of ['zlib', 'zstd'] as const satisfies Compression[]) {
+    const codec = CODECS[compression]();
+    const payloads: Buffer[] = [];
+    for (let at = 0; at < BYTES; at += PACKET)
+      payloads.push(await codec.compress(pages.subarray(at, at + PACKET)));
+    const engine = await Engine.open(source, destination, {
+      channels: cores,
+      compression,
+      zlibLevel: 1,
+      zstdLevel: 1,
+    });
+    const figures = await alternate(
+      {
+        compress: () =>
+          rate(BYTES, async () => {
+            for (let at = 0; at < BYTES; at += PACKET) await codec.compress(pages.subarray(at, at + PACKET));
+          }),
+        decompress: () =>
+          rate(BYTES, async () => {
+            for (const payload of payloads) await codec.decompress(payload);
+          }),
+        multifd: () => rate(BYTES, () => engine.move()),
+      },
+      ROUNDS,
+    );
+    mustBeEqual(source, destination);
+    await engine.close();
+    const limit = figures.compress.map((compress, i) => cores / (1 / compress + 1 / figures.decompress[i]));
+    const shares = figures.multifd.map((value, i) => value / limit[i]);
+    const name = `${compression} level 1`;
+    rows.push(row('codec', `${name}: codec alone, compress, one thread`, 'GB/s', figures.compress));
+    rows.push(row('codec', `${name}: codec alone, decompress, one thread`, 'GB/s', figures.decompress));
+    rows.push(row('codec', `${name}: ${cores} channels, both ends`, 'GB/s', figures.multifd));
+    rows.push(
+      row('codec', `${name}: share of ${cores} / (1/compress + 1/decompress)`, '', shares, { floor: FLOOR }),
+    );
+  }
+  return rows;
+}

@@ -1,0 +1,43 @@
+/** Method none on random RAM against plain sockets between workers: the same bytes, both memories written before. */
+import { Engine, mustBeEqual, rate } from './support/engine.js';
+import { fillImage, prefault } from './support/image.js';
+import { alternate, ratios, row, type Row } from './support/measure.js';
+import { PlainSockets } from './support/plain.js';
+
+const BYTES = 2 ** 29;
+const ROUNDS = 7;
+/** At least this share of what the plain sockets move. */
+const FLOOR = 0.6;
+
+export async function run(): Promise<Row[]> {
+  const rows: Row[] = [];
+  const source = new SharedArrayBuffer(BYTES);
+  const destination = new SharedArrayBuffer(BYTES);
+  fillImage(source, 'random');
+  prefault(destination);
+  for (const channels of [1, 2]) {
+    const engine = await Engine.open(source, destination, { channels });
+    const plain = await PlainSockets.open(source, destination, channels);
+    const figures = await alternate(
+      {
+        multifd: () => rate(BYTES, () => engine.move()),
+        plain: () => rate(BYTES, () => plain.move()),
+      },
+      ROUNDS,
+    );
+    Buffer.from(destination).fill(0);
+    await engine.move();
+    mustBeEqual(source, destination);
+    await engine.close();
+    await plain.close();
+    const name = `random RAM, ${channels} channel${channels > 1 ? 's' : ''}`;
+    rows.push(row('none', `${name}: multifd`, 'GB/s', figures.multifd));
+    rows.push(row('none', `${name}: plain sockets`, 'GB/s', figures.plain));
+    rows.push(
+      row('none', `${name}: share of plain sockets`, '', ratios(figures.multifd, figures.plain), {
+        floor: FLOOR,
+      }),
+    );
+  }
+  return rows;
+}

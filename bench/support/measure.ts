@@ -1,0 +1,68 @@
+/** Statistics and the alternation of sides, for every bench. */
+
+export interface Spread {
+  min: number;
+  median: number;
+  max: number;
+}
+
+export function spread(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const median = sorted.length % 2 === 1 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
+  return { min: sorted[0], median, max: sorted[sorted.length - 1] };
+}
+
+/**
+ * Runs the sides in turn, A B A B ..., after one round that is not counted, so that a drift of the machine's speed
+ * meets all sides alike.
+ *
+ * @returns each side's figures in the order of the rounds
+ */
+export async function alternate<K extends string>(
+  sides: Record<K, () => Promise<number>>,
+  rounds: number,
+): Promise<Record<K, number[]>> {
+  const names = Object.keys(sides) as K[];
+  const figures = Object.fromEntries(names.map((name) => [name, [] as number[]])) as Record<K, number[]>;
+  for (let round = 0; round <= rounds; round++) {
+    for (const name of names) {
+      const figure = await sides[name]();
+      if (round > 0) figures[name].push(figure);
+    }
+  }
+  return figures;
+}
+
+/** Ratios a/b, round by round. */
+export function ratios(a: readonly number[], b: readonly number[]): number[] {
+  return a.map((value, index) => value / b[index]);
+}
+
+export function format(spread: Spread, digits = 2): string {
+  return `${spread.median.toFixed(digits)} (${spread.min.toFixed(digits)} to ${spread.max.toFixed(digits)})`;
+}
+
+/** One line of a bench's output. */
+export interface Row {
+  bench: string;
+  row: string;
+  unit: string;
+  median: number;
+  min: number;
+  max: number;
+  /** The floor that the figure must reach, or undefined for information. */
+  floor?: number;
+  /** For figures that must stay below: the ceiling. */
+  ceiling?: number;
+}
+
+export function row(
+  bench: string,
+  name: string,
+  unit: string,
+  values: readonly number[],
+  bound: Partial<Row> = {},
+): Row {
+  return { bench, row: name, unit, ...spread(values), ...bound };
+}

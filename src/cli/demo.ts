@@ -1,0 +1,189 @@
+/**
+ * `multifd demo`: its options, and what becomes of them. The work is demo-source.ts's.
+ */
+import { Command, Option } from 'commander';
+import type { Compression, ZeroPageDetection } from '../index.js';
+import { CliError, EXIT_OK, EXIT_USAGE, UsageError } from './cli-error.js';
+import { paintFor } from './colour.js';
+import { migrate, type DemoPlan } from './demo-source.js';
+import { MIN_SIZE } from './guest-image.js';
+import {
+  COMPRESSIONS,
+  integerFrom,
+  LEVELS,
+  MAX_CHANNELS,
+  pageSize,
+  sizeFrom,
+  ZERO_PAGE_DETECTIONS,
+} from './option-values.js';
+import { ProgressLine } from './progress-line.js';
+import { checkRamFile } from './ram-file.js';
+import { JsonReporter } from './report-json.js';
+import { TableReporter } from './report-table.js';
+import type { Backing, Reporter } from './report.js';
+import { runCommand } from './run-command.js';
+
+const MAX_DIRTY_ROUNDS = 1000;
+const DEFAULT_LEVEL = 1;
+
+interface DemoFlags {
+  channels: number;
+  compression: Compression;
+  level?: number;
+  zeroPageDetection: ZeroPageDetection;
+  pageSize: number;
+  maxBandwidth: number;
+  size: number;
+  ram?: string;
+  backing: Backing;
+  prefault: boolean;
+  dirtyRounds: number;
+  json: boolean;
+  progress: boolean;
+  verbose: boolean;
+}
+
+const EXAMPLES = `
+The source process forks a destination process, migrates a guest's RAM to it over loopback TCP, and compares the
+SHA-256 of every block on both sides. Sizes take K, M, G and T (binary).
+
+Examples:
+  $ multifd demo                                          1 GiB over 2 channels
+  $ multifd demo --channels 4 --compression zstd --level 3
+  $ multifd demo --ram memory.bin --backing file          a snapshot's memory file, in place, never written
+  $ multifd demo --size 4G --prefault --dirty-rounds 5    a guest that goes on writing
+  $ multifd demo --json | jq 'select(.type == "result")'
+
+Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+
+export function addDemoCommand(program: Command): void {
+  program
+    .command('demo')
+    .summary('migrate a guest from one process to another, and prove it')
+    .description("Migrates a guest's RAM from this process to another one, and proves that it arrived.")
+    .optionsGroup('Guest:')
+    .addOption(
+      new Option('--size <bytes>', 'size of the generated guest')
+        .default(2 ** 30, '1G')
+        .argParser(sizeFrom(MIN_SIZE)),
+    )
+    .addOption(new Option('--ram <file>', "this file's bytes instead of a generated guest").conflicts('size'))
+    .addOption(
+      new Option('--backing <kind>', 'both sides have their RAM in shared memory, or in files')
+        .choices(['shared', 'file'])
+        .default('shared'),
+    )
+    .addOption(new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize))
+    .addOption(
+      new Option('--dirty-rounds <n>', 'rewrite pages and send them again, this many times')
+        .default(0)
+        .argParser(integerFrom(0, MAX_DIRTY_ROUNDS)),
+    )
+    .option('--prefault', "write the destination's RAM once before the clock starts", false)
+    .optionsGroup('Migration:')
+    .addOption(
+      new Option('--channels <n>', 'connections, each with a thread at both ends')
+        .default(2)
+        .argParser(integerFrom(1, MAX_CHANNELS)),
+    )
+    .addOption(new Option('--compression <method>', 'method').choices(COMPRESSIONS).default('none'))
+    .addOption(
+      new Option(
+        '--level <n>',
+        `compression level: zlib ${range('zlib')}, zstd ${range('zstd')}; default 1`,
+      ).argParser(integerFrom(0, LEVELS.zstd.max)),
+    )
+    .addOption(
+      new Option('--zero-page-detection <where>', 'in the channels, on the queueing side, or not at all')
+        .choices(ZERO_PAGE_DETECTIONS)
+        .default('multifd'),
+    )
+    .addOption(
+      new Option('--max-bandwidth <bytes>', 'bytes a second on the wire; 0 for no limit')
+        .default(0)
+        .argParser(sizeFrom(0, 'bytes a second')),
+    )
+    .optionsGroup('Output:')
+    .option('--json', 'NDJSON on stdout: start, progress, and as the last line the result', false)
+    .option('--no-progress', 'neither a progress line nor progress records')
+    .option('--verbose', 'stack traces with errors', false)
+    .addHelpText('after', EXAMPLES)
+    .action(async (flags: DemoFlags, command: Command) => {
+      const plan = planOf(flags, command);
+      await runCommand(flags.verbose, (cancelled) => demo(plan, reporterOf(flags), cancelled));
+    });
+}
+
+/** What the options mean together. Ends with a usage error where they do not fit. */
+function planOf(flags: DemoFlags, command: Command): DemoPlan {
+  try {
+    const plan: DemoPlan = {
+      channels: flags.channels,
+      compression: flags.compression,
+      level: levelOf(flags),
+      zeroPageDetection: flags.zeroPageDetection,
+      pageSize: flags.pageSize,
+      maxBandwidth: flags.maxBandwidth,
+      backing: flags.backing,
+      prefault: flags.prefault,
+      dirtyRounds: flags.dirtyRounds,
+      ram: flags.ram ?? null,
+      size: flags.ram === undefined ? flags.size : checkRamFile(flags.ram),
+    };
+    if (plan.ram === null && plan.size % plan.pageSize !== 0) {
+      throw new UsageError(
+        `option '--size <bytes>' argument '${plan.size}' is invalid. Allowed is a multiple of the page size ${plan.pageSize}.`,
+      );
+    }
+    return plan;
+  } catch (error) {
+    if (error instanceof UsageError) command.error(`error: ${error.message}`, { exitCode: EXIT_USAGE });
+    throw error;
+  }
+}
+
+function levelOf({ compression, level }: DemoFlags): number | null {
+  if (compression === 'none') {
+    if (level === undefined) return null;
+    throw new UsageError(
+      `option '--level <n>' argument '${level}' is invalid. Allowed only with --compression zlib or zstd, not none.`,
+    );
+  }
+  const { min, max } = LEVELS[compression];
+  const wanted = level ?? DEFAULT_LEVEL;
+  if (wanted >= min && wanted <= max) return wanted;
+  throw new UsageError(
+    `option '--level <n>' argument '${wanted}' is invalid. Allowed with --compression ${compression} is ${range(compression)}.`,
+  );
+}
+
+function range(compression: keyof typeof LEVELS): string {
+  const { min, max } = LEVELS[compression];
+  return `${min} to ${max}`;
+}
+
+function reporterOf(flags: DemoFlags): Reporter {
+  // With both on one terminal the records are the progress.
+  const wantsLine = flags.progress && !(flags.json && process.stdout.isTTY);
+  const line = new ProgressLine(process.stderr, wantsLine, process.env);
+  if (flags.json) return new JsonReporter(process.stdout, line, flags.progress);
+  return new TableReporter(process.stdout, line, paintFor(process.stdout, process.env));
+}
+
+async function demo(plan: DemoPlan, report: Reporter, cancelled: AbortSignal): Promise<number> {
+  let result;
+  try {
+    result = await migrate(plan, report, cancelled);
+  } catch (error) {
+    report.failed(error);
+    throw error;
+  }
+  const different = result.blocks.filter((block) => !block.equal).map((block) => block.name);
+  if (different.length > 0) {
+    const error = new CliError('ERR_CLI_DIFFERENT', `SHA-256 differs of ${different.join(', ')}`);
+    report.result(result, error);
+    throw error;
+  }
+  report.result(result);
+  return EXIT_OK;
+}

@@ -1,0 +1,81 @@
+/**
+ * What the demo tells of itself, to people (report-table.ts) or to machines (report-json.ts). All figures are in
+ * bytes, pages and seconds.
+ */
+import type { Compression, ZeroPageDetection } from '../index.js';
+import type { DirtyCounts } from './dirty-pages.js';
+import type { BlockPlan } from './guest-ram.js';
+
+/** What was asked for, in both the first and the last record. */
+export interface DemoSettings {
+  channels: number;
+  compression: Compression;
+  /** null with compression none. */
+  level: number | null;
+  zeroPageDetection: ZeroPageDetection;
+  pageSize: number;
+  maxBandwidth: number;
+  backing: Backing;
+  prefault: boolean;
+  dirtyRounds: number;
+  /** The file of --ram, or null for the generated guest image. */
+  ram: string | null;
+}
+
+export type Backing = 'shared' | 'file';
+
+export interface DemoStart extends DemoSettings {
+  pid: number;
+  destinationPid: number | undefined;
+  /** Backing file: where each side's RAM is while it runs. */
+  sourceFile: string | null;
+  destinationFile: string | null;
+  startupSeconds: number;
+  /** What will be moved: the guest's size, and the pages of all dirty rounds. */
+  totalBytes: number;
+  blocks: readonly BlockPlan[];
+}
+
+export interface DemoProgress {
+  /** Since the first page was queued. */
+  seconds: number;
+  /** Guest bytes that travelled, zero pages included. */
+  bytes: number;
+  totalBytes: number;
+  /** On the channels. */
+  wireBytes: number;
+  normalPages: number;
+  zeroPages: number;
+  /** Guest bytes a second since the report before. */
+  bytesPerSecond: number;
+}
+
+export interface BlockResult extends BlockPlan {
+  sha256Source: string;
+  sha256Destination: string;
+  equal: boolean;
+}
+
+export interface DemoResult extends DemoSettings {
+  bytes: number;
+  seconds: number;
+  startupSeconds: number;
+  bytesPerSecond: number;
+  wireBytes: number;
+  normalPages: number;
+  zeroPages: number;
+  /** Pages dirtied between syncs, by what became of them. */
+  dirtyPages: DirtyCounts;
+  blocks: BlockResult[];
+}
+
+export interface Reporter {
+  /** What is under way before and after the clock. */
+  note(text: string): void;
+  start(start: DemoStart): void;
+  progress(progress: DemoProgress): void;
+  /** The end; `error` if the blocks are not equal. */
+  result(result: DemoResult, error?: Error): void;
+  /** The end of a run that has no result. */
+  failed(error: unknown): void;
+}

@@ -1,0 +1,38 @@
+/**
+ * What every command runs in: signals cancel it, a closed stdout does too, errors become one line on stderr, and the
+ * exit code is set. The process then ends by itself: if it did not, something would have been left open.
+ */
+import { inspect } from 'node:util';
+import { cancelOnSignals } from './cancel.js';
+import { CliError, describeFailure, exitCodeOf } from './cli-error.js';
+import { paintFor } from './colour.js';
+
+/** @param command resolves with the exit code; ends early, rejecting with its reason, when `cancelled` fires */
+export async function runCommand(
+  verbose: boolean,
+  command: (cancelled: AbortSignal) => Promise<number>,
+): Promise<void> {
+  using cancellation = cancelOnSignals();
+  // A pipe to `head` that has seen enough: nobody is left to tell the result.
+  process.stdout.on('error', (cause: Error) => {
+    const message = `stdout was closed before everything was written: ${cause.message}`;
+    cancellation.cancel(new CliError('ERR_CLI_STDOUT', message, { cause }));
+  });
+  // Nor is there a place to say that stderr is gone.
+  process.stderr.on('error', () => {});
+  try {
+    process.exitCode = await command(cancellation.signal);
+    await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
+    cancellation.signal.throwIfAborted();
+  } catch (error) {
+    printError(error, verbose || Boolean(process.env.DEBUG));
+    process.exitCode = exitCodeOf(error);
+  }
+}
+
+function printError(error: unknown, verbose: boolean): void {
+  const { code, message } = describeFailure(error);
+  const paint = paintFor(process.stderr, process.env);
+  process.stderr.write(`${paint.bad('multifd:')} ${code}: ${message}\n`);
+  if (verbose) process.stderr.write(`${inspect(error, { depth: 4 })}\n`);
+}
