@@ -119,7 +119,7 @@ const COMMON_KEYS = [
   'deviceStateBytes',
   'signal',
 ];
-const SENDER_KEYS = [
+export const SENDER_KEYS = [
   ...COMMON_KEYS,
   'zlibLevel',
   'zstdLevel',
@@ -127,7 +127,7 @@ const SENDER_KEYS = [
   'maxBandwidth',
   'onZeroPages',
 ];
-const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices'];
+export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
 export function checkSenderOptions(options: SenderOptions): CheckedSenderOptions {
