@@ -134,6 +134,7 @@ export abstract class Session implements AsyncDisposable {
 
   /** Trace points of this side. */
   protected abstract readonly terminatePoint: TracePoint;
+  protected readonly errorPoint: TracePoint | undefined = undefined;
   /** Frees what the side itself holds (listener, descriptors), after the workers are gone. */
   protected abstract release(): Promise<void> | void;
 
@@ -170,6 +171,9 @@ export abstract class Session implements AsyncDisposable {
   #settle(error: MultifdError): void {
     if (this.#error === undefined) {
       this.#error = error;
+      if (this.errorPoint !== undefined) {
+        trace(this.errorPoint, () => ({ id: error.channel, code: error.code, message: error.message }));
+      }
       this.#wakeAll();
     }
     void this.#stop(STOP_FAIL);

@@ -29,18 +29,18 @@ const DEFAULT_LEVEL = 1;
 interface DemoFlags {
   channels: number;
   compression: Compression;
-  level?: number;
+  level?: string;
   zeroPageDetection: ZeroPageDetection;
   pageSize: number;
   maxBandwidth: number;
   size: number;
   ram?: string;
   backing: Backing;
-  prefault: boolean;
+  prefault?: true;
   dirtyRounds: number;
-  json: boolean;
+  json?: true;
   progress: boolean;
-  verbose: boolean;
+  verbose?: true;
 }
 
 const EXAMPLES = `
@@ -79,7 +79,7 @@ export function addDemoCommand(program: Command): void {
         .default(0)
         .argParser(integerFrom(0, MAX_DIRTY_ROUNDS)),
     )
-    .option('--prefault', "write the destination's RAM once before the clock starts", false)
+    .option('--prefault', "write the destination's RAM once before the clock starts, as part of the start-up")
     .optionsGroup('Migration:')
     .addOption(
       new Option('--channels <n>', 'connections, each with a thread at both ends')
@@ -87,11 +87,9 @@ export function addDemoCommand(program: Command): void {
         .argParser(integerFrom(1, MAX_CHANNELS)),
     )
     .addOption(new Option('--compression <method>', 'method').choices(COMPRESSIONS).default('none'))
-    .addOption(
-      new Option(
-        '--level <n>',
-        `compression level: zlib ${range('zlib')}, zstd ${range('zstd')}; default 1`,
-      ).argParser(integerFrom(0, LEVELS.zstd.max)),
+    .option(
+      '--level <n>',
+      `compression level: zlib ${range('zlib')}, zstd ${range('zstd')}; default ${DEFAULT_LEVEL}`,
     )
     .addOption(
       new Option('--zero-page-detection <where>', 'in the channels, on the queueing side, or not at all')
@@ -104,13 +102,13 @@ export function addDemoCommand(program: Command): void {
         .argParser(sizeFrom(0, 'bytes a second')),
     )
     .optionsGroup('Output:')
-    .option('--json', 'NDJSON on stdout: start, progress, and as the last line the result', false)
+    .option('--json', 'NDJSON on stdout: start, progress, and as the last line the result')
     .option('--no-progress', 'neither a progress line nor progress records')
-    .option('--verbose', 'stack traces with errors', false)
+    .option('--verbose', 'stack traces with errors')
     .addHelpText('after', EXAMPLES)
     .action(async (flags: DemoFlags, command: Command) => {
       const plan = planOf(flags, command);
-      await runCommand(flags.verbose, (cancelled) => demo(plan, reporterOf(flags), cancelled));
+      await runCommand(flags.verbose === true, (cancelled) => demo(plan, reporterOf(flags), cancelled));
     });
 }
 
@@ -125,7 +123,7 @@ function planOf(flags: DemoFlags, command: Command): DemoPlan {
       pageSize: flags.pageSize,
       maxBandwidth: flags.maxBandwidth,
       backing: flags.backing,
-      prefault: flags.prefault,
+      prefault: flags.prefault === true,
       dirtyRounds: flags.dirtyRounds,
       ram: flags.ram ?? null,
       size: flags.ram === undefined ? flags.size : checkRamFile(flags.ram),
@@ -143,18 +141,17 @@ function planOf(flags: DemoFlags, command: Command): DemoPlan {
 }
 
 function levelOf({ compression, level }: DemoFlags): number | null {
+  const wrong = (allowed: string): UsageError =>
+    new UsageError(`option '--level <n>' argument '${level}' is invalid. Allowed ${allowed}.`);
   if (compression === 'none') {
     if (level === undefined) return null;
-    throw new UsageError(
-      `option '--level <n>' argument '${level}' is invalid. Allowed only with --compression zlib or zstd, not none.`,
-    );
+    throw wrong('only with --compression zlib or zstd, not none');
   }
+  if (level === undefined) return DEFAULT_LEVEL;
   const { min, max } = LEVELS[compression];
-  const wanted = level ?? DEFAULT_LEVEL;
-  if (wanted >= min && wanted <= max) return wanted;
-  throw new UsageError(
-    `option '--level <n>' argument '${wanted}' is invalid. Allowed with --compression ${compression} is ${range(compression)}.`,
-  );
+  const value = /^\d+$/.test(level) ? Number(level) : NaN;
+  if (value >= min && value <= max) return value;
+  throw wrong(`with --compression ${compression} is an integer from ${min} to ${max}`);
 }
 
 function range(compression: keyof typeof LEVELS): string {
@@ -164,9 +161,9 @@ function range(compression: keyof typeof LEVELS): string {
 
 function reporterOf(flags: DemoFlags): Reporter {
   // With both on one terminal the records are the progress.
-  const wantsLine = flags.progress && !(flags.json && process.stdout.isTTY);
+  const wantsLine = flags.progress && !(flags.json === true && process.stdout.isTTY);
   const line = new ProgressLine(process.stderr, wantsLine, process.env);
-  if (flags.json) return new JsonReporter(process.stdout, line, flags.progress);
+  if (flags.json === true) return new JsonReporter(process.stdout, line, flags.progress);
   return new TableReporter(process.stdout, line, paintFor(process.stdout, process.env));
 }
 

@@ -32,7 +32,8 @@ export class Listener {
   /** Connections that were dropped because they were no channels. */
   strays = 0;
   readonly #server: net.Server;
-  readonly #silent = new Set<net.Socket>();
+  /** Connections without a hello so far, oldest first, and what ends their time. */
+  readonly #silent = new Map<net.Socket, NodeJS.Timeout>();
   readonly #taken = new Set<number>();
   readonly #uuid: Uint8Array;
   readonly #channels: number;
@@ -69,14 +70,15 @@ export class Listener {
       socket.destroy();
       return;
     }
-    this.#silent.add(socket);
-    for (const oldest of this.#silent) {
-      if (this.#silent.size <= MAX_SILENT) break;
+    for (const oldest of this.#silent.keys()) {
+      if (this.#silent.size < MAX_SILENT) break;
       this.#drop(oldest, 'too many connections without a hello');
     }
     const hello = Buffer.alloc(HELLO_BYTES);
     let have = 0;
-    socket.setTimeout(HELLO_MS, () => this.#drop(socket, `no hello within ${HELLO_MS} ms`));
+    // A time-out of the socket would begin anew with every byte.
+    const timer = setTimeout(() => this.#drop(socket, `no hello within ${HELLO_MS} ms`), HELLO_MS);
+    this.#silent.set(socket, timer);
     socket.on('error', () => this.#drop(socket, 'broken before its hello'));
     socket.on('end', () => this.#drop(socket, 'ended before its hello'));
     socket.on('close', () => this.#drop(socket, 'closed before its hello'));
@@ -89,10 +91,15 @@ export class Listener {
   }
 
   #drop(socket: net.Socket, why: string): void {
-    if (!this.#silent.delete(socket)) return;
+    if (!this.#forget(socket)) return;
     this.strays++;
     trace('multifd_recv_new_channel', () => ({ stray: why }));
     socket.destroy();
+  }
+
+  #forget(socket: net.Socket): boolean {
+    clearTimeout(this.#silent.get(socket));
+    return this.#silent.delete(socket);
   }
 
   #hello(socket: net.Socket, bytes: Buffer, rest: Buffer): void {
@@ -118,7 +125,7 @@ export class Listener {
       this.#events.refused(error);
       return;
     }
-    this.#silent.delete(socket);
+    this.#forget(socket);
     const connection = takeDescriptor(socket);
     if (connection === undefined) return;
     this.#taken.add(id);
@@ -138,6 +145,7 @@ export class Listener {
     if (this.#closed) return;
     this.#closed = true;
     this.#server.close();
-    for (const socket of this.#silent) this.#drop(socket, 'all channels are in, or the session has ended');
+    for (const socket of [...this.#silent.keys()])
+      this.#drop(socket, 'all channels are in, or the session has ended');
   }
 }

@@ -99,6 +99,7 @@ export class Sender extends Session {
   /** The blocks, in the order given. */
   readonly blocks: readonly RAMBlock[];
   protected readonly terminatePoint = 'multifd_send_terminate_threads';
+  protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
   readonly #states: QueuedBlock[];
   readonly #byName: Map<string, QueuedBlock>;
