@@ -51,6 +51,7 @@ import {
 } from '../shared/layout.js';
 import type { TracePoint } from '../trace.js';
 import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
+import { HELLO_BYTES } from '../wire/hello.js';
 import {
   MAX_PAYLOAD_BYTES,
   MULTIFD_FLAG_DEVICE_STATE,
@@ -179,6 +180,8 @@ class ReceiveChannel {
   async run(): Promise<void> {
     // First of all: from here on the descriptor is this thread's to close.
     this.#control.setChannelState(this.#id, CHANNEL_RUNNING);
+    // The listener has read the hello.
+    this.#stats[STAT_BYTES] += HELLO_BYTES;
     this.#open();
     for (const block of this.#task.blocks) {
       this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r+') : undefined);
@@ -195,7 +198,7 @@ class ReceiveChannel {
       void this.#guard();
       this.#paused = false;
       this.#feed();
-      if (!this.#paused && !this.#ended) this.#socket?.resume();
+      if (!this.#paused && !this.#ended) this.#resume();
     });
     this.#trace('multifd_recv_thread_end', {});
   }
@@ -244,6 +247,12 @@ class ReceiveChannel {
       );
     });
     socket.setKeepAlive(true, 10_000);
+  }
+
+  #resume(): void {
+    // Anew: the socket's own time-out may have passed during the pause, and fires only once without traffic.
+    this.#socket?.setTimeout(this.#task.stallTimeoutMs);
+    this.#socket?.resume();
   }
 
   #endOfStream(): void {
@@ -310,7 +319,6 @@ class ReceiveChannel {
       case 'START': {
         this.#busySince = performance.now();
         this.#stats[STAT_IDLE_MS] += this.#busySince - this.#idleSince;
-        this.packetNum = undefined;
         const flags = unfillPacketStart(this.#header);
         if ((flags & MULTIFD_FLAG_DEVICE_STATE) !== 0) {
           this.#expect('DEVICE_HEADER', this.#header.subarray(PACKET_START_BYTES, DEVICE_STATE_HEADER_BYTES));
@@ -486,6 +494,7 @@ class ReceiveChannel {
 
   #nextPacket(): void {
     this.#stats[STAT_PACKETS] += 1;
+    this.packetNum = undefined;
     this.#expect('START', this.#header.subarray(0, PACKET_START_BYTES));
     this.#idleSince = performance.now();
     this.#stats[STAT_BUSY_MS] += this.#idleSince - this.#busySince;
@@ -508,7 +517,7 @@ class ReceiveChannel {
         if (this.#waits > 0 || this.#ended) return;
         this.#paused = false;
         this.#feed();
-        if (!this.#paused && !this.#ended) this.#socket?.resume();
+        if (!this.#paused && !this.#ended) this.#resume();
       },
       (thrown: unknown) => this.#fail(thrown),
     );
