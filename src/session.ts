@@ -376,16 +376,22 @@ export abstract class Session implements AsyncDisposable {
     this.#watchers++;
     control.progressMs = control.progressMs === 0 ? intervalMs : Math.min(control.progressMs, intervalMs);
     try {
+      let seen = control.progressCount - 1;
       while (this.#elapsed === undefined) {
-        const seen = control.progressCount;
-        const now = performance.now();
-        if (now - last >= intervalMs) {
-          last = now;
-          yield this.stats();
+        const count = control.progressCount;
+        if (count === seen) {
+          const wait = control.waitProgress(count);
+          if (wait !== undefined) await wait;
           continue;
         }
-        const wait = control.waitProgress(seen);
-        if (wait !== undefined) await wait;
+        const early = last + intervalMs - performance.now();
+        if (early > 0) {
+          await this.sleep(early);
+          continue;
+        }
+        seen = count;
+        last = performance.now();
+        yield this.stats();
       }
       yield this.stats();
     } finally {

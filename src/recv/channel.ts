@@ -528,6 +528,7 @@ class ReceiveChannel {
   async #sync(): Promise<void> {
     const control = this.#control;
     this.#stats[STAT_SYNCS] += 1;
+    if (control.progressMs > 0) control.postProgress();
     this.#syncsSeen = (this.#syncsSeen + 1) | 0;
     control.syncDone(this.#id);
     await this.#until(() => control.syncsReleased(this.#id) === this.#syncsSeen);

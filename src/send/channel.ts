@@ -144,6 +144,8 @@ class SendChannel {
   #writing = false;
   #peerEnded = false;
   #lastProgress = 0;
+  /** Something was sent since, too soon after it to be told. */
+  #unposted = false;
 
   constructor(task: SendChannelTask, control: Control, report: Report) {
     this.#task = task;
@@ -207,7 +209,9 @@ class SendChannel {
         if (control.stopped === STOP_END) return;
         if (this.#broken !== undefined) throw this.#broken;
         const wait = control.waitSem(id, seen, SPIN);
-        if (wait !== undefined) await wait;
+        if (wait === undefined) continue;
+        if (this.#unposted) this.#postProgress(performance.now());
+        await wait;
         continue;
       }
       const begun = performance.now();
@@ -217,11 +221,17 @@ class SendChannel {
       since = performance.now();
       this.#stats[STAT_BUSY_MS] += since - begun;
       const { progressMs } = control;
-      if (progressMs > 0 && since - this.#lastProgress >= progressMs) {
-        this.#lastProgress = since;
-        control.postProgress();
+      if (progressMs > 0) {
+        this.#unposted = since - this.#lastProgress < progressMs;
+        if (!this.#unposted) this.#postProgress(since);
       }
     }
+  }
+
+  #postProgress(now: number): void {
+    this.#unposted = false;
+    this.#lastProgress = now;
+    this.#control.postProgress();
   }
 
   async #sendJob(): Promise<void> {
@@ -234,7 +244,6 @@ class SendChannel {
   async #sendPages(slot: Slot): Promise<void> {
     const { block, num } = slot;
     const size = this.#pageSize;
-    const turn = (this.#turn ^= 1);
     const windows = this.#shared[block];
     const file = this.#files[block];
     const staged = windows === undefined && file === undefined;
@@ -243,7 +252,7 @@ class SendChannel {
     // All that was needed of the slot: the next job may come while this one is worked on.
     if (!staged) this.#control.done(this.#id);
     // Where page `i` of the slot lies, unless it is shared: in the slot, or read from the file in one go.
-    const staging = staged ? slot.data : this.#staging[turn];
+    const staging = staged ? slot.data : this.#staging[this.#turn];
     if (file !== undefined) this.#readFile(file, num, staging);
 
     const normal = this.#detectZeroPages(num, windows, staging);
@@ -269,6 +278,9 @@ class SendChannel {
         chunks.push(payload);
       }
     }
+    // Only a packet with pages keeps its staging busy, and only such a one waits for the write before it: a packet of
+    // zero pages that took a turn would let the next one read over bytes that are still on their way.
+    if (normal > 0) this.#turn ^= 1;
     const packetNum = this.#control.nextPacketNum();
     this.#sendPacket(
       {
