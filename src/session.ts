@@ -73,6 +73,8 @@ export abstract class Session implements AsyncDisposable {
   readonly #later: MultifdError[] = [];
   #stopping: Promise<void> | undefined;
   #ended = false;
+  #closed = false;
+  #ending: Promise<void> | undefined;
   readonly #tasks: Promise<void>[] = [];
   readonly #pool: Piscina;
   #poolGone = false;
@@ -81,6 +83,7 @@ export abstract class Session implements AsyncDisposable {
   /** Waiters for the reason of a stop, and sleepers. */
   readonly #reasonWaiters = new Set<() => void>();
   readonly #sleepers = new Set<() => void>();
+  readonly #stopWaiters = new Set<() => void>();
   readonly #counters: Float64Array[];
   readonly #keepAlive: NodeJS.Timeout;
   readonly #signal: AbortSignal | undefined;
@@ -163,6 +166,8 @@ export abstract class Session implements AsyncDisposable {
     if (this.#elapsed !== undefined) return;
     if (!this.control.claimFirstError(-1)) {
       this.#later.push(error);
+      // Whoever was first may have died before it could say so.
+      void this.#stop(STOP_FAIL);
       return;
     }
     this.#settle(error);
@@ -179,11 +184,56 @@ export abstract class Session implements AsyncDisposable {
     void this.#stop(STOP_FAIL);
   }
 
+  /** @internal What happened beside the channels ends the session; resolves when nothing is left of it. */
+  async abandon(error: MultifdError): Promise<void> {
+    this.fail(error);
+    await this.close();
+  }
+
+  /** @internal Waits for something beside the channels, but not beyond the session's stop: then throws. */
+  async orStopped<T>(wait: Promise<T>): Promise<T> {
+    wait.catch(() => {});
+    if (this.control.stopped === STOP_RUN) {
+      let wake!: () => void;
+      const stopped = new Promise<undefined>((resolve) => {
+        wake = (): void => resolve(undefined);
+        this.#stopWaiters.add(wake);
+      });
+      try {
+        const first = await Promise.race([wait.then((value) => ({ value })), stopped]);
+        if (first !== undefined && this.control.stopped === STOP_RUN) return first.value;
+      } catch (error) {
+        // What breaks because the session has failed is not the reason.
+        if (this.control.stopped === STOP_RUN) throw error;
+      } finally {
+        this.#stopWaiters.delete(wake);
+      }
+    }
+    await this.check();
+    throw new MultifdError('ERR_MULTIFD_CLOSED', 'the session was closed');
+  }
+
+  /** @internal */
+  get pageBytes(): number {
+    return this.pageSize;
+  }
+
+  /**
+   * At the beginning of every call: is the session still there for it? What was called in time and is overtaken by
+   * close() gets ERR_MULTIFD_CLOSED from check() instead.
+   */
+  protected requireOpen(): void {
+    if (this.#error !== undefined) throw this.#error;
+    if (this.#ended || this.#elapsed !== undefined) {
+      throw new MultifdError('ERR_MULTIFD_STATE', 'the session has ended: received a call, expected none');
+    }
+  }
+
   /** Throws if the session has failed or is closed; waits for the reason if it is still on its way. */
   protected async check(): Promise<void> {
     if (this.control.stopped === STOP_RUN) return;
-    if (this.#elapsed !== undefined && this.#error === undefined) {
-      throw new MultifdError('ERR_MULTIFD_STATE', 'the session has ended: received a call, expected none');
+    if (this.control.stopped === STOP_END && this.#error === undefined) {
+      throw new MultifdError('ERR_MULTIFD_STATE', 'the session is ending: received a call, expected none');
     }
     await this.#reason();
     throw this.#error ?? new MultifdError('ERR_MULTIFD_CLOSED', 'the session was closed');
@@ -191,16 +241,15 @@ export abstract class Session implements AsyncDisposable {
 
   /** Until the reason of the stop is known: a channel's message, or the end of all channels. */
   async #reason(): Promise<void> {
-    if (this.#error !== undefined) return;
-    await Promise.race([
-      this.#stop(STOP_FAIL),
-      new Promise<void>((resolve) => {
-        this.#reasonWaiters.add(resolve);
-      }),
-    ]);
+    if (this.#error !== undefined || this.#elapsed !== undefined) return;
+    await new Promise<void>((resolve) => {
+      this.#reasonWaiters.add(resolve);
+      void this.#stopping?.then(resolve);
+    });
   }
 
   #wakeAll(): void {
+    for (const wake of this.#stopWaiters) wake();
     for (const wake of this.#reasonWaiters) wake();
     this.#reasonWaiters.clear();
     this.wakeSleepers();
@@ -252,6 +301,7 @@ export abstract class Session implements AsyncDisposable {
     this.#ended = true;
     await this.#stop(STOP_END);
     if (this.#error !== undefined) throw this.#error;
+    if (this.#closed) throw new MultifdError('ERR_MULTIFD_CLOSED', 'the session was closed before its end');
   }
 
   #stop(level: number): Promise<void> {
@@ -263,7 +313,6 @@ export abstract class Session implements AsyncDisposable {
   }
 
   async #teardown(): Promise<void> {
-    this.#signal?.removeEventListener('abort', this.#onAbort);
     const all = Promise.allSettled(this.#tasks);
     await this.joined(all);
     this.#poolGone = true;
@@ -271,6 +320,7 @@ export abstract class Session implements AsyncDisposable {
     await all;
     this.control.stop(STOP_FAIL);
     await this.release();
+    this.#signal?.removeEventListener('abort', this.#onAbort);
     clearInterval(this.#keepAlive);
     this.#elapsed = performance.now() - this.#opened;
     // A channel that claimed the first error and died before it could say so leaves the later ones.
@@ -318,7 +368,10 @@ export abstract class Session implements AsyncDisposable {
    * thread, socket, timer or descriptor is left; never rejects. After end() it does nothing.
    */
   async close(): Promise<void> {
-    await this.#stop(STOP_FAIL);
+    if (this.#elapsed === undefined && this.#error === undefined) this.#closed = true;
+    const stopped = this.#stop(STOP_FAIL);
+    this.#wakeAll();
+    await stopped;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -399,8 +452,12 @@ export abstract class Session implements AsyncDisposable {
     }
   }
 
-  /** Has end() been called? */
-  protected get isEnded(): boolean {
-    return this.#ended;
+  /** end(), however often it is called: after a failure or close() it gives that, or nothing. */
+  protected endOnce(how: () => Promise<void>): Promise<void> {
+    if (this.#ending === undefined) {
+      this.#ending = this.#elapsed === undefined ? how() : this.done;
+      this.#ending.catch(() => {});
+    }
+    return this.#ending;
   }
 }

@@ -19,6 +19,9 @@ const MAX_TRIES = 1024;
 interface Husk {
   socket: net.Socket;
   fd: number;
+  /** Which connection the number stood for. */
+  dev: number;
+  ino: number;
 }
 
 interface SocketInternals {
@@ -55,11 +58,20 @@ export function takeDescriptor(socket: net.Socket): TakenConnection | undefined 
   socket.removeAllListeners();
   socket.on('error', () => {});
   socket.unref();
-  return { fd: handle.fd, surplus: Buffer.concat(chunks), husk: { socket, fd: handle.fd } };
+  const { fd } = handle;
+  const { dev, ino } = fs.fstatSync(fd);
+  return { fd, surplus: Buffer.concat(chunks), husk: { socket, fd, dev, ino } };
 }
 
-/** The worker has closed the descriptor: frees this husk and those left from before, as far as possible now. */
+/**
+ * The worker is gone: frees this husk and those left from before, as far as possible now. A worker that died before it
+ * could take the descriptor has left the connection open, and then it is this side's to close.
+ */
 export function freeHusk(husk: Husk): void {
+  if (isOpen(husk)) {
+    husk.socket.destroy();
+    return;
+  }
   husks.push(husk);
   for (let i = husks.length - 1; i >= 0; i--) {
     if (free(husks[i])) husks.splice(i, 1);
@@ -69,6 +81,15 @@ export function freeHusk(husk: Husk): void {
 /** Husks that wait for their number to become free. */
 export function pendingHusks(): number {
   return husks.length;
+}
+
+function isOpen(husk: Husk): boolean {
+  try {
+    const { dev, ino } = fs.fstatSync(husk.fd);
+    return dev === husk.dev && ino === husk.ino;
+  } catch {
+    return false;
+  }
 }
 
 function free(husk: Husk): boolean {

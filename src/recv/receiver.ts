@@ -20,7 +20,6 @@ import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session, type Stats } from '../session.js';
 import {
-  CHANNEL_CREATED,
   CHANNEL_EOF,
   CHANNEL_RUNNING,
   Control,
@@ -196,6 +195,7 @@ export class Receiver extends Session {
    * @throws MultifdError ERR_MULTIFD_EOF if a channel ends without it, ERR_MULTIFD_STALL, the session's error
    */
   async sync(): Promise<void> {
+    this.requireOpen();
     const turn = this.#syncing.then(() => this.#sync());
     this.#syncing = turn.catch(() => {});
     await turn;
@@ -266,6 +266,7 @@ export class Receiver extends Session {
   /** Empties the slots that channels offer, until the session stops. */
   async #deliver(): Promise<void> {
     const { control } = this;
+    let last = performance.now();
     while (control.stopped === STOP_RUN) {
       const seen = control.readyCount;
       for (let id = 0; id < control.channels; id++) {
@@ -276,6 +277,11 @@ export class Receiver extends Session {
       }
       const wait = control.waitReady(seen, SPIN);
       if (wait !== undefined) await wait;
+      // With many channels there is always one that offers.
+      if (performance.now() - last > YIELD_MS) {
+        await yieldToLoop();
+        last = performance.now();
+      }
     }
   }
 
@@ -319,6 +325,7 @@ export class Receiver extends Session {
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, ERR_MULTIFD_IO, the session's error
    */
   async zeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    this.requireOpen();
     await this.check();
     const state = this.#find(block);
     const size = this.pageSize;
@@ -351,6 +358,7 @@ export class Receiver extends Session {
       if (performance.now() - last > YIELD_MS) {
         await yieldToLoop();
         last = performance.now();
+        if (this.control.stopped !== STOP_RUN) await this.check();
       }
     }
   }
@@ -371,6 +379,7 @@ export class Receiver extends Session {
           if (bytesRead === 0) throw new Error('the file has become shorter');
           if (!isZeroRange(piece, 0, bytesRead)) await handle.write(piece.fill(0), 0, bytesRead, position);
           at += bytesRead;
+          if (this.control.stopped !== STOP_RUN) await this.check();
         }
       } finally {
         await handle.close();
@@ -407,8 +416,7 @@ export class Receiver extends Session {
 
   /** Orderly end after the last sync(): ends every channel and frees everything. Later bytes are not waited for. */
   async end(): Promise<void> {
-    if (this.isEnded) return this.done;
-    await this.endOrderly();
+    await this.endOnce(() => this.endOrderly());
   }
 
   override stats(): ReceiverStats {
@@ -418,11 +426,8 @@ export class Receiver extends Session {
   protected release(): void {
     clearTimeout(this.#timer);
     this.#listener.close();
-    for (const [id, connection] of this.#connections.entries()) {
-      if (connection === undefined) continue;
-      // A worker that never got to its task has not taken the descriptor.
-      if (this.control.channelState(id) === CHANNEL_CREATED) connection.husk.socket.destroy();
-      else freeHusk(connection.husk);
+    for (const connection of this.#connections) {
+      if (connection !== undefined) freeHusk(connection.husk);
     }
     this.#connections.length = 0;
   }

@@ -118,6 +118,7 @@ export class Sender extends Session {
   #syncs = 0;
   #hasDeferred = false;
   #lastYield = performance.now();
+  #quickCalls = 0;
   #maxBandwidth: number;
   #tokens = 0;
   #tokenTime = performance.now();
@@ -213,6 +214,7 @@ export class Sender extends Session {
    */
   queuePage(block: RAMBlock | string, offset: number): Promise<void> {
     try {
+      this.requireOpen();
       const state = this.#find(block);
       const page = this.#checkRange(state.block, offset, this.pageSize);
       if (this.#ramBusy === 0 && this.#maxBandwidth === 0 && this.#tryQueue(state, page)) return RESOLVED;
@@ -228,6 +230,7 @@ export class Sender extends Session {
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, the session's error
    */
   async queueRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    this.requireOpen();
     const state = this.#find(block);
     const page = this.#checkRange(state.block, offset, length);
     await this.#exclusive(() => this.#queue(state, page, length / this.pageSize));
@@ -242,6 +245,7 @@ export class Sender extends Session {
    * @throws MultifdError ERR_MULTIFD_OPTION, the session's error
    */
   async queueDeviceState(idstr: string, instanceId: number, data: Uint8Array): Promise<void> {
+    this.requireOpen();
     if (typeof idstr !== 'string' || !isIdstr(idstr)) {
       throw new MultifdError(
         'ERR_MULTIFD_OPTION',
@@ -267,6 +271,7 @@ export class Sender extends Session {
 
   /** Hands over what is queued; resolves when a channel has taken it. */
   async flush(): Promise<void> {
+    this.requireOpen();
     await this.#exclusive(() => this.#flush(ANY_CHANNEL));
   }
 
@@ -275,6 +280,7 @@ export class Sender extends Session {
    * everything queued before is in place at the receiver once its sync() has returned.
    */
   async sync(): Promise<void> {
+    this.requireOpen();
     await this.#exclusive(() => this.#sync());
   }
 
@@ -283,11 +289,13 @@ export class Sender extends Session {
    * sync() are sent, but only a sync() tells the receiver that they are there.
    */
   async end(): Promise<void> {
-    if (this.isEnded) return this.done;
-    await this.#exclusive(async () => {
-      await this.#flush(ANY_CHANNEL);
-      await this.endOrderly();
-    });
+    await this.endOnce(() =>
+      this.#exclusive(async () => {
+        await this.#flush(ANY_CHANNEL);
+        await this.#deviceTail;
+        await this.endOrderly();
+      }),
+    );
   }
 
   /** Bytes a second on the wire, all channels together; 0 for no limit. May be set at any time. */
@@ -355,6 +363,8 @@ export class Sender extends Session {
   /** One page without waiting for anything; false, and nothing done, if that cannot be. */
   #tryQueue(state: QueuedBlock, page: number): boolean {
     if (this.control.stopped !== STOP_RUN) return false;
+    // Calls that never wait would keep the event loop from turning.
+    if ((++this.#quickCalls & 63) === 0 && performance.now() - this.#lastYield > YIELD_MS) return false;
     if (this.#legacy && state.windows === undefined) return false;
     const slot = this.#ramSlot;
     if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages)) return false;
@@ -513,14 +523,20 @@ export class Sender extends Session {
       if (state.zero === undefined) continue;
       for (const { page, count } of state.zero.runs()) {
         try {
-          await this.#options.onZeroPages?.(state.block, page * this.pageSize, count * this.pageSize);
+          await this.orStopped(this.#hook(state.block, page * this.pageSize, count * this.pageSize));
         } catch (thrown) {
-          this.fail(new MultifdError('ERR_MULTIFD_HOOK', 'onZeroPages failed', { cause: thrown }));
+          if (this.control.stopped === STOP_RUN) {
+            this.fail(new MultifdError('ERR_MULTIFD_HOOK', 'onZeroPages failed', { cause: thrown }));
+          }
         }
         if (this.control.stopped !== STOP_RUN) await this.check();
       }
       state.zero.clear();
     }
+  }
+
+  async #hook(block: RAMBlock, offset: number, length: number): Promise<void> {
+    await this.#options.onZeroPages?.(block, offset, length);
   }
 
   // ---- hand-over ----
