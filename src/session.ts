@@ -35,6 +35,15 @@ import { isTraceMessage, trace, wantsThreadTrace, type TracePoint } from './trac
 const JOIN_MS = 600;
 const WATCH_MS = 250;
 
+/**
+ * Flags of the embedder are not for the channels, and some make a worker fail. The one that is set: piscina loads a
+ * task's module with require() first, and on Node 20 ending a worker inside a require() of an ES module aborts the whole
+ * process (ModuleWrap::CreateRequiredModuleFacade); without it piscina goes to import() at once.
+ */
+const WORKER_FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-require-module')
+  ? ['--no-experimental-require-module']
+  : [];
+
 /** Counters of one channel, or the sum of all. */
 export interface ChannelStats {
   /** Bytes on the wire of the channels: hello, headers and payloads. */
@@ -78,6 +87,7 @@ export abstract class Session implements AsyncDisposable {
   readonly #tasks: Promise<void>[] = [];
   readonly #pool: Piscina;
   #poolGone = false;
+  #tracedStop = STOP_RUN;
   #resolveDone!: () => void;
   #rejectDone!: (error: MultifdError) => void;
   /** Waiters for the reason of a stop, and sleepers. */
@@ -110,8 +120,7 @@ export abstract class Session implements AsyncDisposable {
       concurrentTasksPerWorker: 1,
       // Workers are the session's and end with it.
       idleTimeout: Infinity,
-      // NODE_OPTIONS and flags of the embedder are not for the channels, and some make a worker fail.
-      execArgv: [],
+      execArgv: WORKER_FLAGS,
     });
     this.#pool.on('message', (message: unknown) => {
       if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);
@@ -263,8 +272,9 @@ export abstract class Session implements AsyncDisposable {
   protected async until(condition: () => boolean, spin = 0): Promise<void> {
     for (;;) {
       const seen = this.control.readyCount;
-      if (condition()) return;
+      // STOP first: what a condition looks at may be true because all has ended.
       if (this.control.stopped !== STOP_RUN) await this.check();
+      if (condition()) return;
       const wait = this.control.waitReady(seen, spin);
       if (wait !== undefined) await wait;
     }
@@ -305,9 +315,11 @@ export abstract class Session implements AsyncDisposable {
   }
 
   #stop(level: number): Promise<void> {
-    const before = this.control.stopped;
     this.control.stop(level);
-    if (before < level) trace(this.terminatePoint, () => ({ level, error: this.#error?.message }));
+    const traced = this.#tracedStop;
+    // The word itself may have been raised by a channel.
+    this.#tracedStop = Math.max(traced, level);
+    if (traced < level) trace(this.terminatePoint, () => ({ level, error: this.#error?.message }));
     this.#stopping ??= this.#teardown();
     return this.#stopping;
   }

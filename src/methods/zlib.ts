@@ -12,7 +12,8 @@
  * Receiving: Node's inflate as one continuing stream; where it cannot be driven, fflate's streaming inflater (three
  * times slower, right on all captures). fflate's deflater is not used: it cannot end a packet safely.
  */
-import { Inflate } from 'fflate';
+import type { Inflate } from 'fflate';
+import { createRequire } from 'node:module';
 import zlib from 'node:zlib';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
@@ -116,7 +117,9 @@ class FflateReceiver implements ReceiveMethod {
   #filled = 0;
 
   constructor() {
-    this.#inflate = new Inflate((chunk) => {
+    // Loaded when it is needed: every channel's thread pays for what is imported.
+    const fflate = createRequire(import.meta.url)('fflate') as typeof import('fflate');
+    this.#inflate = new fflate.Inflate((chunk) => {
       if (this.#filled + chunk.length > this.#pages.length) {
         throw wrongSize(`more than ${this.#pages.length}`, this.#pages.length);
       }

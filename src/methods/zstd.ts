@@ -9,7 +9,7 @@
  * @mongodb-js/zstd (one call; its output is bounded by the frame's blocks beforehand), all others to fzstd, which
  * streams, at a quarter of the speed.
  */
-import { Decompress } from 'fzstd';
+import type { Decompress } from 'fzstd';
 import { createRequire } from 'node:module';
 import v8 from 'node:v8';
 import vm from 'node:vm';
@@ -28,6 +28,12 @@ interface NodeZstd {
 }
 const nodeZstd = zlib as unknown as NodeZstd;
 export const hasNodeZstd: boolean = canDrive && typeof nodeZstd.createZstdCompress === 'function';
+
+/** Loaded when it is needed: every channel's thread pays for what is imported. */
+function newDecompress(take: (chunk: Uint8Array) => void): Decompress {
+  const fzstd = createRequire(import.meta.url)('fzstd') as typeof import('fzstd');
+  return new fzstd.Decompress(take);
+}
 
 /** The public compress() of @mongodb-js/zstd 1.2.2 drops its level; the binding below it honours it. */
 interface ZstdBinding {
@@ -193,7 +199,7 @@ class BindingReceiver implements ReceiveMethod {
     this.#filled = 0;
     for (const part of parts) {
       const before = this.#filled;
-      if (part.begins) this.#stream = new Decompress((chunk) => this.#take(chunk));
+      if (part.begins) this.#stream = newDecompress((chunk) => this.#take(chunk));
       try {
         // Copies: fzstd keeps views of what it was given.
         const blocks = payload.subarray(part.blocks, part.end);

@@ -92,7 +92,8 @@ export class Receiver extends Session {
       channels: options.channels,
       clients: 0,
       pageSize: options.pageSize,
-      dataBytes: slotDataBytes(options.deviceStateBytes),
+      // Only what this thread puts into place comes through the slots.
+      dataBytes: slotDataBytes(options.devices.length > 0 ? options.deviceStateBytes : 0),
     });
     super(
       new URL('../../workers/recv-channel.js', import.meta.url),

@@ -253,7 +253,11 @@ export class Sender extends Session {
       );
     }
     integer('instanceId', instanceId, undefined, 0, 0xffffffff);
-    integer('data.length', data?.byteLength, undefined, 1, this.#options.deviceStateBytes);
+    if (!(data instanceof Uint8Array)) {
+      const given = Object.prototype.toString.call(data);
+      throw new MultifdError('ERR_MULTIFD_OPTION', `option data: given ${given}, allowed a Uint8Array`);
+    }
+    integer('data.length', data.byteLength, undefined, 1, this.#options.deviceStateBytes);
     const turn = this.#deviceTail.then(async () => {
       await this.check();
       const slot = this.#deviceSlot;
@@ -285,8 +289,9 @@ export class Sender extends Session {
   }
 
   /**
-   * Orderly end: flushes, ends every channel after its last byte, frees everything. Pages queued since the last
-   * sync() are sent, but only a sync() tells the receiver that they are there.
+   * Orderly end after the last sync(): flushes, ends every channel after its last byte, frees everything. Pages queued
+   * since the last sync() are sent, but nothing tells the receiver that they are there; what only a sync() sends (the
+   * final content of pages queued again, zero pages of mode legacy) is not.
    */
   async end(): Promise<void> {
     await this.endOnce(() =>
@@ -530,6 +535,7 @@ export class Sender extends Session {
           }
         }
         if (this.control.stopped !== STOP_RUN) await this.check();
+        if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
       }
       state.zero.clear();
     }

@@ -6,7 +6,7 @@
  * and each client holds one, and a hand-over swaps the two. `pendingJob` says who owns the channel's slot.
  *
  *     pendingJob  slot of the channel   set by            who sleeps on it
- *     0           client side may swap  channel: done()   a client, in Claims (send/handover.ts), on READY
+ *     0           client side may swap  channel: done()   a client, in Sender's hand-over, on READY
  *     1           the channel owns it   client: publish() the channel, in its loop, on SEM
  *
  *     pendingSync 0 none, 1 asked       client sets, channel clears; its partner word is SYNC_DONE
@@ -180,10 +180,11 @@ export class Control {
   /** Calling thread: the session's shared memory, all of it. Channel i begins with slot i. */
   static create(shape: Shape): Control {
     const layout = new Layout(shape);
+    const dataBytes = layout.slots * layout.dataBytes;
     const control = new Control({
       shape,
       control: new SharedArrayBuffer(layout.controlBytes),
-      data: new SharedArrayBuffer(layout.slots * layout.dataBytes),
+      data: new SharedArrayBuffer(dataBytes, { maxByteLength: dataBytes }),
     });
     for (let id = 0; id < shape.channels; id++) control.#words[layout.channel(id) + CHANNEL_SLOT] = id;
     return control;

@@ -4,16 +4,18 @@
  *
  *     control (one SharedArrayBuffer)
  *     +--------------------------------------------------------------------------------------------+
- *     | global lines: STOP | READY | PACKET_NUM | WATCH | PROGRESS | FIRST_ERROR                   |
+ *     | global lines: STOP | READY | PACKET_NUM | TRACE, PROGRESS_MS | PROGRESS | FIRST_ERROR      |
  *     +--------------------------------------------------------------------------------------------+
  *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC | STATE, SYNC_DONE | stats |
  *     | channel 1: ...                                                                             |
  *     +--------------------------------------------------------------------------------------------+
- *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH, FLAGS | idstr | pages[N]         |
+ *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH | idstr | pages[N]         |
  *     | slot 1: ...                                                                                |
  *     +--------------------------------------------------------------------------------------------+
  *     slot data (a second one): dataBytes for each slot: staged pages, or one device-state payload.
  *     The kernel gives memory only for what is written: a session of shared blocks never touches it.
+ *     It is a growable buffer for that reason alone: V8 maps such ones, others come from calloc(), which after a few
+ *     hundred sessions takes them from memory that was freed, and writes all of it.
  */
 import { IDSTR_BYTES } from '../wire/device-state.js';
 import { MULTIFD_PACKET_BYTES, pagesPerPacket } from '../wire/packet.js';
@@ -35,7 +37,7 @@ const GLOBAL_WORDS = 6 * LINE_WORDS;
 
 /** Words of one channel, from its first word on. */
 export const CHANNEL_PENDING_JOB = 0 * LINE_WORDS;
-/** Written by the calling thread alone. */
+/** Written by the calling thread, and by whoever stops a channel. */
 export const CHANNEL_SEM = 1 * LINE_WORDS;
 export const CHANNEL_SLOT = 1 * LINE_WORDS + 1;
 export const CHANNEL_SYNC_RELEASED = 1 * LINE_WORDS + 2;

@@ -241,8 +241,11 @@ export function testMatrix(compression: Compression): void {
         t.test(name, { timeout: 60_000 }, (t) => migrate(t, options, mine));
       }
     }
-    for (const channels of [2, 16]) {
-      const options = { channels, compression, zeroPageDetection, pageSize: 4096 };
+    for (const [channels, pageSize] of [
+      [2, 16384],
+      [16, 4096],
+    ]) {
+      const options = { channels, compression, zeroPageDetection, pageSize };
       const name = `${compression}/${zeroPageDetection}/${channels} channels/pages queued again: the last content wins`;
       const mine = seed++;
       t.test(name, { timeout: 60_000 }, (t) => hotPages(t, options, mine));

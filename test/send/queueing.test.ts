@@ -70,7 +70,6 @@ t.test('a block that does not exist is refused with what was given and what is a
     ['pc.rom', '"pc.rom"'],
     ['', '""'],
     [other.blocks[0], '"pc.ram"'],
-    [undefined, 'undefined'],
     [null, 'undefined'],
     [0, 'undefined'],
   ] as [string, string][]) {
@@ -167,6 +166,18 @@ t.test('wrong device state is refused with what was given and what is allowed', 
       code: 'ERR_MULTIFD_OPTION',
       message: `option data.length: given ${given}, allowed an integer from 1 to 1000`,
     });
+  }
+  // Their bytes would be taken for something else, or not be taken at all.
+  for (const wrong of [
+    new Uint16Array(4),
+    new ArrayBuffer(8),
+    new DataView(new ArrayBuffer(8)),
+    'text',
+    [1],
+    undefined,
+  ]) {
+    const call = sender.queueDeviceState('vfio', 0, wrong as unknown as Uint8Array);
+    await t.rejects(call, { code: 'ERR_MULTIFD_OPTION' }, String(wrong?.constructor.name));
   }
   await within(sender.queueDeviceState('vfio', 0, Buffer.alloc(1000)), WAIT_MS, 'the largest');
 });
@@ -464,3 +475,25 @@ for (const [name, options, work] of LOOP_CASES) {
     await within(sender.end(), WAIT_MS, 'end()');
   });
 }
+
+t.test('the event loop turns while zero pages of mode legacy are reported', async (t) => {
+  const server = await captureServer(t, { keep: false });
+  const pages = 2 ** 18;
+  const counter = countTurns(t);
+  const seen: number[] = [];
+  const { sender } = await open(
+    t,
+    {
+      zeroPageDetection: 'legacy',
+      onZeroPages: () => void seen.push(counter.turns),
+      blocks: [{ name: 'pc.ram', memory: new SharedArrayBuffer(pages * PAGE) }],
+    },
+    server,
+  );
+  // Every second page: as many runs as there can be.
+  for (let page = 0; page < pages; page += 2) await sender.queuePage('pc.ram', page * PAGE);
+  await within(sender.sync(), WAIT_MS, 'sync()');
+  t.equal(seen.length, pages / 2);
+  const turns = seen[seen.length - 1] - seen[0];
+  t.ok(turns >= 5, `${turns} turns between the first and the last report`);
+});

@@ -284,7 +284,7 @@ const METHODS: [Compression, Options][] = [
 for (const [compression, level] of METHODS) {
   for (const pageSize of [4096, 65536]) {
     const name = `${compression}${Object.values(level)
-      .map((value) => ` level ${value}`)
+      .map((value) => ` level ${value as number}`)
       .join('')}`;
     t.test(
       `${name}, pages of ${pageSize}: every packet decodes to the guest's pages`,
