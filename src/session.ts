@@ -33,6 +33,8 @@ import { isTraceMessage, trace, wantsThreadTrace, type TracePoint } from './trac
 
 /** How long the channels may take to come back after STOP before their threads are terminated. */
 const JOIN_MS = 600;
+/** How long threads may take to load their modules before they are terminated all the same. */
+const BOOT_MS = 3000;
 const WATCH_MS = 250;
 
 /**
@@ -121,6 +123,7 @@ export abstract class Session implements AsyncDisposable {
       // Workers are the session's and end with it.
       idleTimeout: Infinity,
       execArgv: WORKER_FLAGS,
+      workerData: control.shared.control,
     });
     this.#pool.on('message', (message: unknown) => {
       if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);
@@ -327,6 +330,7 @@ export abstract class Session implements AsyncDisposable {
   async #teardown(): Promise<void> {
     const all = Promise.allSettled(this.#tasks);
     await this.joined(all);
+    await this.#booted();
     this.#poolGone = true;
     await this.#pool.destroy();
     await all;
@@ -342,6 +346,17 @@ export abstract class Session implements AsyncDisposable {
     this.control.postProgress();
     if (this.#error === undefined) this.#resolveDone();
     else this.#rejectDone(this.#error);
+  }
+
+  /**
+   * A thread that is ended while it loads its modules leaves the file open that is being read just then. Not waited for
+   * longer than a machine under heavy load needs: a descriptor is less than a session that does not end.
+   */
+  async #booted(): Promise<void> {
+    const limit = performance.now() + BOOT_MS;
+    while (this.control.bootedCount < this.control.channels && performance.now() < limit) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
   }
 
   /** Waits for the tasks: as long as they need at an orderly end, else at most JOIN_MS. */

@@ -42,6 +42,7 @@ import {
   SLOT_NUM,
   SLOT_TYPE,
   STAT_COUNT,
+  WORD_BOOTED,
   WORD_FIRST_ERROR,
   WORD_PACKET_NUM,
   WORD_PROGRESS,
@@ -240,6 +241,11 @@ export class Control {
     );
   }
 
+  /** Threads whose modules are loaded. */
+  get bootedCount(): number {
+    return Atomics.load(this.#words, WORD_BOOTED);
+  }
+
   // ---- READY: channels to the calling thread ----
 
   get readyCount(): number {
@@ -403,6 +409,11 @@ export class Control {
   waitProgress(seen: number): Promise<void> | undefined {
     return waitChange(this.#words, WORD_PROGRESS, seen, 0);
   }
+}
+
+/** Channel thread, once its modules are loaded; `control` is its workerData. Pairs with bootedCount. */
+export function markBooted(control: SharedArrayBuffer): void {
+  Atomics.add(new Int32Array(control), WORD_BOOTED, 1);
 }
 
 /** Sets bits of a shared bitmap; several channels may do so at once. */

@@ -4,7 +4,7 @@
  *
  *     control (one SharedArrayBuffer)
  *     +--------------------------------------------------------------------------------------------+
- *     | global lines: STOP | READY | PACKET_NUM | TRACE, PROGRESS_MS | PROGRESS | FIRST_ERROR      |
+ *     | global lines: STOP | READY | PACKET_NUM | TRACE, PROGRESS_MS | PROGRESS | FIRST_ERROR | BOOTED |
  *     +--------------------------------------------------------------------------------------------+
  *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC | STATE, SYNC_DONE | stats |
  *     | channel 1: ...                                                                             |
@@ -33,7 +33,9 @@ export const WORD_TRACE = 3 * LINE_WORDS;
 export const WORD_PROGRESS_MS = 3 * LINE_WORDS + 1;
 export const WORD_PROGRESS = 4 * LINE_WORDS;
 export const WORD_FIRST_ERROR = 5 * LINE_WORDS;
-const GLOBAL_WORDS = 6 * LINE_WORDS;
+/** Threads whose modules are loaded. */
+export const WORD_BOOTED = 6 * LINE_WORDS;
+const GLOBAL_WORDS = 7 * LINE_WORDS;
 
 /** Words of one channel, from its first word on. */
 export const CHANNEL_PENDING_JOB = 0 * LINE_WORDS;
