@@ -148,3 +148,49 @@ export function makeBlocks(options: readonly RAMBlockOptions[], pageSize: number
     return block;
   });
 }
+
+/** What one side keeps of each block, found by the block or, once a page, by its name. */
+export class BlockStates<S extends { block: RAMBlock }> {
+  readonly #states: readonly S[];
+  readonly #byName: Map<string, S>;
+
+  /** @param states in the order of the session's blocks */
+  constructor(states: readonly S[]) {
+    this.#states = states;
+    this.#byName = new Map(states.map((state) => [state.block.name, state]));
+  }
+
+  /** @throws MultifdError ERR_MULTIFD_BLOCK */
+  find(block: RAMBlock | string): S {
+    const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
+    if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
+      throw new MultifdError(
+        'ERR_MULTIFD_BLOCK',
+        `no such RAM block: given ${JSON.stringify(typeof block === 'string' ? block : block?.name)}, ` +
+          `allowed ${this.#states.map((known) => known.block.name).join(', ')}`,
+      );
+    }
+    return state;
+  }
+}
+
+/**
+ * @returns the index of the first page
+ * @throws MultifdError ERR_MULTIFD_RANGE
+ */
+export function checkPageRange(block: RAMBlock, pageSize: number, offset: number, length: number): number {
+  const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
+  if (!whole || offset < 0 || length < 0 || offset % pageSize !== 0 || length % pageSize !== 0) {
+    throw new MultifdError(
+      'ERR_MULTIFD_RANGE',
+      `RAM block ${block.name}: given offset ${offset}, length ${length}, allowed multiples of ${pageSize} from 0 on`,
+    );
+  }
+  if (offset + length > block.size) {
+    throw new MultifdError(
+      'ERR_MULTIFD_RANGE',
+      `RAM block ${block.name}: given offset ${offset} + length ${length}, allowed at most ${block.size}`,
+    );
+  }
+  return offset / pageSize;
+}

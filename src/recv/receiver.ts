@@ -14,7 +14,7 @@ import {
   type ReceiverOptions,
 } from '../options.js';
 import { ReceivedBitmap } from '../ram/bitmap.js';
-import type { RAMBlock } from '../ram/block.js';
+import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
 import { checkFileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
@@ -76,7 +76,7 @@ export class Receiver extends Session {
   readonly #options: CheckedReceiverOptions;
   readonly #listener: Listener;
   readonly #states: ReceivedBlock[];
-  readonly #byName: Map<string, ReceivedBlock>;
+  readonly #byBlock: BlockStates<ReceivedBlock>;
   readonly #devices: Map<string, Device>;
   readonly #connections: (TakenConnection | undefined)[] = [];
   #address: Address;
@@ -113,7 +113,7 @@ export class Receiver extends Session {
         windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
       };
     });
-    this.#byName = new Map(this.#states.map((state) => [state.block.name, state]));
+    this.#byBlock = new BlockStates(this.#states);
     this.#devices = new Map(
       options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
     );
@@ -328,24 +328,11 @@ export class Receiver extends Session {
   async zeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
     this.requireOpen();
     await this.check();
-    const state = this.#find(block);
-    const size = this.pageSize;
-    const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
-    if (!whole || offset < 0 || length < 0 || offset % size !== 0 || length % size !== 0) {
-      throw new MultifdError(
-        'ERR_MULTIFD_RANGE',
-        `RAM block ${state.block.name}: given offset ${offset}, length ${length}, allowed multiples of ${size} from 0`,
-      );
-    }
-    if (offset + length > state.block.size) {
-      throw new MultifdError(
-        'ERR_MULTIFD_RANGE',
-        `RAM block ${state.block.name}: given offset ${offset} + length ${length}, allowed at most ${state.block.size}`,
-      );
-    }
+    const state = this.#byBlock.find(block);
+    const page = checkPageRange(state.block, this.pageSize, offset, length);
     if (state.windows === undefined) await this.#zeroFile(state.block, offset, length);
     else await this.#zeroMemory(state.windows, offset, length);
-    markPages(state.words, offset / size, length / size);
+    markPages(state.words, page, length / this.pageSize);
   }
 
   async #zeroMemory(windows: Windows, offset: number, length: number): Promise<void> {
@@ -398,19 +385,7 @@ export class Receiver extends Session {
 
   /** Which pages of a block have come in, over the channels or through zeroRange(). Live. */
   received(block: RAMBlock | string): ReceivedBitmap {
-    return this.#find(block).bitmap;
-  }
-
-  #find(block: RAMBlock | string): ReceivedBlock {
-    const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
-    if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
-      throw new MultifdError(
-        'ERR_MULTIFD_BLOCK',
-        `no such RAM block: given ${JSON.stringify(typeof block === 'string' ? block : block?.name)}, ` +
-          `allowed ${this.blocks.map((known) => known.name).join(', ')}`,
-      );
-    }
-    return state;
+    return this.#byBlock.find(block).bitmap;
   }
 
   // ---- ends ----

@@ -30,7 +30,7 @@ import {
   type SenderOptions,
 } from '../options.js';
 import { PageBitmap } from '../ram/bitmap.js';
-import type { RAMBlock } from '../ram/block.js';
+import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
 import { checkFileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
@@ -102,7 +102,7 @@ export class Sender extends Session {
   protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
   readonly #states: QueuedBlock[];
-  readonly #byName: Map<string, QueuedBlock>;
+  readonly #byBlock: BlockStates<QueuedBlock>;
   readonly #pages: number;
   readonly #legacy: boolean;
   #ramSlot: Slot;
@@ -154,7 +154,7 @@ export class Sender extends Session {
       windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
       handle: undefined,
     }));
-    this.#byName = new Map(this.#states.map((state) => [state.block.name, state]));
+    this.#byBlock = new BlockStates(this.#states);
     if (this.#legacy && options.blocks.some((block) => block.kind === 'file')) {
       this.#scratch = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
     }
@@ -215,8 +215,8 @@ export class Sender extends Session {
   queuePage(block: RAMBlock | string, offset: number): Promise<void> {
     try {
       this.requireOpen();
-      const state = this.#find(block);
-      const page = this.#checkRange(state.block, offset, this.pageSize);
+      const state = this.#byBlock.find(block);
+      const page = checkPageRange(state.block, this.pageSize, offset, this.pageSize);
       if (this.#ramBusy === 0 && this.#maxBandwidth === 0 && this.#tryQueue(state, page)) return RESOLVED;
       return this.#exclusive(() => this.#queue(state, page, 1));
     } catch (error) {
@@ -231,8 +231,8 @@ export class Sender extends Session {
    */
   async queueRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
     this.requireOpen();
-    const state = this.#find(block);
-    const page = this.#checkRange(state.block, offset, length);
+    const state = this.#byBlock.find(block);
+    const page = checkPageRange(state.block, this.pageSize, offset, length);
     await this.#exclusive(() => this.#queue(state, page, length / this.pageSize));
   }
 
@@ -316,37 +316,6 @@ export class Sender extends Session {
   }
 
   // ---- the RAM client ----
-
-  #find(block: RAMBlock | string): QueuedBlock {
-    const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
-    if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
-      throw new MultifdError(
-        'ERR_MULTIFD_BLOCK',
-        `no such RAM block: given ${JSON.stringify(typeof block === 'string' ? block : block?.name)}, ` +
-          `allowed ${this.blocks.map((known) => known.name).join(', ')}`,
-      );
-    }
-    return state;
-  }
-
-  /** @returns the index of the first page */
-  #checkRange(block: RAMBlock, offset: number, length: number): number {
-    const size = this.pageSize;
-    const whole = Number.isSafeInteger(offset) && Number.isSafeInteger(length);
-    if (!whole || offset < 0 || length < 0 || offset % size !== 0 || length % size !== 0) {
-      throw new MultifdError(
-        'ERR_MULTIFD_RANGE',
-        `RAM block ${block.name}: given offset ${offset}, length ${length}, allowed multiples of ${size} from 0 on`,
-      );
-    }
-    if (offset + length > block.size) {
-      throw new MultifdError(
-        'ERR_MULTIFD_RANGE',
-        `RAM block ${block.name}: given offset ${offset} + length ${length}, allowed at most ${block.size}`,
-      );
-    }
-    return offset / size;
-  }
 
   /** Runs the RAM client's calls one after the other. */
   async #exclusive(call: () => Promise<void>): Promise<void> {
