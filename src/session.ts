@@ -46,6 +46,16 @@ const WORKER_FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-req
   ? ['--no-experimental-require-module']
   : [];
 
+/**
+ * NODE_OPTIONS would have each channel's thread load what the embedder preloads (loaders, tracing agents): many times
+ * the start-up of a thread that has no use for it.
+ */
+function workerEnvironment(): NodeJS.ProcessEnv {
+  const environment = { ...process.env };
+  delete environment.NODE_OPTIONS;
+  return environment;
+}
+
 /** Counters of one channel, or the sum of all. */
 export interface ChannelStats {
   /** Bytes on the wire of the channels: hello, headers and payloads. */
@@ -123,6 +133,7 @@ export abstract class Session implements AsyncDisposable {
       // Workers are the session's and end with it.
       idleTimeout: Infinity,
       execArgv: WORKER_FLAGS,
+      env: workerEnvironment(),
       workerData: control.shared.control,
     });
     this.#pool.on('message', (message: unknown) => {
