@@ -9,7 +9,8 @@
  *                    guest may write to its RAM while it is compressed). Returns the payload, 1 byte to 1 MiB, which
  *                    decodes, with what went before on this channel, to exactly these pages and leaves nothing
  *                    pending. The payload's bytes stay valid until the call after the next one, so that one packet
- *                    may be on its way while the next is made.
+ *                    may be on its way while the next is made. A half that returns a promise works on a thread of
+ *                    the codec's: the next call may come before it settles, and its packets are independent.
  * Receiving half
  *   decompress(payload, pages)  fills `pages` exactly, or throws ERR_MULTIFD_DECOMPRESS. The output is bounded by
  *                    `pages` however the payload was made.

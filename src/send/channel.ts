@@ -14,6 +14,9 @@
  * once. Pages staged in the slot, and device state, are the slot's own bytes: there it stays until they are compressed
  * or with the kernel.
  *
+ * A codec with threads of its own has up to two packets at a time; they go out in the order of the jobs, before anything
+ * else of this channel.
+ *
  * Who owns the bytes: guest RAM is the embedder's and may change at any moment; what is compressed is copied first,
  * what is sent as it is, is read by the kernel.
  */
@@ -82,6 +85,17 @@ export interface ChannelOutcome {
   first?: boolean;
 }
 
+/** A packet of pages whose payload is made by a thread of the codec's own. */
+interface CompressingPacket {
+  block: number;
+  normal: number;
+  zero: number;
+  /** The packet's page list, normal pages first. */
+  pages: Uint32Array;
+  payload: Promise<Buffer>;
+  settled: boolean;
+}
+
 /** Posts an event to the calling thread. */
 export type Report = (point: TracePoint, data: Record<string, unknown>) => void;
 
@@ -131,8 +145,11 @@ class SendChannel {
   #turn = 0;
   /** Made and not yet handed to the socket. */
   readonly #pending: Buffer[] = [];
-  /** What the method compresses: a copy of the pages. */
-  readonly #input: Buffer | undefined;
+  /** What the method compresses: a copy of the pages. Two: one may be with the codec while the next is filled. */
+  readonly #inputs: Buffer[] = [];
+  #inputTurn = 0;
+  /** Goes out before anything else of this channel. */
+  #compressing: CompressingPacket | undefined;
   /** Positions in the slot: normal pages first, then zero pages. */
   readonly #order: Uint16Array;
   /** The slot's page list, copied; and the same in the packet's order. */
@@ -165,7 +182,12 @@ class SendChannel {
     this.#files = [];
     this.#methodFlag = METHODS[task.compression].flag;
     this.#method = METHODS[task.compression].createSender?.(task.level);
-    if (this.#method !== undefined) this.#input = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
+    if (this.#method !== undefined) {
+      this.#inputs.push(
+        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
+        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
+      );
+    }
     const headerBytes = Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES);
     this.#headers = Array.from({ length: 2 * (MAX_HELD + 1) }, () => Buffer.alloc(headerBytes));
     this.#order = new Uint16Array(pagesPerPacket(task.pageSize));
@@ -205,8 +227,9 @@ class SendChannel {
       // Before the job, so that every job published before this sync goes out before its SYNC packet.
       const sync = control.wantsSync(id);
       const job = control.hasJob(id);
-      if (!job && !sync) {
-        if (control.stopped === STOP_END) return;
+      const compressed = this.#compressing?.settled === true;
+      if (!job && !sync && !compressed) {
+        if (control.stopped === STOP_END && this.#compressing === undefined) return;
         if (this.#broken !== undefined) throw this.#broken;
         const wait = control.waitSem(id, seen, SPIN);
         if (wait === undefined) continue;
@@ -217,6 +240,7 @@ class SendChannel {
       const begun = performance.now();
       this.#stats[STAT_IDLE_MS] += begun - since;
       if (job) await this.#sendJob();
+      else await this.#sendCompressed();
       if (sync) await this.#sendSync();
       since = performance.now();
       this.#stats[STAT_BUSY_MS] += since - begun;
@@ -259,7 +283,7 @@ class SendChannel {
     const chunks: Buffer[] = [];
     let payloadBytes = normal * size;
     if (normal > 0) {
-      const input = this.#input;
+      const input = this.#inputs[this.#inputTurn];
       let filled = 0;
       // Runs of neighbours go out, or are copied, as one piece.
       for (let i = 0; i < normal;) {
@@ -272,30 +296,27 @@ class SendChannel {
       }
       if (input !== undefined && this.#method !== undefined) {
         if (staged) this.#control.done(this.#id);
-        const made = this.#method.compress(input.subarray(0, filled));
-        const payload = made instanceof Promise ? await made : made;
+        const payload = this.#method.compress(input.subarray(0, filled));
+        if (payload instanceof Promise) {
+          await this.#compressAside({
+            block,
+            normal,
+            zero: num - normal,
+            pages: this.#ordered(num).slice(0, num),
+            payload,
+            settled: false,
+          });
+          return;
+        }
         payloadBytes = payload.length;
         chunks.push(payload);
       }
     }
+    await this.#sendCompressed();
     // Only a packet with pages keeps its staging busy, and only such a one waits for the write before it: a packet of
     // zero pages that took a turn would let the next one read over bytes that are still on their way.
     if (normal > 0) this.#turn ^= 1;
-    const packetNum = this.#control.nextPacketNum();
-    this.#sendPacket(
-      {
-        flags: this.#methodFlag,
-        normalPages: normal,
-        zeroPages: num - normal,
-        nextPacketSize: payloadBytes,
-        packetNum,
-        ramblock: this.#names[block],
-        pages: this.#ordered(num),
-      },
-      chunks,
-    );
-    this.#stats[STAT_NORMAL_PAGES] += normal;
-    this.#stats[STAT_ZERO_PAGES] += num - normal;
+    this.#sendRam(block, normal, num - normal, this.#ordered(num), payloadBytes, chunks);
 
     const inSlot = staged && normal > 0 && this.#method === undefined;
     // A packet without payload waits for the next one if that is there already: one system call for both.
@@ -303,6 +324,60 @@ class SendChannel {
     if (!hold) await this.#startWrite();
     if (inSlot) await this.#flushed();
     if (inSlot || (staged && normal === 0)) this.#control.done(this.#id);
+  }
+
+  #sendRam(
+    block: number,
+    normal: number,
+    zero: number,
+    pages: Uint32Array,
+    payloadBytes: number,
+    payload: Buffer[],
+  ): void {
+    this.#sendPacket(
+      {
+        flags: this.#methodFlag,
+        normalPages: normal,
+        zeroPages: zero,
+        nextPacketSize: payloadBytes,
+        packetNum: this.#control.nextPacketNum(),
+        ramblock: this.#names[block],
+        pages,
+      },
+      payload,
+    );
+    this.#stats[STAT_NORMAL_PAGES] += normal;
+    this.#stats[STAT_ZERO_PAGES] += zero;
+  }
+
+  /**
+   * Leaves a packet to the codec's thread and sends the one that was there before it: with two under way, that thread
+   * has work while this one copies and writes. Its end posts SEM, the word that the loop sleeps on.
+   */
+  async #compressAside(packet: CompressingPacket): Promise<void> {
+    const settled = (): void => {
+      packet.settled = true;
+      this.#control.postSem(this.#id);
+    };
+    packet.payload.then(settled, settled);
+    this.#inputTurn ^= 1;
+    const earlier = this.#compressing;
+    this.#compressing = packet;
+    if (earlier !== undefined) await this.#sendMade(earlier);
+  }
+
+  /** Sends the packet that the codec has, if there is one, and waits for it if need be. */
+  async #sendCompressed(): Promise<void> {
+    const packet = this.#compressing;
+    if (packet === undefined) return;
+    this.#compressing = undefined;
+    await this.#sendMade(packet);
+  }
+
+  async #sendMade({ block, normal, zero, pages, payload }: CompressingPacket): Promise<void> {
+    const bytes = await payload;
+    this.#sendRam(block, normal, zero, pages, bytes.length, [bytes]);
+    await this.#startWrite();
   }
 
   /** Reads the queued pages into `staging`, page i at i * pageSize, neighbours in one call. */
@@ -392,6 +467,7 @@ class SendChannel {
   }
 
   async #sendDeviceState(slot: Slot): Promise<void> {
+    await this.#sendCompressed();
     const header = this.#nextHeader().subarray(0, DEVICE_STATE_HEADER_BYTES);
     fillDeviceState(header, { idstr: slot.idstr, instanceId: slot.instanceId, nextPacketSize: slot.length });
     this.#hold(header);
@@ -404,6 +480,7 @@ class SendChannel {
   }
 
   async #sendSync(): Promise<void> {
+    await this.#sendCompressed();
     this.#sendPacket(
       {
         flags: MULTIFD_FLAG_SYNC,
