@@ -38,6 +38,7 @@ export const ERROR_CODES = {
   ERR_MULTIFD_DEVICE_STATE:
     'a device-state packet is refused: SYNC set, empty, too large, bad idstr, unknown device',
   ERR_MULTIFD_PROTOCOL: 'the peer did what the protocol does not allow, for instance wrote on a send channel',
+  ERR_MULTIFD_STREAM: 'the main migration stream is refused, or a mapped-ram file is not sound',
   ERR_MULTIFD_HOOK: "an embedder's callback (a device's load(), onZeroPages) threw; `cause` is what it threw",
   ERR_MULTIFD_IO: 'reading or writing a file-backed RAM block failed',
   ERR_MULTIFD_WORKER: 'a channel thread died or failed in a way that is a bug',

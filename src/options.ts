@@ -147,10 +147,10 @@ export function checkSenderOptions(options: SenderOptions): CheckedSenderOptions
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
-export function checkReceiverOptions(options: ReceiverOptions): CheckedReceiverOptions {
+export function checkReceiverOptions(options: ReceiverOptions, blocksLater = false): CheckedReceiverOptions {
   checkKeys(options, RECEIVER_KEYS);
   return {
-    ...checkCommon(options, 0),
+    ...checkCommon(options, 0, blocksLater),
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
     devices: options.devices === undefined ? [] : checkDevices(options.devices),
   };
@@ -161,7 +161,7 @@ export function checkMaxBandwidth(value: unknown): number {
   return integer('maxBandwidth', value as number, undefined, 0, Number.MAX_SAFE_INTEGER);
 }
 
-function checkCommon(options: CommonOptions, lowestPort: number): CheckedCommon {
+function checkCommon(options: CommonOptions, lowestPort: number, blocksLater = false): CheckedCommon {
   const pageSize = integer('pageSize', options.pageSize, MIN_PAGE_SIZE, MIN_PAGE_SIZE, MAX_PAGE_SIZE);
   if ((pageSize & (pageSize - 1)) !== 0)
     throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
@@ -184,7 +184,7 @@ function checkCommon(options: CommonOptions, lowestPort: number): CheckedCommon 
       MAX_DEVICE_STATE_BYTES,
     ),
     signal,
-    blocks: makeBlocks(options.blocks, pageSize),
+    blocks: blocksLater ? [] : makeBlocks(options.blocks, pageSize),
   };
 }
 

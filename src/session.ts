@@ -207,8 +207,14 @@ export abstract class Session implements AsyncDisposable {
     void this.#stop(STOP_FAIL);
   }
 
-  /** Waits for something beside the channels, but not beyond the session's stop: then throws. */
-  protected async orStopped<T>(wait: Promise<T>): Promise<T> {
+  /** @internal What happened beside the channels ends the session; resolves when nothing is left of it. */
+  async abandon(error: MultifdError): Promise<void> {
+    this.fail(error);
+    await this.close();
+  }
+
+  /** @internal Waits for something beside the channels, but not beyond the session's stop: then throws. */
+  async orStopped<T>(wait: Promise<T>): Promise<T> {
     wait.catch(() => {});
     if (this.control.stopped === STOP_RUN) {
       let wake!: () => void;
@@ -228,6 +234,11 @@ export abstract class Session implements AsyncDisposable {
     }
     await this.check();
     throw new MultifdError('ERR_MULTIFD_CLOSED', 'the session was closed');
+  }
+
+  /** @internal */
+  get pageBytes(): number {
+    return this.pageSize;
   }
 
   /**

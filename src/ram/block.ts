@@ -5,6 +5,7 @@
  *     shared   a SharedArrayBuffer                the same memory, no copy
  *     file     a file (also /dev/shm, hugetlbfs)  pread and pwrite in place
  *     private  memory of the embedder's thread    a copy in the slot, made by the embedder's thread
+ *     stream   nowhere: pages pass through        the slot's data (a relay between two migrations)
  *
  * Built on the calling thread; `BlockDescription` is what crosses to the channel threads.
  */
@@ -34,9 +35,16 @@ export interface RAMBlockOptions {
   size?: number;
 }
 
-const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size'];
+/** A block without memory, for relays. */
+export interface StreamBlockOptions {
+  name: string;
+  size: number;
+  stream: true;
+}
 
-export type BlockKind = 'shared' | 'file' | 'private';
+const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'stream'];
+
+export type BlockKind = 'shared' | 'file' | 'private' | 'stream';
 
 /** What a channel thread is told of a block. */
 export interface BlockDescription {
@@ -65,8 +73,8 @@ export class RAMBlock {
   readonly base: number;
 
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
-  constructor(options: RAMBlockOptions, index: number, pageSize: number) {
-    const { name, memory, file } = options;
+  constructor(options: RAMBlockOptions & Partial<StreamBlockOptions>, index: number, pageSize: number) {
+    const { name, memory, file, stream } = options;
     const bad = (why: string): MultifdError =>
       new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(String(name))}: ${why}`);
     if (typeof name !== 'string' || !/^[\x20-\x7e]+$/.test(name) || name.length > MAX_NAME_BYTES) {
@@ -75,7 +83,8 @@ export class RAMBlock {
     for (const key of Object.keys(options)) {
       if (!BLOCK_KEYS.includes(key)) throw bad(`unknown property ${key}, allowed ${BLOCK_KEYS.join(', ')}`);
     }
-    if ((memory === undefined) === (file === undefined)) throw bad('give either memory or file');
+    if (stream !== true && (memory === undefined) === (file === undefined))
+      throw bad('give either memory or file');
     let base = 0;
     let size: number;
     if (memory !== undefined) {
@@ -92,6 +101,9 @@ export class RAMBlock {
       size = options.size ?? memory.byteLength;
       if (size !== memory.byteLength) throw bad(`size is ${size}, but memory has ${memory.byteLength} bytes`);
       this.kind = this.buffer instanceof SharedArrayBuffer ? 'shared' : 'private';
+    } else if (stream === true) {
+      size = options.size as number;
+      this.kind = 'stream';
     } else {
       if (typeof file !== 'string' || file === '') throw bad('file must be a path');
       if (options.size === undefined) throw bad('size is needed with file');

@@ -37,6 +37,7 @@ import {
   STOP_FAIL,
   STOP_RUN,
   markPages,
+  unmarkPages,
   type SharedControl,
 } from '../shared/control.js';
 import {
@@ -76,6 +77,8 @@ export interface ReceiveChannelTask {
   blocks: BlockDescription[];
   /** A bitmap of received pages for each block. */
   received: SharedArrayBuffer[];
+  /** A bitmap for each block: 1 where the page has data. Zero pages are then noted here and not written. */
+  present: SharedArrayBuffer[] | undefined;
   compression: Compression;
   deviceStateBytes: number;
   /** `idstr/instanceId` of the devices whose state is taken. */
@@ -121,6 +124,7 @@ class ReceiveChannel {
   readonly #shared: (Windows | undefined)[];
   readonly #files: (FileBlock | undefined)[] = [];
   readonly #received: Int32Array[];
+  readonly #present: Int32Array[] | undefined;
   readonly #expectation: PacketExpectation;
   readonly #method: ReceiveMethod | undefined;
   readonly #header: Buffer;
@@ -162,6 +166,7 @@ class ReceiveChannel {
       block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     );
     this.#received = task.received.map((buffer) => new Int32Array(buffer));
+    this.#present = task.present?.map((buffer) => new Int32Array(buffer));
     const byName = new Map(task.blocks.map((block, index) => [block.name, { index, size: block.size }]));
     this.#expectation = {
       pageSize: task.pageSize,
@@ -438,6 +443,7 @@ class ReceiveChannel {
           }
         } else file?.write(this.#pages, i * size, run * size, offset);
         markPages(this.#received[block], packet.pages[i], run);
+        if (this.#present !== undefined) markPages(this.#present[block], packet.pages[i], run);
         i += run;
       }
       this.#zeroPages(windows, file);
@@ -457,7 +463,9 @@ class ReceiveChannel {
       const run = this.#runLength(i, end);
       const offset = packet.pages[i] * size;
       const bytes = run * size;
-      if (windows !== undefined) {
+      if (this.#present !== undefined) {
+        unmarkPages(this.#present[packet.block], packet.pages[i], run);
+      } else if (windows !== undefined) {
         const window = windows.windowAt(offset);
         const at = offset % Windows.WINDOW_BYTES;
         if (!isZeroRange(window, at, bytes)) window.fill(0, at, at + bytes);

@@ -1,7 +1,8 @@
 /**
  * The listening address: accepts connections in any order, reads their hellos, and gives each valid channel on.
  *
- *     accepted -- 64 bytes --> magic wrong             stray: dropped, counted
+ *     accepted -- 4 bytes --> "QEVM", and a main stream is expected: to the session, once
+ *        +------- 64 bytes --> magic wrong             stray: dropped, counted
  *        |                     magic right, else wrong the migration is refused: version, uuid, id, taken already
  *        |                     all right               descriptor and surplus to the session
  *        +-- HELLO_MS without 64 bytes, or too many such --> stray: dropped, counted
@@ -16,6 +17,8 @@ import { trace } from '../trace.js';
 import { HELLO_BYTES, decodeHello } from '../wire/hello.js';
 import { takeDescriptor, type TakenConnection } from './descriptor.js';
 
+/** "QEVM": what the main migration stream begins with. */
+const QEMU_VM_FILE_MAGIC = 0x5145564d;
 const HELLO_MS = 10_000;
 /** Connections that have not said hello yet; beyond this the oldest goes. */
 const MAX_SILENT = 256;
@@ -24,6 +27,8 @@ const BACKLOG = 511;
 export interface ListenerEvents {
   /** A channel with a valid hello. */
   channel(id: number, connection: TakenConnection): void;
+  /** The main stream, with what has been read of it, its magic first. Only if it is expected. */
+  main?(socket: net.Socket, begun: Buffer): void;
   /** A hello that ends the migration. */
   refused(error: MultifdError): void;
 }
@@ -39,6 +44,7 @@ export class Listener {
   readonly #channels: number;
   readonly #events: ListenerEvents;
   #closed = false;
+  #mainTaken = false;
 
   constructor(uuid: Uint8Array, channels: number, events: ListenerEvents) {
     this.#uuid = uuid;
@@ -86,7 +92,10 @@ export class Listener {
       if (have === HELLO_BYTES) return;
       const count = chunk.copy(hello, have, 0);
       have += count;
-      if (have === HELLO_BYTES) this.#hello(socket, hello, chunk.subarray(count));
+      if (have >= 4 && this.#events.main !== undefined && hello.readUInt32BE(0) === QEMU_VM_FILE_MAGIC) {
+        this.#main(socket, Buffer.concat([hello.subarray(0, have), chunk.subarray(count)]));
+        have = HELLO_BYTES;
+      } else if (have === HELLO_BYTES) this.#hello(socket, hello, chunk.subarray(count));
     });
   }
 
@@ -95,6 +104,26 @@ export class Listener {
     this.strays++;
     trace('multifd_recv_new_channel', () => ({ stray: why }));
     socket.destroy();
+  }
+
+  #main(socket: net.Socket, begun: Buffer): void {
+    if (this.#mainTaken) {
+      this.#drop(socket, 'a second main stream');
+      return;
+    }
+    this.#mainTaken = true;
+    this.#forget(socket);
+    socket.pause();
+    socket.removeAllListeners();
+    socket.on('error', () => {});
+    trace('multifd_recv_new_channel', () => ({ main: true }));
+    this.#events.main?.(socket, begun);
+    this.#closeIfComplete();
+  }
+
+  #closeIfComplete(): void {
+    if (this.#taken.size < this.#channels) return;
+    if (this.#mainTaken || this.#events.main === undefined) this.close();
   }
 
   #forget(socket: net.Socket): boolean {
@@ -132,7 +161,7 @@ export class Listener {
     connection.surplus = Buffer.concat([rest, connection.surplus]);
     trace('multifd_recv_new_channel', () => ({ id }));
     this.#events.channel(id, connection);
-    if (this.#taken.size === this.#channels) this.close();
+    this.#closeIfComplete();
   }
 
   /** Channels that have come in. */

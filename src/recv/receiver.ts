@@ -3,6 +3,7 @@
  * into place what only this thread can: pages of private memory, device state, ZERO records of the main stream.
  */
 import fs from 'node:fs/promises';
+import type net from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
@@ -38,9 +39,20 @@ import { Listener } from './listener.js';
 const YIELD_MS = 2;
 const SPIN = 400;
 
+/** What a migration with a main stream adds; see src/migration. */
+export interface ReceiverHooks {
+  /** The main stream has come in. */
+  main(socket: net.Socket, begun: Buffer): void;
+  /** Takes the pages of blocks of kind stream out of a slot; the slot is empty afterwards. */
+  pages?(slot: Slot): Promise<void>;
+  /** Keep bitmaps of the pages that have data, and leave zero pages unwritten. */
+  present?: boolean;
+}
+
 interface ReceivedBlock {
   block: RAMBlock;
   words: Int32Array;
+  present: Int32Array | undefined;
   bitmap: ReceivedBitmap;
   windows: Windows | undefined;
 }
@@ -69,14 +81,16 @@ export async function createReceiver(options: ReceiverOptions): Promise<Receiver
 }
 
 export class Receiver extends Session {
-  readonly blocks: readonly RAMBlock[];
+  /** The blocks, in the order given; none until the main stream has named them. */
+  blocks: readonly RAMBlock[] = [];
   /** Fulfilled when all channels have come in; rejected with the session's error. */
   readonly ready: Promise<void>;
   protected readonly terminatePoint = 'multifd_recv_terminate_threads';
   readonly #options: CheckedReceiverOptions;
   readonly #listener: Listener;
-  readonly #states: ReceivedBlock[];
-  readonly #byBlock: BlockStates<ReceivedBlock>;
+  #states: ReceivedBlock[] = [];
+  #byBlock = new BlockStates<ReceivedBlock>([]);
+  readonly #hooks: ReceiverHooks | undefined;
   readonly #devices: Map<string, Device>;
   readonly #connections: (TakenConnection | undefined)[] = [];
   #address: Address;
@@ -87,7 +101,7 @@ export class Receiver extends Session {
   #timer: NodeJS.Timeout | undefined;
 
   /** @internal use createReceiver() */
-  constructor(options: CheckedReceiverOptions) {
+  constructor(options: CheckedReceiverOptions, hooks?: ReceiverHooks) {
     const control = Control.create({
       channels: options.channels,
       clients: 0,
@@ -103,26 +117,54 @@ export class Receiver extends Session {
     );
     this.#options = options;
     this.#address = options.address;
-    this.blocks = options.blocks;
-    this.#states = options.blocks.map((block) => {
-      const words = new Int32Array(new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4));
-      return {
-        block,
-        words,
-        bitmap: new ReceivedBitmap(words, options.pageSize, block.pageCount),
-        windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
-      };
-    });
-    this.#byBlock = new BlockStates(this.#states);
+    this.#hooks = hooks;
+    this.#setStates(options.blocks);
     this.#devices = new Map(
       options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
     );
     this.#listener = new Listener(options.uuid, options.channels, {
       channel: (id, connection) => this.#takeIn(id, connection),
       refused: (error) => this.fail(error),
+      ...(hooks === undefined ? {} : { main: (socket, begun) => hooks.main(socket, begun) }),
     });
     this.ready = this.until(() => this.#allRunning());
     this.ready.catch(() => {});
+  }
+
+  #setStates(blocks: readonly RAMBlock[]): void {
+    this.blocks = blocks;
+    this.#states = blocks.map((block) => {
+      const bits = (): Int32Array =>
+        new Int32Array(new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4));
+      const words = bits();
+      return {
+        block,
+        words,
+        present: this.#hooks?.present === true ? bits() : undefined,
+        bitmap: new ReceivedBitmap(words, this.pageSize, block.pageCount),
+        windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
+      };
+    });
+    this.#byBlock = new BlockStates(this.#states);
+  }
+
+  /** @internal The blocks that the main stream has named: the channels that are in may start. */
+  setBlocks(blocks: readonly RAMBlock[]): void {
+    this.#setStates(blocks);
+    for (const [id, connection] of this.#connections.entries()) {
+      if (connection !== undefined) this.#start(id, connection);
+    }
+    if (this.#needsDelivery()) void this.#deliver();
+  }
+
+  /** @internal Bitmap words of the pages that have data. */
+  presentWords(block: RAMBlock): Int32Array {
+    return this.#states[block.index].present as Int32Array;
+  }
+
+  #needsDelivery(): boolean {
+    if (this.#devices.size > 0 || this.#hooks?.pages !== undefined) return true;
+    return this.#states.some((state) => state.block.kind === 'private');
   }
 
   /** @internal */
@@ -135,8 +177,7 @@ export class Receiver extends Session {
     await this.check();
     const { acceptTimeoutMs } = this.#options;
     if (acceptTimeoutMs > 0) this.#expectChannels(acceptTimeoutMs, 1);
-    if (this.#devices.size > 0 || this.#states.some((state) => state.block.kind === 'private'))
-      void this.#deliver();
+    if (this.#states.length > 0 && this.#needsDelivery()) void this.#deliver();
   }
 
   /** Where it listens, with the port that was bound. */
@@ -163,14 +204,23 @@ export class Receiver extends Session {
     if (this.#listener.count === 1) this.#expectChannels(options.connectTimeoutMs, options.channels);
     if (this.#listener.count === options.channels) clearTimeout(this.#timer);
     this.#connections[id] = connection;
+    if (this.#states.length > 0) this.#start(id, connection);
+  }
+
+  #start(id: number, connection: TakenConnection): void {
+    const options = this.#options;
     const task: ReceiveChannelTask = {
       shared: this.control.shared,
       id,
       fd: connection.fd,
       surplus: connection.surplus,
       pageSize: options.pageSize,
-      blocks: options.blocks.map((block) => block.describe()),
+      blocks: this.blocks.map((block) => block.describe()),
       received: this.#states.map((state) => state.words.buffer as SharedArrayBuffer),
+      present:
+        this.#hooks?.present === true
+          ? this.#states.map((state) => state.present?.buffer as SharedArrayBuffer)
+          : undefined,
       compression: options.compression,
       deviceStateBytes: options.deviceStateBytes,
       devices: [...this.#devices.keys()],
@@ -292,9 +342,8 @@ export class Receiver extends Session {
       if (slot.type === PAYLOAD_DEVICE_STATE) {
         const device = this.#devices.get(`${slot.idstr}/${slot.instanceId}`);
         await device?.load(Buffer.from(slot.data.subarray(0, slot.length)));
-      } else {
-        this.#placePages(slot);
-      }
+      } else if (this.#hooks?.pages !== undefined) await this.#hooks.pages(slot);
+      else this.#placePages(slot);
     } catch (thrown) {
       const message = `load() of device ${slot.idstr} instance ${slot.instanceId} failed`;
       this.fail(new MultifdError('ERR_MULTIFD_HOOK', message, { channel: id, cause: thrown }));

@@ -266,7 +266,7 @@ class SendChannel {
   }
 
   async #sendPages(slot: Slot): Promise<void> {
-    const { block, num } = slot;
+    const { block, num, allZero } = slot;
     const size = this.#pageSize;
     const windows = this.#shared[block];
     const file = this.#files[block];
@@ -277,9 +277,9 @@ class SendChannel {
     if (!staged) this.#control.done(this.#id);
     // Where page `i` of the slot lies, unless it is shared: in the slot, or read from the file in one go.
     const staging = staged ? slot.data : this.#staging[this.#turn];
-    if (file !== undefined) this.#readFile(file, num, staging);
+    if (file !== undefined && !allZero) this.#readFile(file, num, staging);
 
-    const normal = this.#detectZeroPages(num, windows, staging);
+    const normal = allZero ? this.#allZero(num) : this.#detectZeroPages(num, windows, staging);
     const chunks: Buffer[] = [];
     let payloadBytes = normal * size;
     if (normal > 0) {
@@ -424,6 +424,11 @@ class SendChannel {
     }
     order.subarray(normal, num).reverse();
     return normal;
+  }
+
+  #allZero(num: number): number {
+    for (let i = 0; i < num; i++) this.#order[i] = i;
+    return 0;
   }
 
   /** All-zero batches of neighbours are the bulk of a fresh guest: one look at all of it, at memory speed. */

@@ -273,6 +273,40 @@ export class Sender extends Session {
     await turn;
   }
 
+  /**
+   * Queues pages that are zero whatever their memory or file holds; to be used in mode `multifd`. Otherwise as
+   * queueRange(), but each page at most once between two syncs.
+   */
+  async queueZeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    const state = this.#byBlock.find(block);
+    const first = checkPageRange(state.block, this.pageSize, offset, length);
+    await this.#exclusive(async () => {
+      const end = first + length / this.pageSize;
+      for (let page = first; page < end; page++) await this.#putKnown(state, page, undefined);
+    });
+  }
+
+  /**
+   * @internal Queues pages of a block of kind stream with their bytes: `normal` pages, whose data lies in `data` one
+   * after the other, then zero pages. Copied before it resolves.
+   */
+  async queuePages(
+    block: RAMBlock,
+    pages: Uint32Array,
+    normal: number,
+    num: number,
+    data: Buffer,
+  ): Promise<void> {
+    const state = this.#byBlock.find(block);
+    const size = this.pageSize;
+    await this.#exclusive(async () => {
+      for (let i = 0; i < num; i++) {
+        const bytes = i < normal ? data.subarray(i * size, (i + 1) * size) : undefined;
+        await this.#putKnown(state, pages[i], bytes);
+      }
+    });
+  }
+
   /** Hands over what is queued; resolves when a channel has taken it. */
   async flush(): Promise<void> {
     this.requireOpen();
@@ -341,7 +375,8 @@ export class Sender extends Session {
     if ((++this.#quickCalls & 63) === 0 && performance.now() - this.#lastYield > YIELD_MS) return false;
     if (this.#legacy && state.windows === undefined) return false;
     const slot = this.#ramSlot;
-    if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages)) return false;
+    if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages || slot.allZero))
+      return false;
     this.#append(state, page, undefined, 0);
     if (slot.num === this.#pages) {
       const id = this.#nextTicket === this.#serving ? this.#findIdle(ANY_CHANNEL) : -1;
@@ -356,7 +391,7 @@ export class Sender extends Session {
     let page = first;
     while (page < end) {
       let slot = this.#ramSlot;
-      if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages)) {
+      if (slot.num > 0 && (slot.block !== state.block.index || slot.num === this.#pages || slot.allZero)) {
         await this.#flush(ANY_CHANNEL);
         slot = this.#ramSlot;
       }
@@ -408,6 +443,23 @@ export class Sender extends Session {
         .copy(slot.data, num * this.pageSize, at, at + this.pageSize);
     }
     slot.num = num + 1;
+  }
+
+  /** A page whose content is known here: its bytes, or zero. */
+  async #putKnown(state: QueuedBlock, page: number, bytes: Buffer | undefined): Promise<void> {
+    const allZero = bytes === undefined;
+    const before = this.#ramSlot;
+    const fits = before.block === state.block.index && before.allZero === allZero && before.num < this.#pages;
+    if (before.num > 0 && !fits) await this.#flush(ANY_CHANNEL);
+    const slot = this.#ramSlot;
+    const num = slot.num;
+    slot.type = PAYLOAD_RAM;
+    slot.block = state.block.index;
+    slot.allZero = allZero;
+    slot.pages[num] = page;
+    bytes?.copy(slot.data, num * this.pageSize);
+    slot.num = num + 1;
+    if (slot.num === this.#pages) await this.#flush(ANY_CHANNEL);
   }
 
   #isZero(state: QueuedBlock, page: number, scratch: Buffer | undefined, i: number): boolean {

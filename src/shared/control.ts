@@ -35,6 +35,7 @@ import {
   CHANNEL_SYNC_DONE,
   CHANNEL_SYNC_RELEASED,
   Layout,
+  SLOT_ALL_ZERO,
   SLOT_BLOCK,
   SLOT_INSTANCE_ID,
   SLOT_LENGTH,
@@ -135,6 +136,13 @@ export class Slot {
   set instanceId(value: number) {
     this.#words[this.#base + SLOT_INSTANCE_ID] = value;
   }
+  /** The pages are known to be zero: nothing of them is read. */
+  get allZero(): boolean {
+    return this.#words[this.#base + SLOT_ALL_ZERO] === 1;
+  }
+  set allZero(value: boolean) {
+    this.#words[this.#base + SLOT_ALL_ZERO] = value ? 1 : 0;
+  }
   /** Bytes of a device-state payload. */
   get length(): number {
     return this.#words[this.#base + SLOT_LENGTH];
@@ -156,6 +164,7 @@ export class Slot {
     this.type = PAYLOAD_NONE;
     this.num = 0;
     this.normalNum = 0;
+    this.allZero = false;
     this.length = 0;
   }
 }
@@ -418,13 +427,23 @@ export function markBooted(control: SharedArrayBuffer): void {
 
 /** Sets bits of a shared bitmap; several channels may do so at once. */
 export function markPages(words: Int32Array, first: number, count: number): void {
+  changePages(words, first, count, true);
+}
+
+/** Clears them. */
+export function unmarkPages(words: Int32Array, first: number, count: number): void {
+  changePages(words, first, count, false);
+}
+
+function changePages(words: Int32Array, first: number, count: number, set: boolean): void {
   let page = first;
   const end = first + count;
   while (page < end) {
     const bit = page & 31;
     const bits = Math.min(32 - bit, end - page);
     const mask = bits === 32 ? -1 : ((1 << bits) - 1) << bit;
-    Atomics.or(words, page >>> 5, mask);
+    if (set) Atomics.or(words, page >>> 5, mask);
+    else Atomics.and(words, page >>> 5, ~mask);
     page += bits;
   }
 }

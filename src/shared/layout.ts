@@ -9,7 +9,7 @@
  *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC | STATE, SYNC_DONE | stats |
  *     | channel 1: ...                                                                             |
  *     +--------------------------------------------------------------------------------------------+
- *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH | idstr | pages[N]         |
+ *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH, ALL_ZERO | idstr | pages[N]         |
  *     | slot 1: ...                                                                                |
  *     +--------------------------------------------------------------------------------------------+
  *     slot data (a second one): dataBytes for each slot: staged pages, or one device-state payload.
@@ -69,6 +69,7 @@ export const SLOT_NUM = 2;
 export const SLOT_NORMAL_NUM = 3;
 export const SLOT_INSTANCE_ID = 4;
 export const SLOT_LENGTH = 5;
+export const SLOT_ALL_ZERO = 6;
 const SLOT_IDSTR = LINE_WORDS;
 const SLOT_PAGES = SLOT_IDSTR + IDSTR_BYTES / WORD_BYTES;
 
