@@ -1,0 +1,165 @@
+/**
+ * Writes a mapped-ram file out of the items of a socket migration's main stream, as they come. Pages are not its
+ * business: the channels write them at pages_offset + offset, at the same time and to the same file.
+ *
+ *     accept(item)                     the writer                          in the file
+ *     header .. START                  gathers, writes 64 KiB at a time    at the begin
+ *     mem-size                         lays out all blocks                 all entries, each at its place; the
+ *                                                                          file's length up to RAM's end
+ *     eos, footer, section, command    gathers again                       behind the last block's pages
+ *     tail                             the same                            behind ram's END
+ *     finish(bitmaps)                  writes the bitmaps and the rest     bitmaps; cut to its end
+ *
+ * The file must be new or empty: what is never written must read as zero. Until finish() has resolved it is no
+ * migration (its bitmaps say that all RAM is zero), so it should not yet be under its name.
+ */
+import { MultifdError } from '../errors.js';
+import { type StreamBlock, encodeBlock, requirePageSize } from './block-list.js';
+import { STREAM_ERRORS, quote, refusal } from './codes.js';
+import type { Configuration } from './configuration.js';
+import { DEFAULT_PAGE_SIZE } from './main-stream.js';
+import { type MappedRamBlock, encodeBitmap, layOut, mappedBlock } from './mapped-ram.js';
+import { encodeMemSizeRecord, fileConfiguration, socketBlock, toFileStream } from './main-writer.js';
+import { type WritableFile, writeAt } from './positioned-file.js';
+import type { MainItem, MemSizeItem } from './records.js';
+
+const GATHER_BYTES = 65536;
+
+export interface MappedRamWriterOptions {
+  /** Where the stream begins in the file, in bytes (default 0). */
+  offset?: number;
+  /** Target page size where the configuration does not tell it; in bytes, default 4096. */
+  pageSize?: number;
+}
+
+export class MappedRamWriter {
+  readonly #file: WritableFile;
+  #pageSize: number;
+  #configuration: Configuration | undefined;
+  #blocks: MappedRamBlock[] | undefined;
+  /** Where the gathered bytes go. */
+  #position: number;
+  readonly #gathered = Buffer.allocUnsafe(GATHER_BYTES);
+  #gatheredBytes = 0;
+  #ended = false;
+  #finished = false;
+
+  constructor(file: WritableFile, options: MappedRamWriterOptions = {}) {
+    const { offset = 0, pageSize = DEFAULT_PAGE_SIZE } = options;
+    if (!Number.isSafeInteger(offset) || offset < 0) {
+      throw refusal('file', 'offset of a mapped-ram file', offset, 'an integer of 0 or more');
+    }
+    requirePageSize(pageSize);
+    this.#file = file;
+    this.#pageSize = pageSize;
+    this.#position = offset;
+  }
+
+  /** Where each block's pages and bitmap lie; undefined before the block list has been accepted. */
+  get blocks(): readonly MappedRamBlock[] | undefined {
+    return this.#blocks;
+  }
+
+  /** Where the next byte of the stream goes: in the end, the file's length. */
+  get position(): number {
+    return this.#position + this.#gatheredBytes;
+  }
+
+  /**
+   * The next item, in the stream's order. ZERO, PAGE and MULTIFD_FLUSH leave no trace: their pages are the caller's.
+   *
+   * @throws MultifdError STREAM_ERRORS.io, .unsupported, .state
+   */
+  async accept(item: MainItem): Promise<void> {
+    if (this.#finished)
+      throw new MultifdError(STREAM_ERRORS.state, `mapped-ram file: ${item.kind} after finish()`);
+    if (item.kind === 'mem-size') return this.#layOut(item);
+    if (item.kind === 'configuration') {
+      this.#configuration = item.configuration;
+      const { targetPageBits } = item.configuration;
+      if (targetPageBits !== undefined) this.#pageSize = 2 ** targetPageBits;
+    }
+    if (item.kind === 'eos' && item.section === 'end') this.#ended = true;
+    await this.#gather(toFileStream(item));
+  }
+
+  /**
+   * Writes the bitmaps and what is left, and cuts the file to its length. Syncing, closing and renaming are the
+   * caller's.
+   *
+   * @param bitmapOf the words (src/ram/bitmap.ts) of a block's pages that are in the file
+   * @returns the file's length in bytes
+   * @throws MultifdError STREAM_ERRORS.io; STREAM_ERRORS.state before ram's END
+   */
+  async finish(bitmapOf: (block: MappedRamBlock) => Int32Array): Promise<number> {
+    if (this.#finished)
+      throw new MultifdError(STREAM_ERRORS.state, 'mapped-ram file: finish() was called before');
+    if (this.#blocks === undefined || !this.#ended) {
+      throw new MultifdError(STREAM_ERRORS.state, "mapped-ram file: finish() before ram's END");
+    }
+    this.#finished = true;
+    await this.#flush();
+    for (const block of this.#blocks) {
+      const words = bitmapOf(block);
+      if (words.length < Math.ceil(block.pageCount / 32)) {
+        const expected = Math.ceil(block.pageCount / 32);
+        throw refusal('state', `words of the bitmap of ${quote(block.name)}`, words.length, expected);
+      }
+      await writeAt(this.#file, encodeBitmap(words, block.pageCount), block.bitmapOffset);
+    }
+    await this.#truncate(this.#position);
+    return this.#position;
+  }
+
+  async #layOut(item: MemSizeItem): Promise<void> {
+    if (this.#blocks !== undefined) {
+      throw new MultifdError(STREAM_ERRORS.state, 'mapped-ram file: a second block list');
+    }
+    // Without a configuration there is no such file.
+    fileConfiguration(this.#configuration);
+    await this.#gather(encodeMemSizeRecord(item.blocks));
+    const blocks: MappedRamBlock[] = [];
+    for (const block of item.blocks) blocks.push(await this.#layOutBlock(block));
+    // Holes up to here: channels check that their block is within the file.
+    await this.#truncate(this.#position);
+    this.#blocks = blocks;
+  }
+
+  async #layOutBlock(block: StreamBlock): Promise<MappedRamBlock> {
+    // Of what a socket migration says of a block, a file has the address; host page sizes go with postcopy.
+    const entry = socketBlock(block);
+    delete entry.hostPageSize;
+    const bytes = encodeBlock(entry);
+    const { header, next } = layOut(this.position + bytes.length, block.usedLength, this.#pageSize);
+    const mapped = { ...entry, mapped: header };
+    await this.#gather(encodeBlock(mapped));
+    await this.#flush();
+    this.#position = next;
+    return mappedBlock(mapped, this.#pageSize);
+  }
+
+  /** Copies: an item's bytes are a view of a chunk, which many small items must not keep alive. */
+  async #gather(bytes: Buffer): Promise<void> {
+    if (this.#gatheredBytes + bytes.length > GATHER_BYTES) await this.#flush();
+    if (bytes.length > GATHER_BYTES) {
+      await writeAt(this.#file, bytes, this.#position);
+      this.#position += bytes.length;
+      return;
+    }
+    this.#gatheredBytes += bytes.copy(this.#gathered, this.#gatheredBytes);
+  }
+
+  async #flush(): Promise<void> {
+    await writeAt(this.#file, this.#gathered.subarray(0, this.#gatheredBytes), this.#position);
+    this.#position += this.#gatheredBytes;
+    this.#gatheredBytes = 0;
+  }
+
+  async #truncate(length: number): Promise<void> {
+    try {
+      await this.#file.truncate(length);
+    } catch (error) {
+      throw MultifdError.wrap(error, STREAM_ERRORS.io, `length ${length} of the mapped-ram file`);
+    }
+  }
+}

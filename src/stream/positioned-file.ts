@@ -1,0 +1,71 @@
+/**
+ * The little that this folder wants of a file; `FileHandle` of node:fs/promises has it. Positions only, no cursor:
+ * the channel threads read and write the same file at the same time.
+ */
+import { MultifdError } from '../errors.js';
+import { type ByteSource, CHUNK_BYTES } from './byte-reader.js';
+import { STREAM_ERRORS } from './codes.js';
+
+export interface ReadableFile {
+  read(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
+  stat(): Promise<{ size: number }>;
+}
+
+export interface WritableFile {
+  write(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesWritten: number }>;
+  truncate(length: number): Promise<void>;
+}
+
+/** As many of `length` bytes from `position` on as the file has. */
+export async function readAt(file: ReadableFile, position: number, length: number): Promise<Buffer> {
+  const into = Buffer.allocUnsafe(length);
+  let done = 0;
+  try {
+    while (done < length) {
+      const { bytesRead } = await file.read(into, done, length - done, position + done);
+      if (bytesRead === 0) break;
+      done += bytesRead;
+    }
+  } catch (error) {
+    throw MultifdError.wrap(error, STREAM_ERRORS.io, `read at ${position + done}`);
+  }
+  return into.subarray(0, done);
+}
+
+export async function writeAt(file: WritableFile, bytes: Buffer, position: number): Promise<void> {
+  let done = 0;
+  try {
+    while (done < bytes.length) {
+      done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten;
+    }
+  } catch (error) {
+    throw MultifdError.wrap(error, STREAM_ERRORS.io, `write at ${position + done}`);
+  }
+}
+
+/** What is read first at a new place: in a mapped-ram file a few dozen bytes are wanted there. */
+const FIRST_BYTES = 1024;
+
+/** A file as the source of a ByteReader, from `position` on; each chunk is memory of its own. */
+export class FileSource implements ByteSource {
+  readonly #file: ReadableFile;
+  #position: number;
+  #chunkBytes = FIRST_BYTES;
+
+  constructor(file: ReadableFile, position: number) {
+    this.#file = file;
+    this.#position = position;
+  }
+
+  async read(max: number): Promise<Buffer | null> {
+    const chunk = await readAt(this.#file, this.#position, Math.min(max, this.#chunkBytes));
+    this.#position += chunk.length;
+    this.#chunkBytes = Math.min(4 * this.#chunkBytes, CHUNK_BYTES);
+    return chunk.length === 0 ? null : chunk;
+  }
+
+  seek(position: number): void {
+    this.#position = position;
+    this.#chunkBytes = FIRST_BYTES;
+  }
+}

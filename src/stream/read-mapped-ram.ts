@@ -1,0 +1,405 @@
+/**
+ * Reads what a mapped-ram file is, without its pages: for a sender, which then reads the pages in place, and for
+ * people who want to know what is in it.
+ *
+ *     1  the stream up to ram's END        main-stream.ts, jumping from entry to entry
+ *     2  the bitmaps, a piece at a time    present and zero pages, bits behind the last page
+ *     3  the tail, a piece at a time       where it ends, the VM description
+ *     4  all regions, sorted               overlaps, regions outside the file
+ *
+ * The file is not trusted: it may be cut, hostile, or no such file at all. What is wrong is listed in `problems`, and
+ * the description holds what could be read; only reading itself, and a file that is no migration stream, throws. A
+ * sender calls `requireSound()`.
+ *
+ * Bounds: 4096 blocks, 2^32 pages, a bitmap's piece of 1 MiB, one VM description, 100 problems; the file's own size
+ * for the time that it takes.
+ */
+import { open } from 'node:fs/promises';
+import { MultifdError } from '../errors.js';
+import { type StreamBlock, encodeBlock } from './block-list.js';
+import { ByteReader, CHUNK_BYTES } from './byte-reader.js';
+import { STREAM_ERRORS, quote, refusal } from './codes.js';
+import type { Configuration } from './configuration.js';
+import { MainStreamReader } from './main-stream.js';
+import { type MappedRamBlock, countBits, mappedBlock } from './mapped-ram.js';
+import { FileSource, type ReadableFile, readAt } from './positioned-file.js';
+import { COMMAND_SWITCHOVER_START } from './records.js';
+import { TailScanner, type VmDescription } from './vm-description.js';
+
+/** A bitmap is read in pieces: 1 MiB is 8 Mi pages. */
+const BITMAP_CHUNK_BYTES = 2 ** 20;
+const MAX_PROBLEMS = 100;
+/** Sections and commands in the stream, by choice: QEMU writes one each 50 ms or so, which makes 14 hours. */
+const MAX_SECTIONS = 2 ** 20;
+
+export type MappedRamProblemKind =
+  /** The stream breaks off, or breaks the format. */
+  | 'stream'
+  /** A mapped-ram header has a version, a page size or an offset that QEMU refuses. */
+  | 'header'
+  /** A bitmap or pages lie outside the file. */
+  | 'outside'
+  /** Two regions lie over each other. */
+  | 'overlap'
+  /** Bits behind a block's last page are set. */
+  | 'trailing-bits'
+  /** The tail ends without VM description: it may be cut, and is where it does not even end with EOF (fatal). */
+  | 'tail';
+
+export interface MappedRamProblem {
+  kind: MappedRamProblemKind;
+  /** Does it keep the file from being loaded or sent? */
+  fatal: boolean;
+  message: string;
+  /** The block concerned, where there is one. */
+  block?: string;
+}
+
+export interface MappedRamBlockDescription extends MappedRamBlock {
+  /** Pages whose bit is set. */
+  presentPages: number;
+  zeroPages: number;
+  /** The guest address, with x-ignore-shared. */
+  address?: bigint;
+}
+
+export interface MappedRamDescription {
+  fileSize: number;
+  /** Where the stream begins in the file. */
+  offset: number;
+  /** Undefined if the stream has none. */
+  configuration: Configuration | undefined;
+  /** The machine type's name; empty without configuration. */
+  machine: string;
+  capabilities: string[];
+  /** Target page size, in bytes. */
+  pageSize: number;
+  /** ram's section id. */
+  sectionId: number;
+  footers: boolean;
+  blocks: MappedRamBlockDescription[];
+  presentPages: number;
+  zeroPages: number;
+  /** Does the stream have the command SWITCHOVER_START? */
+  switchoverStart: boolean;
+  /** Where the stream goes on behind the last block's pages; undefined if the block list could not be read. */
+  streamOffset?: number;
+  /** Where the tail begins, and its length; undefined if ram's END could not be found. */
+  tailOffset?: number;
+  tailBytes?: number;
+  /** Undefined if the tail ends without one. */
+  vmDescription?: VmDescription;
+  problems: MappedRamProblem[];
+}
+
+export interface ReadMappedRamOptions {
+  /** Where the stream begins in the file, in bytes (default 0; QEMU's `file:PATH,offset=N`). */
+  offset?: number;
+  /** Target page size where the stream does not tell it (default 4096). */
+  pageSize?: number;
+  /** The most sections and commands that the stream may have up to ram's END (default 1048576). */
+  maxSections?: number;
+}
+
+/**
+ * @param file a path, or a file that is open; it stays open
+ * @throws MultifdError STREAM_ERRORS.io, .magic, .eof; STREAM_ERRORS.file for a stream that is no mapped-ram file's
+ */
+export async function readMappedRam(
+  file: string | ReadableFile,
+  options: ReadMappedRamOptions = {},
+): Promise<MappedRamDescription> {
+  if (typeof file !== 'string') return new MappedRamFile(file, options).read();
+  let handle: Awaited<ReturnType<typeof open>>;
+  try {
+    handle = await open(file, 'r');
+  } catch (error) {
+    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(file));
+  }
+  try {
+    return await new MappedRamFile(handle, options).read();
+  } finally {
+    await handle.close();
+  }
+}
+
+/**
+ * Throws the first problem that keeps a file from being loaded or sent.
+ *
+ * @throws MultifdError STREAM_ERRORS.file
+ */
+export function requireSound(description: MappedRamDescription): void {
+  const problem = description.problems.find(({ fatal }) => fatal);
+  if (problem !== undefined) throw new MultifdError(STREAM_ERRORS.file, problem.message);
+}
+
+class MappedRamFile {
+  readonly #file: ReadableFile;
+  readonly #offset: number;
+  readonly #maxSections: number;
+  readonly #reader: ByteReader;
+  readonly #stream: MainStreamReader;
+  readonly #blocks: MappedRamBlockDescription[] = [];
+  readonly #problems: MappedRamProblem[] = [];
+  /** What the file's bytes are used for. */
+  readonly #regions: { from: number; to: number; what: string }[] = [];
+
+  constructor(file: ReadableFile, options: ReadMappedRamOptions) {
+    const { offset = 0, pageSize, maxSections = MAX_SECTIONS } = options;
+    this.#file = file;
+    this.#maxSections = maxSections;
+    this.#offset = offset;
+    this.#reader = new ByteReader(new FileSource(file, offset), { name: 'mapped-ram file', start: offset });
+    this.#stream = new MainStreamReader(this.#reader, {
+      ...(pageSize !== undefined && { pageSize }),
+      onProblem: (problem) => this.#add('header', true, problem.message),
+      onBlock: (block, at) => this.#addBlock(block, at),
+    });
+  }
+
+  async read(): Promise<MappedRamDescription> {
+    const fileSize = await this.#size();
+    await this.#stream.next();
+    const description: MappedRamDescription = {
+      fileSize,
+      offset: this.#offset,
+      configuration: undefined,
+      machine: '',
+      capabilities: [],
+      pageSize: this.#stream.pageSize,
+      sectionId: 0,
+      footers: true,
+      blocks: this.#blocks,
+      presentPages: 0,
+      zeroPages: 0,
+      switchoverStart: false,
+      problems: this.#problems,
+    };
+    await this.#readStream(description);
+    for (const block of description.blocks) await this.#readBitmap(block, description);
+    if (this.#stream.inTail) await this.#readTail(description);
+    this.#compareRegions(fileSize);
+    return description;
+  }
+
+  async #size(): Promise<number> {
+    try {
+      return (await this.#file.stat()).size;
+    } catch (error) {
+      throw MultifdError.wrap(error, STREAM_ERRORS.io, 'size of the mapped-ram file');
+    }
+  }
+
+  /** Up to the footer of ram's END, or to where the stream cannot be read any more. */
+  async #readStream(description: MappedRamDescription): Promise<void> {
+    const stream = this.#stream;
+    try {
+      let sections = 0;
+      while (!stream.inTail) {
+        const item = await stream.next();
+        if (item?.kind === 'configuration') {
+          description.configuration = item.configuration;
+          description.machine = item.configuration.machine;
+          description.capabilities = item.configuration.capabilities ?? [];
+          description.pageSize = stream.pageSize;
+        }
+        if (!stream.mappedRam) break;
+        if (item?.kind === 'command' || item?.kind === 'section') sections++;
+        if (sections > this.#maxSections) throw this.#tooManySections();
+        if (item?.kind === 'command')
+          description.switchoverStart ||= item.command === COMMAND_SWITCHOVER_START;
+        if (item?.kind === 'mem-size') description.streamOffset = this.#reader.position;
+      }
+    } catch (error) {
+      const isProblem = error instanceof MultifdError && error.code !== STREAM_ERRORS.io;
+      if (!isProblem || description.configuration === undefined) throw error;
+      this.#add('stream', true, error.message);
+    }
+    description.sectionId = stream.sectionId ?? 0;
+    description.footers = stream.footers ?? true;
+    if (!stream.mappedRam) {
+      const what =
+        description.machine === '' ? 'no configuration' : 'a migration stream without capability mapped-ram';
+      throw new MultifdError(STREAM_ERRORS.file, `mapped-ram file: received ${what}, expected mapped-ram`);
+    }
+  }
+
+  #tooManySections(): MultifdError {
+    const most = this.#maxSections;
+    return refusal('limit', 'mapped-ram file: sections', `more than ${most}`, `at most ${most}`);
+  }
+
+  #addBlock(block: StreamBlock, at: number): void {
+    if (block.mapped === undefined) return;
+    const mapped = mappedBlock({ ...block, mapped: block.mapped }, this.#stream.pageSize);
+    const { pagesOffset, bitmapOffset } = mapped;
+    const { address } = block;
+    if (this.#blocks.length === 0) this.#addRegion(this.#offset, at, 'the stream');
+    this.#blocks.push({
+      ...mapped,
+      ...(address !== undefined && { address }),
+      presentPages: 0,
+      zeroPages: 0,
+    });
+    const what = quote(block.name);
+    this.#addRegion(at, at + encodeBlock(block).length, `the entry of ${what}`);
+    this.#addRegion(bitmapOffset, bitmapOffset + mapped.bitmapBytes, `the bitmap of ${what}`);
+    this.#addRegion(pagesOffset, pagesOffset + block.usedLength, `pages of ${what}`);
+  }
+
+  #addRegion(from: number, to: number, what: string): void {
+    this.#regions.push({ from, to, what });
+  }
+
+  async #readBitmap(block: MappedRamBlockDescription, description: MappedRamDescription): Promise<void> {
+    const { name, pageCount } = block;
+    const { fileSize } = description;
+    if (block.pagesOffset + block.usedLength > fileSize) {
+      this.#addOutside(`pages of ${quote(name)}`, block.pagesOffset + block.usedLength, fileSize, name);
+    }
+    if (block.bitmapOffset + block.bitmapBytes > fileSize) {
+      this.#addOutside(
+        `the bitmap of ${quote(name)}`,
+        block.bitmapOffset + block.bitmapBytes,
+        fileSize,
+        name,
+      );
+      return;
+    }
+    let all = 0;
+    for await (const { bytes, page } of readBitmap(this.#file, block)) {
+      block.presentPages += countBits(bytes, Math.min(pageCount - page, 8 * bytes.length));
+      all += countBits(bytes, 8 * bytes.length);
+    }
+    if (all !== block.presentPages) {
+      const message = `mapped-ram file: bitmap of ${quote(name)}: received ${all - block.presentPages} bits behind the last page, expected none`;
+      this.#add('trailing-bits', false, message, name);
+    }
+    block.zeroPages = pageCount - block.presentPages;
+    description.presentPages += block.presentPages;
+    description.zeroPages += block.zeroPages;
+  }
+
+  async #readTail(description: MappedRamDescription): Promise<void> {
+    const scanner = new TailScanner();
+    const tailOffset = this.#reader.position;
+    for await (const chunk of this.#reader.rest()) scanner.push(chunk);
+    description.tailOffset = tailOffset;
+    description.tailBytes = scanner.bytes;
+    if (scanner.description !== undefined) description.vmDescription = scanner.description;
+    else {
+      // A machine with suppress-vmdesc=on ends with EOF, but so does many a tail that is cut: state is full of zeros.
+      const end = tailOffset + scanner.bytes;
+      const received = scanner.endsWithEof ? 'EOF at the most' : 'neither a VM description nor EOF';
+      const message = `mapped-ram file: end at byte ${end}: received ${received}, expected a VM description: the file may be cut`;
+      this.#add('tail', !scanner.endsWithEof, message);
+    }
+    const { streamOffset = tailOffset } = description;
+    this.#addRegion(streamOffset, tailOffset + scanner.bytes, 'the stream behind RAM');
+  }
+
+  /** Regions must not lie over each other: sorted by their begin, each is held against the one that ends last. */
+  #compareRegions(fileSize: number): void {
+    const regions = this.#regions.filter(({ from, to }) => to > from && from < fileSize);
+    regions.sort((a, b) => a.from - b.from || a.to - b.to);
+    let last = regions[0];
+    for (const region of regions.slice(1)) {
+      if (region.from < last.to) {
+        const message = `mapped-ram file: ${region.what}: received ${region.from} to ${region.to}, over ${last.what} (${last.from} to ${last.to}), expected a place of its own`;
+        this.#add('overlap', true, message);
+      }
+      if (region.to > last.to) last = region;
+    }
+  }
+
+  #addOutside(what: string, end: number, fileSize: number, block: string): void {
+    const message = `mapped-ram file: end of ${what}: received ${end}, expected at most ${fileSize}, the file's size`;
+    this.#add('outside', true, message, block);
+  }
+
+  #add(kind: MappedRamProblemKind, fatal: boolean, message: string, block?: string): void {
+    if (this.#problems.length >= MAX_PROBLEMS) return;
+    this.#problems.push({ kind, fatal, message, ...(block !== undefined && { block }) });
+  }
+}
+
+/**
+ * A block's bitmap in pieces.
+ *
+ * @returns the bytes, and the index of the page that their first bit stands for
+ * @throws MultifdError STREAM_ERRORS.io, .eof
+ */
+export async function* readBitmap(
+  file: ReadableFile,
+  block: MappedRamBlock,
+): AsyncGenerator<{ bytes: Buffer; page: number }, void, undefined> {
+  for (let at = 0; at < block.bitmapBytes; at += BITMAP_CHUNK_BYTES) {
+    const length = Math.min(BITMAP_CHUNK_BYTES, block.bitmapBytes - at);
+    const bytes = await readAt(file, block.bitmapOffset + at, length);
+    if (bytes.length < length) {
+      throw new MultifdError(
+        STREAM_ERRORS.eof,
+        `mapped-ram file: bitmap of ${quote(block.name)}: received ${at + bytes.length} bytes, expected ${block.bitmapBytes}`,
+      );
+    }
+    yield { bytes, page: 8 * at };
+  }
+}
+
+/** Pages of a block, one after another, that are all in the file or all zero pages. */
+export interface PageRun {
+  page: number;
+  count: number;
+  present: boolean;
+}
+
+/**
+ * All pages of a block in runs, ascending, by its bitmap.
+ *
+ * @throws MultifdError STREAM_ERRORS.io, .eof
+ */
+export async function* readPageRuns(
+  file: ReadableFile,
+  block: MappedRamBlock,
+): AsyncGenerator<PageRun, void, undefined> {
+  let run: PageRun = { page: 0, count: 0, present: false };
+  for await (const { bytes, page } of readBitmap(file, block)) {
+    const count = Math.min(block.pageCount - page, 8 * bytes.length);
+    for (let i = 0; i < count;) {
+      const byte = bytes[i >>> 3];
+      // A byte of eight equal bits is one step.
+      const step = (i & 7) === 0 && count - i >= 8 && (byte === 0x00 || byte === 0xff) ? 8 : 1;
+      const present = (byte & (1 << (i & 7))) !== 0;
+      if (present !== run.present) {
+        if (run.count > 0) yield run;
+        run = { page: page + i, count: 0, present };
+      }
+      run.count += step;
+      i += step;
+    }
+  }
+  if (run.count > 0) yield run;
+}
+
+/** The file's tail in pieces, each the consumer's. */
+export async function* readTail(
+  file: ReadableFile,
+  description: MappedRamDescription,
+): AsyncGenerator<Buffer, void, undefined> {
+  const { tailOffset, tailBytes } = description;
+  if (tailOffset === undefined || tailBytes === undefined) {
+    throw new MultifdError(
+      STREAM_ERRORS.file,
+      "mapped-ram file: the end of ram's last section was not found",
+    );
+  }
+  for (let at = 0; at < tailBytes;) {
+    const bytes = await readAt(file, tailOffset + at, Math.min(CHUNK_BYTES, tailBytes - at));
+    if (bytes.length === 0) {
+      const message = `mapped-ram file: tail: received ${at} bytes, expected ${tailBytes}`;
+      throw new MultifdError(STREAM_ERRORS.eof, message);
+    }
+    yield bytes;
+    at += bytes.length;
+  }
+}

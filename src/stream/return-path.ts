@@ -1,0 +1,91 @@
+/**
+ * The return path: messages from the destination to the source, in the reverse direction of the main connection. Only
+ * there when the source has capability `return-path`, and begun by its command OPEN_RETURN_PATH. All integers
+ * big-endian.
+ *
+ *     u16 type, u16 n, n bytes
+ *
+ *     type                  n
+ *       1  SHUT             4   u32 status: 0 all is loaded, else the load failed
+ *       2  PONG             4   u32 as in the PING
+ *       3  REQ_PAGES_ID         postcopy only, as 4 to 6
+ *       4  REQ_PAGES
+ *       5  RECV_BITMAP
+ *       6  RESUME_ACK
+ *       7  SWITCHOVER_ACK   0   with capability switchover-ack
+ *
+ *     source                                          destination
+ *     OPEN_RETURN_PATH, PING 1       ---->
+ *                                    <----            PONG 1
+ *     RAM, devices, VM description   ---->
+ *     (waits)                        <----            SHUT 0, when all is loaded
+ *     completed
+ *
+ * A receiver of ours encodes PONG and SHUT; a sender of ours decodes.
+ */
+import type { ByteReader } from './byte-reader.js';
+import { refusal } from './codes.js';
+import { COMMAND_PING, type CommandItem } from './records.js';
+
+export const RP_SHUT = 1;
+export const RP_PONG = 2;
+export const RP_SWITCHOVER_ACK = 7;
+/** By choice: no message of the table has more than a block's name and 13 bytes. */
+const MAX_MESSAGE_BYTES = 512;
+const HEADER_BYTES = 4;
+
+export type ReturnPathMessage =
+  | { kind: 'shut'; status: number }
+  | { kind: 'pong'; value: number }
+  | { kind: 'switchover-ack' }
+  /** Of a type that this library does nothing with. */
+  | { kind: 'other'; type: number; data: Buffer };
+
+/** @param status 0 for success */
+export function encodeShut(status: number): Buffer {
+  return encodeMessage(RP_SHUT, status);
+}
+
+export function encodePong(value: number): Buffer {
+  return encodeMessage(RP_PONG, value);
+}
+
+/** The value of a PING, which its PONG repeats; undefined for other commands. */
+export function pingValue(item: CommandItem): number | undefined {
+  return item.command === COMMAND_PING ? item.data.readUInt32BE(0) : undefined;
+}
+
+/**
+ * The messages, to the end of the connection, which may come between two messages.
+ *
+ * @throws MultifdError STREAM_ERRORS.returnPath, .eof
+ */
+export async function* readReturnPath(
+  reader: ByteReader,
+): AsyncGenerator<ReturnPathMessage, void, undefined> {
+  while ((await reader.peek(1)).length > 0) {
+    const where = `${reader.name} at byte ${reader.position}`;
+    const header = await reader.exactly(HEADER_BYTES, "a message's header");
+    const type = header.readUInt16BE(0);
+    const length = header.readUInt16BE(2);
+    const expected = { [RP_SHUT]: 4, [RP_PONG]: 4, [RP_SWITCHOVER_ACK]: 0 }[type];
+    if (length > MAX_MESSAGE_BYTES || (expected !== undefined && length !== expected)) {
+      const what = `${where}: bytes of message ${type}`;
+      throw refusal('returnPath', what, length, expected ?? `at most ${MAX_MESSAGE_BYTES}`);
+    }
+    if (type === 0) throw refusal('returnPath', `${where}: message`, `type ${type}`, 'a type from 1 on');
+    const data = await reader.exactly(length, 'a message');
+    if (type === RP_SHUT) yield { kind: 'shut', status: data.readUInt32BE(0) };
+    else if (type === RP_PONG) yield { kind: 'pong', value: data.readUInt32BE(0) };
+    else if (type === RP_SWITCHOVER_ACK) yield { kind: 'switchover-ack' };
+    else yield { kind: 'other', type, data };
+  }
+}
+
+function encodeMessage(type: number, value: number): Buffer {
+  const bytes = Buffer.allocUnsafe(HEADER_BYTES + 4);
+  bytes.writeUInt16BE(type, 0);
+  bytes.writeUInt16BE(4, 2);
+  bytes.writeUInt32BE(value, HEADER_BYTES);
+  return bytes;
+}
