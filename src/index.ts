@@ -25,3 +25,16 @@ export type { BlockKind, RAMBlock, RAMBlockOptions } from './ram/block.js';
 export type { ReceivedBitmap } from './ram/bitmap.js';
 export { ERROR_CODES, MultifdError, type ErrorCode } from './errors.js';
 export { TRACE_POINTS, type TracePoint } from './trace.js';
+export {
+  receiveMigration,
+  type ReceiveMigrationOptions,
+  type ReceivedMigration,
+} from './migration/receive.js';
+export { sendMigration, type SendMigrationOptions, type SentMigration } from './migration/send.js';
+export {
+  relayMigration,
+  type RelayMigrationOptions,
+  type RelayedMigration,
+  type RelaySide,
+} from './migration/relay.js';
+export { readMappedRam, type MappedRamDescription } from './stream/read-mapped-ram.js';

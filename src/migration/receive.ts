@@ -1,0 +1,310 @@
+/**
+ * Takes in a live migration from QEMU and keeps it as a mapped-ram file.
+ *
+ *     connections, any order       main stream (calling thread)             channels (workers)
+ *     main, channels 0..C-1  -->   header, configuration, block list
+ *                                  lays out OUT.part, a sparse file    -->  start: blocks are ranges of the file
+ *                                  ZERO, PAGE records                       pages: pwrite in place, present bit set
+ *                                  marker: FLUSH or EOS                     zero pages: present bit cleared
+ *                                    waits for SYNC on each, releases  <->  SYNC
+ *                                  ram's END; all the rest is the tail
+ *                                  bitmaps, fsync, rename to OUT, fsync of the folder
+ *                                  SHUT 0, if the source opened the return path
+ *
+ * The file has its name only when it is whole and on disk: the source of a migration gives its guest up when it is
+ * told that it succeeded.
+ */
+import fs from 'node:fs/promises';
+import type net from 'node:net';
+import path from 'node:path';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
+import { makeBlocks, type RAMBlock } from '../ram/block.js';
+import { Receiver, type ReceiverStats } from '../recv/receiver.js';
+import { markPages, unmarkPages } from '../shared/control.js';
+import type { Address } from '../options.js';
+import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
+import { MainStreamReader } from '../stream/main-stream.js';
+import { MappedRamWriter } from '../stream/mapped-ram-writer.js';
+import { writeAt } from '../stream/positioned-file.js';
+import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
+import { encodePong, encodeShut, pingValue } from '../stream/return-path.js';
+import { TailScanner } from '../stream/vm-description.js';
+import { MainConnection } from './main-connection.js';
+
+/** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
+const EXACT_IDLE_MS = 50;
+const GUESSED_IDLE_MS = 1000;
+
+export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'> {
+  /** The file that is made. It must not exist yet unless `overwrite` is set. */
+  out: string;
+  overwrite?: boolean;
+  /** After a failure, leave the partial file under `OUT.part` (default false: it is removed). */
+  keepPartial?: boolean;
+  /** Called once the address is listened on. */
+  onListening?: (address: Address) => void;
+  /** Called when the source has told what it sends. */
+  onStart?: (start: { machine: string; blocks: { name: string; size: number }[] }) => void;
+  /** Called with the session, for progress() and stats(). */
+  onSession?: (receiver: Receiver) => void;
+}
+
+export interface ReceivedMigration {
+  /** The file. */
+  out: string;
+  /** The machine type's full name; empty if the source sent none. */
+  machine: string;
+  blocks: { name: string; size: number; presentPages: number }[];
+  /** Length of the file, holes included. */
+  fileBytes: number;
+  returnPath: boolean;
+  stats: ReceiverStats;
+}
+
+/**
+ * @throws MultifdError with all codes of a receiver, and ERR_MULTIFD_STREAM for a main stream that is refused
+ */
+export async function receiveMigration(options: ReceiveMigrationOptions): Promise<ReceivedMigration> {
+  const { out, overwrite, keepPartial, onListening, onStart, onSession, ...receiverOptions } = options;
+  if (typeof out !== 'string' || out === '') {
+    throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
+  }
+  if (overwrite !== true && (await exists(out))) {
+    throw new MultifdError('ERR_MULTIFD_IO', `${out} exists already; it is not overwritten`);
+  }
+  const incoming = new IncomingMigration(out, { onStart });
+  const checked = checkReceiverOptions({ ...receiverOptions, blocks: [] }, true);
+  const receiver = new Receiver(checked, {
+    present: true,
+    main: (socket, begun) => incoming.takeMain(socket, begun),
+  });
+  try {
+    await receiver.open();
+    onListening?.(receiver.address);
+    onSession?.(receiver);
+    const result = await incoming.run(receiver);
+    await receiver.end();
+    return { ...result, stats: receiver.stats() };
+  } catch (thrown) {
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
+    await receiver.abandon(error);
+    await incoming.giveUp(keepPartial === true);
+    throw receiver.error ?? error;
+  }
+}
+
+class IncomingMigration {
+  readonly #out: string;
+  readonly #part: string;
+  readonly #onStart: ReceiveMigrationOptions['onStart'];
+  #handle: fs.FileHandle | undefined;
+  #made = false;
+  #main: MainConnection | undefined;
+  #mainCame!: (connection: MainConnection) => void;
+  readonly #mainIn: Promise<MainConnection>;
+  #returnPath = false;
+
+  constructor(out: string, hooks: { onStart: ReceiveMigrationOptions['onStart'] }) {
+    this.#out = out;
+    this.#part = `${out}.part`;
+    this.#onStart = hooks.onStart;
+    this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
+  }
+
+  takeMain(socket: net.Socket, begun: Buffer): void {
+    this.#main = new MainConnection(socket, begun);
+    this.#mainCame(this.#main);
+  }
+
+  async run(receiver: Receiver): Promise<Omit<ReceivedMigration, 'stats'>> {
+    // Whatever ends the session ends the wait for the main stream's next byte as well.
+    receiver.done.then(
+      () => this.#main?.destroy(),
+      () => this.#main?.destroy(),
+    );
+    const main = await receiver.orStopped(this.#mainIn);
+    this.#handle = await fs.open(this.#part, 'w+');
+    this.#made = true;
+    const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes });
+    const writer = new MappedRamWriter(this.#handle, { pageSize: receiver.pageBytes });
+    const state = new RamRecords(receiver, this.#handle);
+    const scanner = new TailScanner();
+    for (;;) {
+      const item = await receiver.orStopped(this.#next(stream, scanner));
+      if (item === undefined) break;
+      if (hasCapability(stream.configuration, CAPABILITY_IGNORE_SHARED)) {
+        const message = receivedExpected(
+          'capability x-ignore-shared',
+          'on',
+          'off: shared RAM would be missing',
+        );
+        throw new MultifdError('ERR_MULTIFD_STREAM', message);
+      }
+      if (item.kind === 'configuration' && stream.pageSize !== receiver.pageBytes) {
+        throw new MultifdError(
+          'ERR_MULTIFD_STREAM',
+          receivedExpected('target page size', stream.pageSize, receiver.pageBytes),
+        );
+      }
+      await writer.accept(item);
+      switch (item.kind) {
+        case 'mem-size':
+          state.begin(writer, this.#part);
+          this.#onStart?.({
+            machine: stream.configuration?.machine ?? '',
+            blocks: item.blocks.map((block) => ({ name: block.name, size: block.usedLength })),
+          });
+          break;
+        case 'command':
+          await this.#command(item, main);
+          break;
+        case 'zero':
+          state.zero(item.block, item.offsets);
+          break;
+        case 'page':
+          await state.page(item.block, item.offset, item.data);
+          break;
+        case 'flush':
+        case 'eos':
+          if (item.sync) await receiver.sync();
+          break;
+        case 'tail':
+          scanner.push(item.raw);
+          break;
+      }
+    }
+    if (!stream.inTail) throw new MultifdError('ERR_MULTIFD_EOF', "main stream ended before ram's END");
+    // A source that is killed ends its stream with an ordinary end of file.
+    if (!scanner.complete) {
+      throw new MultifdError(
+        'ERR_MULTIFD_EOF',
+        "main stream ended inside the devices' state, without VM description",
+      );
+    }
+    if (main.broken !== undefined) throw main.broken;
+    const words = (name: string): Int32Array => receiver.presentWords(state.block(name));
+    const fileBytes = await writer.finish((block) => words(block.name));
+    await this.#keep();
+    if (this.#returnPath) await main.write(encodeShut(0));
+    await main.end();
+    return {
+      out: this.#out,
+      machine: stream.configuration?.machine ?? '',
+      blocks: receiver.blocks.map((block) => ({
+        name: block.name,
+        size: block.size,
+        presentPages: countBits(words(block.name)),
+      })),
+      fileBytes,
+      returnPath: this.#returnPath,
+    };
+  }
+
+  /** The next item; with the return path the end shows itself only by a whole tail and then silence. */
+  async #next(stream: MainStreamReader, scanner: TailScanner): Promise<MainItem | undefined> {
+    const next = (this.#pending ??= stream.next());
+    if (this.#returnPath && scanner.complete) {
+      const idleMs = scanner.exact ? EXACT_IDLE_MS : GUESSED_IDLE_MS;
+      let timer: NodeJS.Timeout | undefined;
+      const idle = new Promise<'idle'>((resolve) => {
+        timer = setTimeout(() => resolve('idle'), idleMs);
+      });
+      const first = await Promise.race([next, idle]);
+      clearTimeout(timer);
+      if (first === 'idle') {
+        next.catch(() => {});
+        return undefined;
+      }
+    }
+    const item = await next;
+    this.#pending = undefined;
+    return item;
+  }
+  #pending: Promise<MainItem | undefined> | undefined;
+
+  async #command(item: MainItem & { kind: 'command' }, main: MainConnection): Promise<void> {
+    if (item.command === COMMAND_OPEN_RETURN_PATH) this.#returnPath = true;
+    const ping = pingValue(item);
+    if (ping !== undefined) await main.write(encodePong(ping));
+  }
+
+  /** Whole and on disk, then under its name. */
+  async #keep(): Promise<void> {
+    await this.#handle?.sync();
+    await this.#handle?.close();
+    this.#handle = undefined;
+    await fs.rename(this.#part, this.#out);
+    this.#made = false;
+    const folder = await fs.open(path.dirname(path.resolve(this.#out)), 'r');
+    try {
+      await folder.sync();
+    } finally {
+      await folder.close();
+    }
+  }
+
+  async giveUp(keepPartial: boolean): Promise<void> {
+    this.#main?.destroy();
+    await this.#handle?.close().catch(() => {});
+    if (this.#made && !keepPartial) await fs.rm(this.#part, { force: true });
+  }
+}
+
+/** ZERO and PAGE records of the main stream, in the file and its bitmaps. */
+class RamRecords {
+  readonly #receiver: Receiver;
+  readonly #handle: fs.FileHandle;
+  #byName = new Map<string, RAMBlock>();
+
+  constructor(receiver: Receiver, handle: fs.FileHandle) {
+    this.#receiver = receiver;
+    this.#handle = handle;
+  }
+
+  /** The file is laid out: every block is a range of it. */
+  begin(writer: MappedRamWriter, file: string): void {
+    const laidOut = writer.blocks ?? [];
+    const blocks = makeBlocks(
+      laidOut.map((block) => ({
+        name: block.name,
+        file,
+        offset: block.pagesOffset,
+        size: block.usedLength,
+      })),
+      this.#receiver.pageBytes,
+    );
+    this.#byName = new Map(blocks.map((block) => [block.name, block]));
+    this.#receiver.setBlocks(blocks);
+  }
+
+  block(name: string): RAMBlock {
+    return this.#byName.get(name) as RAMBlock;
+  }
+
+  zero(name: string, offsets: readonly number[]): void {
+    const words = this.#receiver.presentWords(this.block(name));
+    for (const offset of offsets) unmarkPages(words, offset / this.#receiver.pageBytes, 1);
+  }
+
+  async page(name: string, offset: number, data: Buffer): Promise<void> {
+    const block = this.block(name);
+    await writeAt(this.#handle, data, block.base + offset);
+    markPages(this.#receiver.presentWords(block), offset / this.#receiver.pageBytes, 1);
+  }
+}
+
+function countBits(words: Int32Array): number {
+  let count = 0;
+  for (const word of words) for (let bits = word; bits !== 0; bits &= bits - 1) count++;
+  return count;
+}
+
+async function exists(file: string): Promise<boolean> {
+  try {
+    await fs.lstat(file);
+    return true;
+  } catch {
+    return false;
+  }
+}

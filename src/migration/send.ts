@@ -1,0 +1,270 @@
+/**
+ * Sends a mapped-ram file into a QEMU that waits with `-incoming`: its main stream rebuilt without the file's parts, its
+ * RAM over the channels, straight from the file.
+ *
+ *     main stream                                        channels
+ *     connect first (QEMU 7.2 takes the first for it)
+ *     header, configuration, block list                  connect, hello, SYNC
+ *     marker, EOS
+ *     PART [ZERO records in mode legacy or none]         present pages; absent pages as zero pages in mode multifd; SYNC
+ *     marker, EOS
+ *     END                                                SYNC
+ *     marker, EOS, tail: the devices
+ *     <- SHUT on the return path: 0, the guest is there
+ *
+ * What an absent page holds in the file is undefined, so it is never read. The return path is opened in any case: without
+ * it nobody would know whether the destination has loaded what was sent.
+ */
+import fs from 'node:fs/promises';
+import net from 'node:net';
+import { MultifdError, receivedExpected } from '../errors.js';
+import {
+  checkAddress,
+  formatAddress,
+  type Address,
+  type SenderOptions,
+  type ZeroPageDetection,
+} from '../options.js';
+import { createSender, type Sender } from '../send/sender.js';
+import type { Stats } from '../session.js';
+import { machineRules, parseQemuVersion } from '../stream/machine.js';
+import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
+import {
+  readMappedRam,
+  readPageRuns,
+  readTail,
+  requireSound,
+  type MappedRamDescription,
+} from '../stream/read-mapped-ram.js';
+import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
+import { readReturnPath } from '../stream/return-path.js';
+import { MainConnection } from './main-connection.js';
+
+/** ZERO records in one write. */
+const ZERO_RECORDS = 4096;
+/** QEMU's first PING. */
+const PING_VALUE = Buffer.of(0, 0, 0, 1);
+
+export interface SendMigrationOptions extends Omit<
+  SenderOptions,
+  'address' | 'blocks' | 'onZeroPages' | 'uuid'
+> {
+  /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. */
+  file: string;
+  /** Where the stream begins in the file, in bytes (default 0). */
+  offset?: number;
+  /** Where a QEMU waits: an object, `tcp:HOST:PORT`, `unix:PATH`. */
+  to: Address | string;
+  /** The destination's program version, such as `7.2`, where it is older than the machine type asks for. */
+  peer?: string;
+  /** The VM's uuid in text, if it has one: QEMU compares it in each channel's hello. */
+  uuid?: string;
+  /** Called with the session, for progress() and stats(). */
+  onSession?: (sender: Sender) => void;
+}
+
+export interface SentMigration {
+  machine: string;
+  blocks: { name: string; size: number; presentPages: number }[];
+  zeroPageDetection: ZeroPageDetection;
+  stats: Stats;
+}
+
+/**
+ * Sends the file; resolves when the destination has said that it loaded it.
+ *
+ * @throws MultifdError with all codes of a sender, and ERR_MULTIFD_STREAM for a file that is not sound or a destination
+ *   that refuses
+ */
+export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
+  const { file, offset, to, peer, onSession, ...senderOptions } = options;
+  const address = checkAddress(to, 1);
+  const version = peer === undefined ? undefined : parseQemuVersion(peer);
+  if (peer !== undefined && version === undefined) {
+    throw new MultifdError(
+      'ERR_MULTIFD_OPTION',
+      `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
+    );
+  }
+  const description = await readMappedRam(file, { offset, pageSize: options.pageSize });
+  requireSound(description);
+  const rules = machineRules(description.configuration?.machine, version);
+  const mode = options.zeroPageDetection ?? rules.zeroPageDetection;
+  const main = await connectMain(address, options.connectTimeoutMs ?? 30_000, options.signal);
+  let handle: fs.FileHandle | undefined;
+  let sender: Sender | undefined;
+  try {
+    handle = await fs.open(file, 'r');
+    const builder = new MainStreamBuilder(description, rules);
+    await main.write(
+      builder.setup([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
+    );
+    sender = await createSender({
+      ...senderOptions,
+      address,
+      pageSize: description.pageSize,
+      // Absent pages are known; whether a present page is zero is asked in the channels or not at all.
+      zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
+      blocks: description.blocks.map((block) => ({
+        name: block.name,
+        file,
+        offset: block.pagesOffset,
+        size: block.usedLength,
+      })),
+    });
+    onSession?.(sender);
+    const outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
+    await outgoing.run(mode, options.stallTimeoutMs ?? 30_000);
+    await sender.end();
+    await main.end();
+    return {
+      machine: description.machine,
+      blocks: description.blocks.map((block) => ({
+        name: block.name,
+        size: block.usedLength,
+        presentPages: block.presentPages,
+      })),
+      zeroPageDetection: mode,
+      stats: sender.stats(),
+    };
+  } catch (thrown) {
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
+    await sender?.abandon(error);
+    throw sender?.error ?? error;
+  } finally {
+    main.destroy();
+    await handle?.close();
+  }
+}
+
+/** Connects the main stream. */
+export async function connectMain(
+  address: Address,
+  timeoutMs: number,
+  signal: AbortSignal | undefined,
+): Promise<MainConnection> {
+  const socket = net.connect({ ...address, noDelay: true, allowHalfOpen: true } as net.NetConnectOpts);
+  let abort: (() => void) | undefined;
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    await new Promise<void>((resolve, reject) => {
+      timer = setTimeout(() => {
+        const message = `no connection to ${formatAddress(address)} within ${timeoutMs} ms`;
+        reject(new MultifdError('ERR_MULTIFD_TIMEOUT', message));
+      }, timeoutMs);
+      abort = (): void => {
+        reject(
+          new MultifdError('ERR_MULTIFD_ABORTED', 'aborted while connecting', { cause: signal?.reason }),
+        );
+      };
+      if (signal?.aborted === true) abort();
+      signal?.addEventListener('abort', abort, { once: true });
+      socket.once('connect', resolve);
+      socket.once('error', (error) => {
+        reject(
+          MultifdError.wrap(error, 'ERR_MULTIFD_CONNECT', `cannot connect to ${formatAddress(address)}`),
+        );
+      });
+    });
+  } catch (error) {
+    socket.on('error', () => {});
+    socket.destroy();
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    if (abort !== undefined) signal?.removeEventListener('abort', abort);
+  }
+  return new MainConnection(socket, Buffer.alloc(0));
+}
+
+interface Outgoing {
+  sender: Sender;
+  main: MainConnection;
+  builder: MainStreamBuilder;
+  handle: fs.FileHandle;
+  description: MappedRamDescription;
+}
+
+class OutgoingMigration {
+  readonly #parts: Outgoing;
+  /** Settles with the destination's SHUT; rejects if it goes without one. */
+  readonly #shut: Promise<number>;
+
+  constructor(parts: Outgoing) {
+    this.#parts = parts;
+    this.#shut = this.#readReturnPath();
+    this.#shut.catch((error: unknown) => {
+      // While pages are sent, a destination that is gone is noticed here first.
+      void this.#parts.sender.abandon(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream'));
+    });
+  }
+
+  async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
+    const { sender, main, builder, handle, description } = this.#parts;
+    await this.#endSection();
+    await this.#write(builder.part());
+    for (const block of description.blocks) {
+      for await (const { page, count, present } of readPageRuns(handle, block)) {
+        const offset = page * description.pageSize;
+        const length = count * description.pageSize;
+        if (present) await sender.queueRange(block.name, offset, length);
+        else if (mode === 'multifd') await sender.queueZeroRange(block.name, offset, length);
+        else await this.#zeroRecords(block.name, offset, length);
+      }
+    }
+    await this.#endSection();
+    await this.#write(builder.end());
+    await this.#endSection();
+    for await (const piece of readTail(handle, description)) await this.#write(piece);
+    const status = await sender.orStopped(this.#withLimit(this.#shut, stallTimeoutMs));
+    if (status !== 0) {
+      throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected("the destination's SHUT", status, 0));
+    }
+    void main;
+  }
+
+  /** SYNC on every channel, then the marker. */
+  async #endSection(): Promise<void> {
+    await this.#parts.sender.sync();
+    await this.#write(this.#parts.builder.endSection());
+  }
+
+  async #write(bytes: Buffer): Promise<void> {
+    await this.#parts.sender.orStopped(this.#parts.main.write(bytes));
+  }
+
+  async #zeroRecords(name: string, offset: number, length: number): Promise<void> {
+    const { builder, description } = this.#parts;
+    for (let at = offset; at < offset + length;) {
+      const offsets: number[] = [];
+      for (; offsets.length < ZERO_RECORDS && at < offset + length; at += description.pageSize)
+        offsets.push(at);
+      await this.#write(builder.zeros(name, offsets));
+    }
+  }
+
+  async #readReturnPath(): Promise<number> {
+    for await (const message of readReturnPath(this.#parts.main.reader)) {
+      if (message.kind === 'shut') return message.status;
+    }
+    throw new MultifdError(
+      'ERR_MULTIFD_CONNECTION',
+      'the destination closed the main stream before it had loaded all',
+    );
+  }
+
+  async #withLimit<T>(wait: Promise<T>, ms: number): Promise<T> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        const message = `the destination has all, but has not said within ${ms} ms that it is loaded`;
+        reject(new MultifdError('ERR_MULTIFD_STALL', message));
+      }, ms);
+    });
+    try {
+      return await Promise.race([wait, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}

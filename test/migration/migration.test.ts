@@ -1,0 +1,191 @@
+/** Migrations from end to end, with the captures of real QEMUs as the source. */
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import t, { type Test } from 'tap';
+import { type Address, receiveMigration, relayMigration, sendMigration } from '../../src/index.js';
+import { within } from '../support/within.js';
+import { CAPTURES, PC_RAM, play, ramOf, readBytes, streamsOf, tailOf } from './captures.js';
+
+const WAIT_MS = 20_000;
+
+function folder(t: Test): string {
+  const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-migration-'));
+  t.teardown(() => fs.rmSync(directory, { recursive: true, force: true }));
+  return directory;
+}
+
+/** A call that listens: resolves with its address, and has its result beside it. */
+async function listening<T>(
+  call: (onListening: (address: Address) => void) => Promise<T>,
+): Promise<{ address: Address; result: Promise<T> }> {
+  let result!: Promise<T>;
+  const address = await new Promise<Address>((resolve, reject) => {
+    result = call(resolve);
+    result.catch(reject);
+  });
+  return { address, result };
+}
+
+const TCP = { port: 0 };
+
+for (const capture of CAPTURES) {
+  for (const order of [
+    ['main', 0, 1],
+    [1, 0, 'main'],
+  ] as ('main' | number)[][]) {
+    t.test(`${capture.name}, ${order.join(' ')}: received into a file that is sound and equal`, async (t) => {
+      const out = path.join(folder(t), 'vm.mig');
+      const { address, result } = await listening((onListening) =>
+        receiveMigration({ address: TCP, channels: 2, compression: capture.compression, out, onListening }),
+      );
+      const streams = streamsOf(capture);
+      await play(address, streams, order);
+      const received = await within(result, WAIT_MS, 'receiveMigration()');
+      t.match(received.machine, /^pc-i440fx-/);
+      t.equal(received.returnPath, false);
+      t.ok((await ramOf(out)).equals(PC_RAM), 'RAM');
+      const tail = await tailOf(out);
+      t.ok(tail.length > 1000 && streams.main.subarray(-tail.length).equals(tail), 'devices, byte for byte');
+      t.same(fs.readdirSync(path.dirname(out)), ['vm.mig'], 'and nothing beside it');
+      t.equal(received.blocks.find(({ name }) => name === 'pc.ram')?.presentPages, 80, 'present pages');
+    });
+  }
+}
+
+for (const name of ['q100-mappedram-multifd', 'q100-mappedram-single']) {
+  for (const mode of ['multifd', 'legacy', 'none'] as const) {
+    t.test(`${name}: QEMU's own file sent on, zero pages ${mode}, twice, and received equal`, async (t) => {
+      const directory = folder(t);
+      const file = path.join(directory, 'qemu.mig');
+      fs.writeFileSync(file, readBytes(`${name}.mig`));
+      for (const compression of ['none', 'zstd'] as const) {
+        const out = path.join(directory, `${compression}.mig`);
+        const { address, result } = await listening((onListening) =>
+          receiveMigration({ address: TCP, channels: 3, compression, out, onListening }),
+        );
+        const sending = sendMigration({
+          file,
+          to: address,
+          channels: 3,
+          compression,
+          zeroPageDetection: mode,
+        });
+        const sent = await within(sending, WAIT_MS, 'sendMigration()');
+        const received = await within(result, WAIT_MS, 'receiveMigration()');
+        t.equal(received.returnPath, true, 'the return path told the truth');
+        t.equal(sent.zeroPageDetection, mode);
+        t.ok((await ramOf(out)).equals(PC_RAM), 'RAM');
+        t.ok((await tailOf(out)).equals(await tailOf(file)), 'devices');
+        t.equal(sent.stats.zeroPages > 0, mode === 'multifd', 'where zero pages went');
+      }
+    });
+  }
+}
+
+for (const capture of CAPTURES) {
+  t.test(`${capture.name}: relayed with other channels and zstd, received equal`, async (t) => {
+    const out = path.join(folder(t), 'vm.mig');
+    const sink = await listening((onListening) =>
+      receiveMigration({ address: TCP, channels: 3, compression: 'zstd', out, onListening }),
+    );
+    const relay = await listening((onListening) =>
+      relayMigration({
+        listen: TCP,
+        to: sink.address,
+        in: { channels: 2, compression: capture.compression },
+        out: { channels: 3, compression: 'zstd' },
+        onListening,
+      }),
+    );
+    await play(relay.address, streamsOf(capture), [0, 'main', 1]);
+    const [relayed] = await within(Promise.all([relay.result, sink.result]), WAIT_MS, 'relay and receiver');
+    t.equal(relayed.received.normalPages, relayed.sent.normalPages);
+    t.ok((await ramOf(out)).equals(PC_RAM), 'RAM');
+  });
+}
+
+// ---- what goes wrong ----
+
+const capture = CAPTURES[2];
+const streams = streamsOf(capture);
+const BROKEN: Record<string, { streams: typeof streams; compression?: 'none' | 'zlib'; code: RegExp }> = {
+  'the main stream ends in the devices': {
+    streams: { ...streams, main: streams.main.subarray(0, streams.main.length - 100) },
+    code: /ERR_MULTIFD_EOF/,
+  },
+  'the main stream ends in RAM': {
+    streams: { ...streams, main: streams.main.subarray(0, 200) },
+    code: /ERR_MULTIFD_EOF/,
+  },
+  'a channel is cut': {
+    streams: { ...streams, channels: [streams.channels[0].subarray(0, 5000), streams.channels[1]] },
+    code: /ERR_MULTIFD_EOF/,
+  },
+  'the method is another': { streams, compression: 'zlib', code: /ERR_MULTIFD_METHOD/ },
+};
+
+for (const [name, { streams, compression = capture.compression, code }] of Object.entries(BROKEN)) {
+  for (const keepPartial of [false, true]) {
+    t.test(`${name}, ${keepPartial ? 'the partial file kept' : 'nothing kept'}: a clear error`, async (t) => {
+      const out = path.join(folder(t), 'vm.mig');
+      const { address, result } = await listening((onListening) =>
+        receiveMigration({ address: TCP, channels: 2, compression, out, keepPartial, onListening }),
+      );
+      const { closed } = await play(address, streams);
+      await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), { name: 'MultifdError', code });
+      await within(closed, WAIT_MS, 'every connection ends');
+      t.same(fs.readdirSync(path.dirname(out)), keepPartial ? ['vm.mig.part'] : []);
+    });
+  }
+}
+
+t.test('a file that is there already is not overwritten, unless that is asked for', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  fs.writeFileSync(out, 'precious');
+  const options = { address: TCP, channels: 2, compression: capture.compression, out };
+  await t.rejects(receiveMigration(options), { code: 'ERR_MULTIFD_IO', message: /exists already/ });
+  t.equal(fs.readFileSync(out, 'utf8'), 'precious');
+  const { address, result } = await listening((onListening) =>
+    receiveMigration({ ...options, overwrite: true, onListening }),
+  );
+  await play(address, streamsOf(capture));
+  await within(result, WAIT_MS, 'receiveMigration()');
+  t.ok((await ramOf(out)).equals(PC_RAM));
+});
+
+t.test('an abort while waiting for the source, and in the middle, leaves nothing', async (t) => {
+  for (const begin of [false, true]) {
+    const out = path.join(folder(t), 'vm.mig');
+    const abort = new AbortController();
+    const { address, result } = await listening((onListening) =>
+      receiveMigration({
+        address: TCP,
+        channels: 2,
+        compression: capture.compression,
+        out,
+        signal: abort.signal,
+        onListening,
+        onStart: () => abort.abort(new Error('enough')),
+      }),
+    );
+    if (begin) await play(address, streamsOf(capture));
+    else abort.abort(new Error('enough'));
+    await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), { code: 'ERR_MULTIFD_ABORTED' });
+    t.same(fs.readdirSync(path.dirname(out)), []);
+  }
+});
+
+t.test('sendMigration refuses what is no mapped-ram file, a wrong peer, and nobody there', async (t) => {
+  const directory = folder(t);
+  const file = path.join(directory, 'file');
+  fs.writeFileSync(file, 'not a migration at all');
+  await t.rejects(sendMigration({ file, to: { port: 1 } }), { name: 'MultifdError' });
+  await t.rejects(sendMigration({ file, to: { port: 1 }, peer: 'new' }), {
+    code: 'ERR_MULTIFD_OPTION',
+    message: /given "new"/,
+  });
+  fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
+  const nobody = path.join(directory, 'nobody');
+  await t.rejects(sendMigration({ file, to: { path: nobody } }), { code: 'ERR_MULTIFD_CONNECT' });
+});
