@@ -30,11 +30,30 @@ export {
   type ReceiveMigrationOptions,
   type ReceivedMigration,
 } from './migration/receive.js';
-export { sendMigration, type SendMigrationOptions, type SentMigration } from './migration/send.js';
+export {
+  sendMigration,
+  type OutgoingStart,
+  type SendMigrationOptions,
+  type SentMigration,
+} from './migration/send.js';
 export {
   relayMigration,
   type RelayMigrationOptions,
   type RelayedMigration,
   type RelaySide,
 } from './migration/relay.js';
-export { readMappedRam, type MappedRamDescription } from './stream/read-mapped-ram.js';
+export {
+  describeMigrationFile,
+  type DescribeOptions,
+  type MigrationFileDescription,
+} from './migration/describe.js';
+export {
+  readMappedRam,
+  type MappedRamBlockDescription,
+  type MappedRamDescription,
+  type MappedRamProblem,
+  type ReadMappedRamOptions,
+} from './stream/read-mapped-ram.js';
+export type { MainStreamDescription } from './stream/describe-main-stream.js';
+export type { VmDescription, VmDevice } from './stream/vm-description.js';
+export { verifyMappedRam, type VerifiedBlock, type VerifyOptions } from './stream/verify-mapped-ram.js';

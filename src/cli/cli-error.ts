@@ -10,6 +10,7 @@ export const CLI_ERROR_CODES = {
   ERR_CLI_DESTINATION: 'the destination process could not be started, failed, or ended too early',
   ERR_CLI_ROOM: "there is not enough memory or disk space for the guest's RAM",
   ERR_CLI_RAM_FILE: 'the file of --ram changed while it was read',
+  ERR_CLI_UNSOUND: 'the inspected file has a problem that keeps it from being loaded',
   ERR_CLI_SIGNAL: 'cancelled by a signal',
   ERR_CLI_STDOUT: 'stdout was closed before everything was written',
 } as const;

@@ -4,7 +4,6 @@
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../index.js';
 import { CliError, EXIT_OK, EXIT_USAGE, UsageError } from './cli-error.js';
-import { paintFor } from './colour.js';
 import { migrate, type DemoPlan } from './demo-source.js';
 import { MIN_SIZE } from './guest-image.js';
 import {
@@ -16,17 +15,15 @@ import {
   sizeFrom,
   ZERO_PAGE_DETECTIONS,
 } from './option-values.js';
-import { ProgressLine } from './progress-line.js';
+import { outputFor, type OutputFlags } from './output.js';
 import { checkRamFile } from './ram-file.js';
-import { JsonReporter } from './report-json.js';
-import { TableReporter } from './report-table.js';
-import type { Backing, Reporter } from './report.js';
+import { reportTo, type Backing, type Reporter } from './report.js';
 import { runCommand } from './run-command.js';
 
 const MAX_DIRTY_ROUNDS = 1000;
 const DEFAULT_LEVEL = 1;
 
-interface DemoFlags {
+interface DemoFlags extends OutputFlags {
   channels: number;
   compression: Compression;
   level?: string;
@@ -38,9 +35,6 @@ interface DemoFlags {
   backing: Backing;
   prefault?: true;
   dirtyRounds: number;
-  json?: true;
-  progress: boolean;
-  verbose?: true;
 }
 
 const EXAMPLES = `
@@ -108,7 +102,9 @@ export function addDemoCommand(program: Command): void {
     .addHelpText('after', EXAMPLES)
     .action(async (flags: DemoFlags, command: Command) => {
       const plan = planOf(flags, command);
-      await runCommand(flags.verbose === true, (cancelled) => demo(plan, reporterOf(flags), cancelled));
+      await runCommand(flags.verbose === true, (cancelled) =>
+        demo(plan, reportTo(outputFor(flags)), cancelled),
+      );
     });
 }
 
@@ -157,14 +153,6 @@ function levelOf({ compression, level }: DemoFlags): number | null {
 function range(compression: keyof typeof LEVELS): string {
   const { min, max } = LEVELS[compression];
   return `${min} to ${max}`;
-}
-
-function reporterOf(flags: DemoFlags): Reporter {
-  // With both on one terminal the records are the progress.
-  const wantsLine = flags.progress && !(flags.json === true && process.stdout.isTTY);
-  const line = new ProgressLine(process.stderr, wantsLine, process.env);
-  if (flags.json === true) return new JsonReporter(process.stdout, line, flags.progress);
-  return new TableReporter(process.stdout, line, paintFor(process.stdout, process.env));
 }
 
 async function demo(plan: DemoPlan, report: Reporter, cancelled: AbortSignal): Promise<number> {

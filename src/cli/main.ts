@@ -8,6 +8,10 @@ import fs from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { EXIT_USAGE } from './cli-error.js';
 import { addDemoCommand } from './demo.js';
+import { addInspectCommand } from './inspect.js';
+import { addReceiveCommand } from './receive.js';
+import { addRelayCommand } from './relay.js';
+import { addSendCommand } from './send.js';
 
 const { version } = JSON.parse(
   fs.readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
@@ -18,6 +22,10 @@ const program = new Command('multifd')
   .version(version)
   .exitOverride()
   .showHelpAfterError('(--help shows what is allowed)');
+addReceiveCommand(program);
+addSendCommand(program);
+addRelayCommand(program);
+addInspectCommand(program);
 addDemoCommand(program);
 
 try {

@@ -3,7 +3,6 @@
  * it writes nothing.
  */
 import { formatRate, formatRatio, formatShare, formatSize, formatTimeLeft } from './format.js';
-import type { DemoProgress } from './report.js';
 
 /** Back to the first column, and everything behind it away. */
 const CLEAR = '\r\x1b[K';
@@ -18,15 +17,13 @@ export class ProgressLine {
     this.#enabled = wanted && stream.isTTY === true && env.TERM !== 'dumb';
   }
 
-  show(text: string): void {
+  /** @param text made only if somebody sees it */
+  show(text: string | (() => string)): void {
     if (!this.#enabled) return;
+    const line = typeof text === 'string' ? text : text();
     // A line that wraps could not be cleared.
-    this.#stream.write(CLEAR + text.slice(0, Math.max(0, (this.#stream.columns || 80) - 1)));
+    this.#stream.write(CLEAR + line.slice(0, Math.max(0, (this.#stream.columns || 80) - 1)));
     this.#shown = true;
-  }
-
-  progress(progress: DemoProgress): void {
-    if (this.#enabled) this.show(progressText(progress));
   }
 
   clear(): void {
@@ -35,15 +32,31 @@ export class ProgressLine {
   }
 }
 
+export interface Progress {
+  /** Since the first page. */
+  seconds: number;
+  /** Guest bytes that travelled, zero pages included. */
+  bytes: number;
+  /** What will travel, where that is known. */
+  totalBytes?: number;
+  wireBytes: number;
+  normalPages: number;
+  zeroPages: number;
+  bytesPerSecond: number;
+}
+
 /** Bytes, rate, zero share, ratio, time left. */
-export function progressText(progress: DemoProgress): string {
+export function progressText(progress: Progress): string {
   const { bytes, totalBytes, seconds, normalPages, zeroPages } = progress;
-  const secondsLeft = bytes === 0 ? Infinity : ((totalBytes - bytes) * seconds) / bytes;
-  return [
-    `${formatSize(bytes)} of ${formatSize(totalBytes)}`,
+  const parts = [
+    totalBytes === undefined ? formatSize(bytes) : `${formatSize(bytes)} of ${formatSize(totalBytes)}`,
     formatRate(progress.bytesPerSecond),
     `zero ${formatShare(zeroPages, normalPages + zeroPages)}`,
     `ratio ${formatRatio(bytes, progress.wireBytes)}`,
-    `${formatTimeLeft(secondsLeft)} left`,
-  ].join('  ');
+  ];
+  if (totalBytes !== undefined) {
+    const secondsLeft = bytes === 0 ? Infinity : ((totalBytes - bytes) * seconds) / bytes;
+    parts.push(`${formatTimeLeft(secondsLeft)} left`);
+  }
+  return parts.join('  ');
 }

@@ -1,42 +1,7 @@
-/**
- * For people: a progress line while it runs, a short table on stdout at the end.
- */
+/** The demo's result for people: a short table. */
 import type { Paint } from './colour.js';
 import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
-import type { ProgressLine } from './progress-line.js';
-import type { BlockResult, DemoProgress, DemoResult, Reporter } from './report.js';
-
-export class TableReporter implements Reporter {
-  readonly #out: NodeJS.WritableStream;
-  readonly #line: ProgressLine;
-  readonly #paint: Paint;
-
-  constructor(out: NodeJS.WritableStream, line: ProgressLine, paint: Paint) {
-    this.#out = out;
-    this.#line = line;
-    this.#paint = paint;
-  }
-
-  note(text: string): void {
-    this.#line.show(text);
-  }
-
-  start(): void {}
-
-  progress(progress: DemoProgress): void {
-    this.#line.progress(progress);
-  }
-
-  result(result: DemoResult): void {
-    this.#line.clear();
-    // In one write, so that `| head` gets its lines before the pipe is gone.
-    this.#out.write(formatResult(result, this.#paint));
-  }
-
-  failed(): void {
-    this.#line.clear();
-  }
-}
+import type { BlockResult, DemoResult } from './report.js';
 
 export function formatResult(result: DemoResult, paint: Paint): string {
   const { bytes, wireBytes, normalPages, zeroPages } = result;

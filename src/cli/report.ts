@@ -1,10 +1,11 @@
-/**
- * What the demo tells of itself, to people (report-table.ts) or to machines (report-json.ts). All figures are in
- * bytes, pages and seconds.
- */
+/** What the demo tells of itself. All figures are in bytes, pages and seconds. */
 import type { Compression, ZeroPageDetection } from '../index.js';
+import { paintFor } from './colour.js';
 import type { DirtyCounts } from './dirty-pages.js';
 import type { BlockPlan } from './guest-ram.js';
+import type { Output } from './output.js';
+import { progressText, type Progress } from './progress-line.js';
+import { formatResult } from './report-table.js';
 
 /** What was asked for, in both the first and the last record. */
 export interface DemoSettings {
@@ -36,18 +37,8 @@ export interface DemoStart extends DemoSettings {
   blocks: readonly BlockPlan[];
 }
 
-export interface DemoProgress {
-  /** Since the first page was queued. */
-  seconds: number;
-  /** Guest bytes that travelled, zero pages included. */
-  bytes: number;
+export interface DemoProgress extends Progress {
   totalBytes: number;
-  /** On the channels. */
-  wireBytes: number;
-  normalPages: number;
-  zeroPages: number;
-  /** Guest bytes a second since the report before. */
-  bytesPerSecond: number;
 }
 
 export interface BlockResult extends BlockPlan {
@@ -78,4 +69,18 @@ export interface Reporter {
   result(result: DemoResult, error?: Error): void;
   /** The end of a run that has no result. */
   failed(error: unknown): void;
+}
+
+/** A run that fails before the channels are up has no `start`. */
+export function reportTo(output: Output): Reporter {
+  return {
+    note: (text) => output.note(text),
+    start: (start) => output.said('start', start),
+    progress: (progress) => output.progress(progress, () => progressText(progress)),
+    result: (result, error) => {
+      const paint = paintFor(process.stdout, process.env);
+      output.result(result, () => formatResult(result, paint), error);
+    },
+    failed: (error) => output.failed(error),
+  };
 }

@@ -70,11 +70,10 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   if (typeof out !== 'string' || out === '') {
     throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
   }
-  if (overwrite !== true && (await exists(out))) {
-    throw new MultifdError('ERR_MULTIFD_IO', `${out} exists already; it is not overwritten`);
-  }
-  const incoming = new IncomingMigration(out, { onStart });
   const checked = checkReceiverOptions({ ...receiverOptions, blocks: [] }, true);
+  const incoming = new IncomingMigration(out, { onStart, overwrite: overwrite === true });
+  // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
+  await incoming.make();
   const receiver = new Receiver(checked, {
     present: true,
     main: (socket, begun) => incoming.takeMain(socket, begun),
@@ -98,6 +97,7 @@ class IncomingMigration {
   readonly #out: string;
   readonly #part: string;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
+  readonly #overwrite: boolean;
   #handle: fs.FileHandle | undefined;
   #made = false;
   #main: MainConnection | undefined;
@@ -105,11 +105,33 @@ class IncomingMigration {
   readonly #mainIn: Promise<MainConnection>;
   #returnPath = false;
 
-  constructor(out: string, hooks: { onStart: ReceiveMigrationOptions['onStart'] }) {
+  constructor(out: string, options: { onStart: ReceiveMigrationOptions['onStart']; overwrite: boolean }) {
     this.#out = out;
     this.#part = `${out}.part`;
-    this.#onStart = hooks.onStart;
+    this.#onStart = options.onStart;
+    this.#overwrite = options.overwrite;
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
+  }
+
+  /** @throws MultifdError ERR_MULTIFD_IO */
+  async make(): Promise<void> {
+    await this.#refuseExisting();
+    try {
+      if (this.#overwrite) await fs.rm(this.#part, { force: true });
+      this.#handle = await fs.open(this.#part, 'wx+');
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
+        throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', this.#part);
+      }
+      const message = `${this.#part} exists: it is being received, or was left by one that was killed; remove it first`;
+      throw new MultifdError('ERR_MULTIFD_IO', message, { cause: error });
+    }
+    this.#made = true;
+  }
+
+  async #refuseExisting(): Promise<void> {
+    if (this.#overwrite || !(await exists(this.#out))) return;
+    throw new MultifdError('ERR_MULTIFD_IO', `${this.#out} exists already; it is not overwritten`);
   }
 
   takeMain(socket: net.Socket, begun: Buffer): void {
@@ -124,11 +146,10 @@ class IncomingMigration {
       () => this.#main?.destroy(),
     );
     const main = await receiver.orStopped(this.#mainIn);
-    this.#handle = await fs.open(this.#part, 'w+');
-    this.#made = true;
+    const handle = this.#handle as fs.FileHandle;
     const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes });
-    const writer = new MappedRamWriter(this.#handle, { pageSize: receiver.pageBytes });
-    const state = new RamRecords(receiver, this.#handle);
+    const writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes });
+    const state = new RamRecords(receiver, handle);
     const scanner = new TailScanner();
     for (;;) {
       const item = await receiver.orStopped(this.#next(stream, scanner));
@@ -231,10 +252,17 @@ class IncomingMigration {
 
   /** Whole and on disk, then under its name. */
   async #keep(): Promise<void> {
-    await this.#handle?.sync();
-    await this.#handle?.close();
-    this.#handle = undefined;
+    const handle = this.#handle as fs.FileHandle;
+    await handle.sync();
+    await this.#refuseExisting();
+    const [ours, named] = [await handle.stat(), await fs.stat(this.#part)];
+    if (ours.ino !== named.ino || ours.dev !== named.dev) {
+      this.#made = false;
+      throw new MultifdError('ERR_MULTIFD_IO', `${this.#part} is another file by now: somebody replaced it`);
+    }
     await fs.rename(this.#part, this.#out);
+    await handle.close();
+    this.#handle = undefined;
     this.#made = false;
     const folder = await fs.open(path.dirname(path.resolve(this.#out)), 'r');
     try {

@@ -56,7 +56,11 @@ export interface RelayMigrationOptions {
   connectTimeoutMs?: number;
   acceptTimeoutMs?: number;
   signal?: AbortSignal;
+  /** Called once the address is listened on. */
   onListening?: (address: Address) => void;
+  /** Called when the source has told what it sends. */
+  onStart?: (start: { machine: string; blocks: { name: string; size: number }[] }) => void;
+  /** Called with both sessions, for progress() and stats(). */
   onSession?: (receiver: Receiver, sender: Sender) => void;
 }
 
@@ -118,6 +122,10 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
         // Whichever side fails takes the other with it.
         sender.done.catch((error: MultifdError) => void receiver.abandon(error));
         receiver.setBlocks(makeBlocks(blocks, receiver.pageBytes));
+        options.onStart?.({
+          machine: stream.configuration?.machine ?? '',
+          blocks: blocks.map(({ name, size }) => ({ name, size })),
+        });
         options.onSession?.(receiver, sender);
         continue;
       }

@@ -59,14 +59,23 @@ export interface SendMigrationOptions extends Omit<
   peer?: string;
   /** The VM's uuid in text, if it has one: QEMU compares it in each channel's hello. */
   uuid?: string;
+  /** Called when the file has been read and the destination is connected, before anything is sent. */
+  onStart?: (start: OutgoingStart) => void;
   /** Called with the session, for progress() and stats(). */
   onSession?: (sender: Sender) => void;
 }
 
-export interface SentMigration {
+/** What will be sent. */
+export interface OutgoingStart {
+  /** The machine type's full name; empty if the file has none. */
   machine: string;
   blocks: { name: string; size: number; presentPages: number }[];
   zeroPageDetection: ZeroPageDetection;
+  /** Page bytes that will go over the channels, zero pages included in mode `multifd`. */
+  channelBytes: number;
+}
+
+export interface SentMigration extends OutgoingStart {
   stats: Stats;
 }
 
@@ -77,7 +86,7 @@ export interface SentMigration {
  *   that refuses
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
-  const { file, offset, to, peer, onSession, ...senderOptions } = options;
+  const { file, offset, to, peer, onStart, onSession, ...senderOptions } = options;
   const address = checkAddress(to, 1);
   const version = peer === undefined ? undefined : parseQemuVersion(peer);
   if (peer !== undefined && version === undefined) {
@@ -94,6 +103,8 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   let handle: fs.FileHandle | undefined;
   let sender: Sender | undefined;
   try {
+    const start = startOf(description, mode);
+    onStart?.(start);
     handle = await fs.open(file, 'r');
     const builder = new MainStreamBuilder(description, rules);
     await main.write(
@@ -117,16 +128,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     await outgoing.run(mode, options.stallTimeoutMs ?? 30_000);
     await sender.end();
     await main.end();
-    return {
-      machine: description.machine,
-      blocks: description.blocks.map((block) => ({
-        name: block.name,
-        size: block.usedLength,
-        presentPages: block.presentPages,
-      })),
-      zeroPageDetection: mode,
-      stats: sender.stats(),
-    };
+    return { ...start, stats: sender.stats() };
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
     await sender?.abandon(error);
@@ -135,6 +137,20 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     main.destroy();
     await handle?.close();
   }
+}
+
+function startOf(description: MappedRamDescription, zeroPageDetection: ZeroPageDetection): OutgoingStart {
+  const blocks = description.blocks.map((block) => ({
+    name: block.name,
+    size: block.usedLength,
+    presentPages: block.presentPages,
+  }));
+  // Elsewhere than in mode multifd absent pages go as ZERO records of the main stream.
+  const channelBytes =
+    zeroPageDetection === 'multifd'
+      ? blocks.reduce((sum, block) => sum + block.size, 0)
+      : description.presentPages * description.pageSize;
+  return { machine: description.machine, blocks, zeroPageDetection, channelBytes };
 }
 
 /** Connects the main stream. */

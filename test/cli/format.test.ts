@@ -55,7 +55,7 @@ t.test('a progress line is written over itself, cut to the width, and cleared at
   const line = new ProgressLine(tty, true, {});
   line.clear();
   t.strictSame(written, [], 'nothing to clear yet');
-  line.progress(progress);
+  line.show(() => progressText(progress));
   line.show('short');
   line.clear();
   line.clear();
@@ -71,7 +71,7 @@ t.test('there is no progress line without a terminal, on a dumb one, or unwanted
   for (const [isTTY, wanted, env] of cases) {
     const { written, stream: out } = stream(isTTY);
     const line = new ProgressLine(out, wanted, env);
-    line.progress(progress);
+    line.show(() => progressText(progress));
     line.clear();
     t.strictSame(written, []);
   }

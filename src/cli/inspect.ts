@@ -1,0 +1,209 @@
+/** `multifd inspect`: what a mapped-ram file, or a capture of a main stream, holds. */
+import { Command, Option } from 'commander';
+import {
+  describeMigrationFile,
+  verifyMappedRam,
+  type MigrationFileDescription,
+  type VerifiedBlock,
+} from '../index.js';
+import { quote } from '../stream/codes.js';
+import { CliError, EXIT_FAILED, EXIT_OK } from './cli-error.js';
+import { formatShare, formatSize } from './format.js';
+import { addOutputOptions } from './migration-options.js';
+import { sizeFrom } from './option-values.js';
+import { outputFor, table, type Output, type OutputFlags } from './output.js';
+import { runCommand } from './run-command.js';
+
+interface InspectFlags extends OutputFlags {
+  verify?: true;
+  offset: number;
+}
+
+const EXAMPLES = `
+Examples:
+  $ multifd inspect vm.mig
+  $ multifd inspect vm.mig --verify                  reads all of it; SHA-256 of each block's RAM
+  $ multifd inspect main.bin --json | jq .devices    a capture of the main stream
+
+Exit codes: 0 nothing that keeps it from being loaded, 1 problems, or it cannot be read, 2 wrong usage.`;
+
+export function addInspectCommand(program: Command): void {
+  const command = program
+    .command('inspect')
+    .summary('say what such a file holds')
+    .description('Says what a mapped-ram file, or a capture of a main migration stream, holds.')
+    .argument('<file>', 'a mapped-ram file, or a capture of a main stream')
+    .option('--verify', 'read all pages and say whether the file is sound')
+    .addOption(
+      new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
+    );
+  addOutputOptions(command)
+    .addHelpText('after', EXAMPLES)
+    .action(async (file: string, flags: InspectFlags) => {
+      await runCommand(flags.verbose === true, (cancelled) => inspect(file, flags, cancelled));
+    });
+}
+
+async function inspect(file: string, flags: InspectFlags, cancelled: AbortSignal): Promise<number> {
+  const output = outputFor(flags);
+  try {
+    output.note(`reading ${file}`);
+    const description = await describeMigrationFile(file, { offset: flags.offset });
+    const sound = !problemsOf(description).some((problem) => problem.fatal);
+    const verified = flags.verify === true && sound ? await verify(file, description, output, cancelled) : [];
+    const record = { file, ...recordOf(description, verified), sound, verified: verified.length > 0 };
+    const problem = problemsOf(description).find(({ fatal }) => fatal);
+    const error = problem === undefined ? undefined : new CliError('ERR_CLI_UNSOUND', problem.message);
+    output.result(record, () => textOf(file, description, verified), error);
+    return sound ? EXIT_OK : EXIT_FAILED;
+  } catch (error) {
+    const reason: unknown = cancelled.aborted ? cancelled.reason : error;
+    output.failed(reason);
+    throw reason;
+  }
+}
+
+async function verify(
+  file: string,
+  description: MigrationFileDescription,
+  output: Output,
+  cancelled: AbortSignal,
+): Promise<VerifiedBlock[]> {
+  if (description.kind !== 'mapped-ram') return [];
+  const totalBytes = description.blocks.reduce((sum, block) => sum + block.usedLength, 0);
+  let told = performance.now();
+  return verifyMappedRam(file, description, {
+    signal: cancelled,
+    onProgress: (bytes) => {
+      if (performance.now() - told < 200) return;
+      told = performance.now();
+      output.progress(
+        { bytes, totalBytes },
+        () => `${formatSize(bytes)} of ${formatSize(totalBytes)} verified`,
+      );
+    },
+  });
+}
+
+interface Problem {
+  fatal: boolean;
+  message: string;
+}
+
+function problemsOf(description: MigrationFileDescription): Problem[] {
+  if (description.kind === 'mapped-ram') return description.problems;
+  return description.problem === undefined ? [] : [{ fatal: true, message: description.problem.message }];
+}
+
+/** Everything that JSON can say. */
+function recordOf(description: MigrationFileDescription, verified: VerifiedBlock[]): object {
+  const { kind, machine, capabilities, pageSize, configuration, vmDescription, tailBytes } = description;
+  const common = {
+    kind,
+    machine,
+    pageSize,
+    capabilities,
+    uuid: configuration?.uuid?.toString('hex') ?? null,
+    tailBytes: tailBytes ?? null,
+    devices: vmDescription?.devices ?? null,
+    problems: problemsOf(description),
+  };
+  if (description.kind === 'main-stream') {
+    const { marker, commands, sections, zeroRecords, pageRecords, flushRecords, syncPoints } = description;
+    return {
+      ...common,
+      blocks: description.blocks.map(({ name, usedLength }) => ({ name, size: usedLength })),
+      marker: marker ?? null,
+      ...{ commands, sections, zeroRecords, pageRecords, flushRecords, syncPoints },
+    };
+  }
+  const { fileSize, offset, presentPages, zeroPages } = description;
+  return {
+    ...common,
+    ...{ fileSize, offset, presentPages, zeroPages },
+    blocks: description.blocks.map((block, i) => ({
+      name: block.name,
+      size: block.usedLength,
+      presentPages: block.presentPages,
+      zeroPages: block.zeroPages,
+      bitmapOffset: block.bitmapOffset,
+      pagesOffset: block.pagesOffset,
+      ...(verified[i] !== undefined && {
+        presentZeroPages: verified[i].presentZeroPages,
+        sha256: verified[i].sha256,
+      }),
+    })),
+  };
+}
+
+function textOf(file: string, description: MigrationFileDescription, verified: VerifiedBlock[]): string {
+  const { machine, capabilities, pageSize, blocks, vmDescription, tailBytes } = description;
+  const size = blocks.reduce((sum, block) => sum + block.usedLength, 0);
+  const rows: [string, string][] = [
+    ['file', file],
+    ['kind', description.kind === 'mapped-ram' ? 'mapped-ram file' : 'main migration stream'],
+    ['machine', machine || '-'],
+    ['capabilities', capabilities.join(', ') || '-'],
+    ['guest RAM', `${formatSize(size)} in ${blocks.length} blocks, pages of ${formatSize(pageSize)}`],
+  ];
+  if (description.kind === 'mapped-ram') {
+    const { presentPages, zeroPages, fileSize } = description;
+    rows.push(['present', `${presentPages} pages, ${formatSize(presentPages * pageSize)}`]);
+    rows.push(['zero', `${zeroPages} pages, ${formatShare(zeroPages, presentPages + zeroPages)}`]);
+    rows.push(['file size', formatSize(fileSize)]);
+  } else {
+    const { marker, syncPoints, zeroRecords, pageRecords } = description;
+    rows.push(['sync points', `${syncPoints}, marked by ${marker ?? 'nothing'}`]);
+    rows.push(['records', `${zeroRecords} ZERO, ${pageRecords} PAGE`]);
+  }
+  rows.push([
+    'devices',
+    `${vmDescription?.devices.length ?? 'unknown'}, ${formatSize(tailBytes ?? 0)} of state`,
+  ]);
+  const problems = problemsOf(description);
+  if (problems.length === 0) rows.push(['problems', 'none']);
+  for (const { fatal, message } of problems) rows.push([fatal ? 'PROBLEM' : 'remark', message]);
+  if (verified.length > 0) rows.push(['verified', 'every page was read']);
+  return [table(rows), blockTable(description, verified), deviceTable(description)]
+    .filter((part) => part !== '')
+    .join('\n');
+}
+
+function blockTable(description: MigrationFileDescription, verified: VerifiedBlock[]): string {
+  const rows = description.blocks.map((block, i) => [
+    plain(block.name),
+    formatSize(block.usedLength),
+    ...('presentPages' in block ? [`${block.presentPages} present`, `${block.zeroPages} zero`] : []),
+    ...(verified[i] === undefined ? [] : [verified[i].sha256]),
+  ]);
+  return columns(rows);
+}
+
+function deviceTable({ vmDescription }: MigrationFileDescription): string {
+  const rows = (vmDescription?.devices ?? []).map(({ name, instanceId, version, bytes }) => [
+    plain(name),
+    `instance ${instanceId}`,
+    version === undefined ? '' : `version ${version}`,
+    bytes === undefined ? '' : `${bytes} bytes`,
+  ]);
+  return columns(rows);
+}
+
+function columns(rows: string[][]): string {
+  if (rows.length === 0) return '';
+  const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
+  return rows
+    .map(
+      (row) =>
+        `${row
+          .map((text, column) => text.padEnd(widths[column]))
+          .join('  ')
+          .trimEnd()}\n`,
+    )
+    .join('');
+}
+
+/** Names come from the file: nothing in them may move a terminal's cursor. */
+function plain(name: string): string {
+  return /^[\x20-\x7e]*$/.test(name) ? name : quote(name);
+}

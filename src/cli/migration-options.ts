@@ -1,0 +1,104 @@
+/** Options that receive, send and relay have in common. */
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { MultifdError, type Compression } from '../index.js';
+import { checkAddress } from '../options.js';
+import { EXIT_USAGE, UsageError } from './cli-error.js';
+import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom } from './option-values.js';
+
+const MAX_SECONDS = 24 * 60 * 60;
+
+/** `tcp:HOST:PORT` or `unix:PATH`. */
+export function addressFrom(lowestPort: 0 | 1): (text: string) => string {
+  return (text) => {
+    try {
+      checkAddress(text, lowestPort);
+      return text;
+    } catch (error) {
+      if (!(error instanceof MultifdError)) throw error;
+      throw new InvalidArgumentError('Allowed are tcp:HOST:PORT, tcp:[V6]:PORT and unix:PATH.');
+    }
+  };
+}
+
+export function uuidFrom(text: string): string {
+  if (/^[\da-f]{8}-[\da-f]{4}-[\da-f]{4}-[\da-f]{4}-[\da-f]{12}$/i.test(text)) return text;
+  throw new InvalidArgumentError('Allowed is a uuid such as 12345678-9abc-def0-1234-56789abcdef0.');
+}
+
+export function channelsOption(name: string, whose: string): Option {
+  return new Option(`${name} <n>`, `connections beside the main stream; ${whose}`)
+    .default(2)
+    .argParser(integerFrom(1, MAX_CHANNELS));
+}
+
+export function compressionOption(name: string, whose: string): Option {
+  return new Option(`${name} <method>`, `method; ${whose}`).choices(COMPRESSIONS).default('none');
+}
+
+export function addSessionOptions(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--uuid <uuid>', "the VM's uuid, if QEMU was started with -uuid").argParser(uuidFrom),
+    )
+    .addOption(
+      new Option('--stall-timeout <seconds>', 'give up when nothing moves for so long')
+        .default(30)
+        .argParser(integerFrom(1, MAX_SECONDS)),
+    )
+    .addOption(
+      new Option('--connect-timeout <seconds>', 'for all connections to be there, once the first is')
+        .default(30)
+        .argParser(integerFrom(1, MAX_SECONDS)),
+    );
+}
+
+export interface SessionFlags {
+  uuid?: string;
+  stallTimeout: number;
+  connectTimeout: number;
+}
+
+export function sessionOptions(flags: SessionFlags): {
+  uuid?: string;
+  stallTimeoutMs: number;
+  connectTimeoutMs: number;
+} {
+  return {
+    ...(flags.uuid !== undefined && { uuid: flags.uuid }),
+    stallTimeoutMs: flags.stallTimeout * 1000,
+    connectTimeoutMs: flags.connectTimeout * 1000,
+  };
+}
+
+export function addOutputOptions(command: Command, progress = true): Command {
+  command.optionsGroup('Output:').option('--json', 'NDJSON on stdout, as the last line the result');
+  if (progress) command.option('--no-progress', 'neither a progress line nor progress records');
+  return command.option('--verbose', 'stack traces with errors');
+}
+
+/** zlibLevel or zstdLevel of the library, from one --level. */
+export function levelFor(
+  name: string,
+  level: string | undefined,
+  compression: Compression,
+): { zlibLevel?: number; zstdLevel?: number } {
+  if (level === undefined) return {};
+  const wrong = (allowed: string): UsageError =>
+    new UsageError(`option '${name} <n>' argument '${level}' is invalid. Allowed ${allowed}.`);
+  if (compression === 'none') throw wrong('only with method zlib or zstd, not none');
+  const { min, max } = LEVELS[compression];
+  const value = /^\d+$/.test(level) ? Number(level) : NaN;
+  if (!(value >= min && value <= max))
+    throw wrong(`with method ${compression} is an integer from ${min} to ${max}`);
+  return compression === 'zlib' ? { zlibLevel: value } : { zstdLevel: value };
+}
+
+/** What the options mean together; ends with a usage error where they do not fit. */
+export function checked<T>(command: Command, plan: () => T): T {
+  try {
+    return plan();
+  } catch (error) {
+    if (error instanceof UsageError) command.error(`error: ${error.message}`, { exitCode: EXIT_USAGE });
+    throw error;
+  }
+}

@@ -1,0 +1,41 @@
+/** Progress of a migration: what its sessions push, told as records and on the progress line. */
+import { performance } from 'node:perf_hooks';
+import type { Receiver, Sender, Stats } from '../index.js';
+import type { Output } from './output.js';
+import { progressText } from './progress-line.js';
+
+/** Follows a session until it ends; never rejects. `totalBytes` is what will be moved, where that is known. */
+export async function followProgress(
+  session: Sender | Receiver,
+  output: Output,
+  totalBytes?: number,
+): Promise<void> {
+  const started = performance.now();
+  let before = { seconds: 0, bytes: 0 };
+  for await (const stats of session.progress()) {
+    const seconds = (performance.now() - started) / 1000;
+    const bytes = stats.pageBytes;
+    const elapsed = seconds - before.seconds;
+    const bytesPerSecond = elapsed > 0 ? (bytes - before.bytes) / elapsed : 0;
+    before = { seconds, bytes };
+    const record = {
+      seconds,
+      ...countsOf(stats),
+      bytesPerSecond,
+      ...(totalBytes !== undefined && { totalBytes }),
+    };
+    output.progress(record, () => progressText(record));
+  }
+}
+
+/** Bytes and pages of a session, as the records have them. */
+export function countsOf(stats: Stats): {
+  bytes: number;
+  wireBytes: number;
+  normalPages: number;
+  zeroPages: number;
+  syncs: number;
+} {
+  const { pageBytes: bytes, bytes: wireBytes, normalPages, zeroPages, syncs, channels } = stats;
+  return { bytes, wireBytes, normalPages, zeroPages, syncs: syncs / channels.length };
+}

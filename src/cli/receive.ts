@@ -1,0 +1,124 @@
+/** `multifd receive`: takes in a live migration from QEMU and keeps it as a mapped-ram file. */
+import { Command, Option } from 'commander';
+import { receiveMigration, type Compression } from '../index.js';
+import { formatAddress } from '../options.js';
+import { EXIT_OK } from './cli-error.js';
+import { formatRate, formatShare, formatSize } from './format.js';
+import {
+  addOutputOptions,
+  addSessionOptions,
+  addressFrom,
+  channelsOption,
+  compressionOption,
+  sessionOptions,
+  type SessionFlags,
+} from './migration-options.js';
+import { countsOf, followProgress } from './migration-progress.js';
+import { integerFrom, pageSize } from './option-values.js';
+import { outputFor, table, type OutputFlags } from './output.js';
+import { runCommand } from './run-command.js';
+import { runMigration } from './run-migration.js';
+
+interface ReceiveFlags extends SessionFlags, OutputFlags {
+  listen: string;
+  out: string;
+  channels: number;
+  compression: Compression;
+  pageSize: number;
+  acceptTimeout: number;
+  overwrite?: true;
+  keepPartial?: true;
+}
+
+const EXAMPLES = `
+QEMU's side: capability multifd on, multifd-channels and multifd-compression as given here, then
+\`migrate\` to this address. The file appears under its name only when it is whole and on disk. A QEMU from
+9.0 on loads it with -incoming file:FILE (capability mapped-ram), any other through \`multifd send\`.
+
+Examples:
+  $ multifd receive --listen unix:/run/park.sock --out vm.mig
+  $ multifd receive --listen tcp:0.0.0.0:4444 --channels 8 --compression zstd --out vm.mig --json
+
+Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+
+export function addReceiveCommand(program: Command): void {
+  const command = program
+    .command('receive')
+    .summary('take in a live migration from QEMU, into a file')
+    .description('Takes in a live migration from QEMU and keeps it as a mapped-ram file.')
+    .optionsGroup('Migration:')
+    .addOption(
+      new Option('--listen <address>', 'where QEMU connects: tcp:HOST:PORT or unix:PATH')
+        .argParser(addressFrom(0))
+        .makeOptionMandatory(),
+    )
+    .requiredOption('--out <file>', 'the file that is made')
+    .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
+    .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
+    .addOption(new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize))
+    .option('--overwrite', 'replace the file if it exists, at the very end')
+    .option('--keep-partial', 'after a failure, keep what came as FILE.part')
+    .addOption(
+      new Option('--accept-timeout <seconds>', 'give up if nobody connects for so long; 0 waits')
+        .default(0)
+        .argParser(integerFrom(0, 24 * 60 * 60)),
+    );
+  addOutputOptions(addSessionOptions(command))
+    .addHelpText('after', EXAMPLES)
+    .action(async (flags: ReceiveFlags) => {
+      await runCommand(flags.verbose === true, async (cancelled) => {
+        await receive(flags, cancelled);
+        return EXIT_OK;
+      });
+    });
+}
+
+async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<void> {
+  const output = outputFor(flags);
+  await runMigration(
+    output,
+    cancelled,
+    (follow) =>
+      receiveMigration({
+        ...sessionOptions(flags),
+        address: flags.listen,
+        out: flags.out,
+        channels: flags.channels,
+        compression: flags.compression,
+        pageSize: flags.pageSize,
+        acceptTimeoutMs: flags.acceptTimeout * 1000,
+        overwrite: flags.overwrite === true,
+        keepPartial: flags.keepPartial === true,
+        signal: cancelled,
+        onListening: (address) => {
+          const text = formatAddress(address);
+          output.said('listening', { address: text }, `listening on ${text}`);
+        },
+        onStart: (start) => output.said('start', start, `receiving ${start.machine || 'a machine'}`),
+        onSession: (receiver) => {
+          // What was waited for until the source came is no part of the migration.
+          void receiver.ready.then(
+            () => follow(followProgress(receiver, output)),
+            () => {},
+          );
+        },
+      }),
+    ({ stats, ...result }, seconds) => {
+      const counts = countsOf(stats);
+      const pages = result.blocks.reduce((sum, block) => sum + block.size, 0) / flags.pageSize;
+      const present = result.blocks.reduce((sum, block) => sum + block.presentPages, 0);
+      return {
+        record: { ...result, seconds, ...counts, strays: stats.strays },
+        text: () =>
+          table([
+            ['file', `${result.out}, ${formatSize(result.fileBytes)}`],
+            ['machine', result.machine || '-'],
+            ['guest RAM', `${formatSize(pages * flags.pageSize)} in ${result.blocks.length} blocks`],
+            ['present', `${present} pages, zero ${formatShare(pages - present, pages)}`],
+            ['on the wire', formatSize(counts.wireBytes)],
+            ['migration', `${seconds.toFixed(3)} s, ${formatRate(counts.bytes / seconds)}`],
+          ]),
+      };
+    },
+  );
+}

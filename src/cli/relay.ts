@@ -1,0 +1,145 @@
+/** `multifd relay`: passes a live migration on while it runs, with other channels or another method. */
+import { Command, Option } from 'commander';
+import { relayMigration, type Compression } from '../index.js';
+import { formatAddress } from '../options.js';
+import { EXIT_OK } from './cli-error.js';
+import { formatRate, formatSize } from './format.js';
+import {
+  addOutputOptions,
+  addSessionOptions,
+  addressFrom,
+  channelsOption,
+  checked,
+  compressionOption,
+  levelFor,
+  sessionOptions,
+  type SessionFlags,
+} from './migration-options.js';
+import { countsOf, followProgress } from './migration-progress.js';
+import { integerFrom, pageSize, sizeFrom } from './option-values.js';
+import { outputFor, table, type OutputFlags } from './output.js';
+import { runCommand } from './run-command.js';
+import { runMigration } from './run-migration.js';
+
+interface RelayFlags extends SessionFlags, OutputFlags {
+  listen: string;
+  to: string;
+  channelsIn: number;
+  channelsOut: number;
+  compressionIn: Compression;
+  compressionOut: Compression;
+  levelOut?: string;
+  zeroPageDetectionOut: 'none' | 'multifd';
+  pageSize: number;
+  acceptTimeout: number;
+  maxBandwidth: number;
+}
+
+const EXAMPLES = `
+The source migrates to --listen, the destination waits at --to with -incoming. Nothing is stored, and the return
+path is passed through, so both learn how it ended.
+
+Examples:
+  $ multifd relay --listen unix:/run/out.sock --to tcp:far.example:4444 --compression-out zstd --channels-out 4
+
+Exit codes: 0 passed on to the end, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+
+export function addRelayCommand(program: Command): void {
+  const command = program
+    .command('relay')
+    .summary('pass a live migration on, with other channels or another method')
+    .description('Passes a live migration on while it runs, with other channels, another method or level.')
+    .optionsGroup('Migration:')
+    .addOption(
+      new Option('--listen <address>', 'where the source connects: tcp:HOST:PORT or unix:PATH')
+        .argParser(addressFrom(0))
+        .makeOptionMandatory(),
+    )
+    .addOption(
+      new Option('--to <address>', 'where the destination waits')
+        .argParser(addressFrom(1))
+        .makeOptionMandatory(),
+    )
+    .addOption(channelsOption('--channels-in', "the source's multifd-channels"))
+    .addOption(channelsOption('--channels-out', "the destination's multifd-channels"))
+    .addOption(compressionOption('--compression-in', "the source's multifd-compression"))
+    .addOption(compressionOption('--compression-out', "the destination's multifd-compression"))
+    .option('--level-out <n>', 'compression level to the destination: zlib 0 to 9, zstd 1 to 20; default 1')
+    .addOption(
+      new Option(
+        '--zero-page-detection-out <where>',
+        'look for zero pages among those that came with data (a destination from 9.0 on), or do not',
+      )
+        .choices(['none', 'multifd'])
+        .default('none'),
+    )
+    .addOption(new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize))
+    .addOption(
+      new Option('--accept-timeout <seconds>', 'give up if nobody connects for so long; 0 waits')
+        .default(0)
+        .argParser(integerFrom(0, 24 * 60 * 60)),
+    )
+    .addOption(
+      new Option('--max-bandwidth <bytes>', 'bytes a second to the destination; 0 for no limit')
+        .default(0)
+        .argParser(sizeFrom(0, 'bytes a second')),
+    );
+  addOutputOptions(addSessionOptions(command))
+    .addHelpText('after', EXAMPLES)
+    .action(async (flags: RelayFlags, command: Command) => {
+      const level = checked(command, () => levelFor('--level-out', flags.levelOut, flags.compressionOut));
+      await runCommand(flags.verbose === true, async (cancelled) => {
+        await relay(flags, level, cancelled);
+        return EXIT_OK;
+      });
+    });
+}
+
+async function relay(
+  flags: RelayFlags,
+  level: { zlibLevel?: number; zstdLevel?: number },
+  cancelled: AbortSignal,
+): Promise<void> {
+  const output = outputFor(flags);
+  await runMigration(
+    output,
+    cancelled,
+    (follow) =>
+      relayMigration({
+        ...sessionOptions(flags),
+        listen: flags.listen,
+        to: flags.to,
+        in: { channels: flags.channelsIn, compression: flags.compressionIn },
+        out: {
+          ...level,
+          channels: flags.channelsOut,
+          compression: flags.compressionOut,
+          zeroPageDetection: flags.zeroPageDetectionOut,
+          maxBandwidth: flags.maxBandwidth,
+        },
+        pageSize: flags.pageSize,
+        acceptTimeoutMs: flags.acceptTimeout * 1000,
+        signal: cancelled,
+        onListening: (address) => {
+          const text = formatAddress(address);
+          output.said('listening', { address: text }, `listening on ${text}`);
+        },
+        onStart: (start) => output.said('start', start, `relaying ${start.machine || 'a machine'}`),
+        onSession: (_receiver, sender) => follow(followProgress(sender, output)),
+      }),
+    ({ machine, blocks, received, sent }, seconds) => {
+      const counts = { received: countsOf(received), sent: countsOf(sent) };
+      return {
+        record: { machine, blocks, seconds, ...counts, strays: received.strays },
+        text: () =>
+          table([
+            ['machine', machine || '-'],
+            ['pages', `${formatSize(counts.sent.bytes)}, ${formatRate(counts.sent.bytes / seconds)}`],
+            ['in', `${formatSize(counts.received.wireBytes)} on the wire, ${flags.compressionIn}`],
+            ['out', `${formatSize(counts.sent.wireBytes)} on the wire, ${flags.compressionOut}`],
+            ['migration', `${seconds.toFixed(3)} s`],
+          ]),
+      };
+    },
+  );
+}

@@ -1,0 +1,146 @@
+/** `multifd send`: resumes a mapped-ram file in a QEMU that waits with -incoming. */
+import { Command, Option } from 'commander';
+import { sendMigration, type Compression, type ZeroPageDetection } from '../index.js';
+import { parseQemuVersion } from '../stream/machine.js';
+import { EXIT_OK, UsageError } from './cli-error.js';
+import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
+import {
+  addOutputOptions,
+  addSessionOptions,
+  addressFrom,
+  channelsOption,
+  checked,
+  compressionOption,
+  levelFor,
+  sessionOptions,
+  type SessionFlags,
+} from './migration-options.js';
+import { countsOf, followProgress } from './migration-progress.js';
+import { sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
+import { outputFor, table, type OutputFlags } from './output.js';
+import { runCommand } from './run-command.js';
+import { runMigration } from './run-migration.js';
+
+interface SendFlags extends SessionFlags, OutputFlags {
+  to: string;
+  channels: number;
+  compression: Compression;
+  level?: string;
+  zeroPageDetection?: ZeroPageDetection;
+  peer?: string;
+  offset: number;
+  maxBandwidth: number;
+}
+
+const EXAMPLES = `
+FILE is a mapped-ram file: made by \`multifd receive\`, or by QEMU's own file: migration. It is only read, and may
+be sent as often as you like. QEMU's side: -incoming defer, capability multifd on, multifd-channels and
+multifd-compression as given here, then \`migrate-incoming\` at this address.
+
+Examples:
+  $ multifd send vm.mig --to unix:/run/resume.sock
+  $ multifd send vm.mig --to tcp:10.0.0.2:4444 --channels 8 --compression zstd --level 3
+  $ multifd send vm.mig --to tcp:10.0.0.2:4444 --peer 7.2      a destination older than the machine type says
+
+Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+
+export function addSendCommand(program: Command): void {
+  const command = program
+    .command('send')
+    .summary('resume such a file in a waiting QEMU')
+    .description('Sends a mapped-ram file into a QEMU that waits with -incoming.')
+    .argument('<file>', 'a mapped-ram file')
+    .optionsGroup('Migration:')
+    .addOption(
+      new Option('--to <address>', 'where QEMU waits: tcp:HOST:PORT or unix:PATH')
+        .argParser(addressFrom(1))
+        .makeOptionMandatory(),
+    )
+    .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
+    .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
+    .option('--level <n>', 'compression level: zlib 0 to 9, zstd 1 to 20; default 1')
+    .addOption(
+      new Option(
+        '--zero-page-detection <where>',
+        'how zero pages travel: in the channels, or as records of the main stream; default by the machine type',
+      ).choices(ZERO_PAGE_DETECTIONS),
+    )
+    .option('--peer <version>', 'the version of the QEMU at the other end, such as 7.2')
+    .addOption(
+      new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
+    )
+    .addOption(
+      new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
+        .default(0)
+        .argParser(sizeFrom(0, 'bytes a second')),
+    );
+  addOutputOptions(addSessionOptions(command))
+    .addHelpText('after', EXAMPLES)
+    .action(async (file: string, flags: SendFlags, command: Command) => {
+      const level = checked(command, () => {
+        if (flags.peer !== undefined && parseQemuVersion(flags.peer) === undefined) {
+          throw new UsageError(
+            `option '--peer <version>' argument '${flags.peer}' is invalid. Allowed is a version such as 7.2 or 10.0.2.`,
+          );
+        }
+        return levelFor('--level', flags.level, flags.compression);
+      });
+      await runCommand(flags.verbose === true, async (cancelled) => {
+        await send(file, flags, level, cancelled);
+        return EXIT_OK;
+      });
+    });
+}
+
+async function send(
+  file: string,
+  flags: SendFlags,
+  level: { zlibLevel?: number; zstdLevel?: number },
+  cancelled: AbortSignal,
+): Promise<void> {
+  const output = outputFor(flags);
+  let totalBytes = 0;
+  output.note(`reading ${file}`);
+  await runMigration(
+    output,
+    cancelled,
+    (follow) =>
+      sendMigration({
+        ...sessionOptions(flags),
+        ...level,
+        file,
+        to: flags.to,
+        offset: flags.offset,
+        channels: flags.channels,
+        compression: flags.compression,
+        ...(flags.zeroPageDetection !== undefined && { zeroPageDetection: flags.zeroPageDetection }),
+        ...(flags.peer !== undefined && { peer: flags.peer }),
+        maxBandwidth: flags.maxBandwidth,
+        signal: cancelled,
+        onStart: (start) => {
+          totalBytes = start.channelBytes;
+          output.said('start', start);
+        },
+        onSession: (sender) => follow(followProgress(sender, output, totalBytes)),
+      }),
+    ({ stats, ...result }, seconds) => {
+      const counts = countsOf(stats);
+      const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
+      const { zeroPages, normalPages, wireBytes, bytes } = counts;
+      return {
+        record: { file, to: flags.to, ...result, seconds, ...counts },
+        text: () =>
+          table([
+            ['machine', result.machine || '-'],
+            ['guest RAM', `${formatSize(size)} in ${result.blocks.length} blocks`],
+            [
+              'zero pages',
+              `${formatShare(zeroPages, zeroPages + normalPages)} of the channels' pages, mode ${result.zeroPageDetection}`,
+            ],
+            ['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`],
+            ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
+          ]),
+      };
+    },
+  );
+}

@@ -1,0 +1,42 @@
+/** Says what a file holds: a mapped-ram file, or a capture of a main migration stream. */
+import fs from 'node:fs/promises';
+import { MultifdError } from '../errors.js';
+import { ByteReader } from '../stream/byte-reader.js';
+import { STREAM_ERRORS, quote } from '../stream/codes.js';
+import { describeMainStream, type MainStreamDescription } from '../stream/describe-main-stream.js';
+import { MainStreamReader } from '../stream/main-stream.js';
+import { FileSource } from '../stream/positioned-file.js';
+import { readMappedRam, type MappedRamDescription } from '../stream/read-mapped-ram.js';
+
+export type MigrationFileDescription =
+  ({ kind: 'mapped-ram' } & MappedRamDescription) | ({ kind: 'main-stream' } & MainStreamDescription);
+
+export interface DescribeOptions {
+  /** Where the stream begins in the file, in bytes (default 0). */
+  offset?: number;
+  /** Target page size where the stream does not tell it (default 4096). */
+  pageSize?: number;
+}
+
+/** @throws MultifdError ERR_MULTIFD_IO, and ERR_MULTIFD_STREAM if it is no migration stream at all */
+export async function describeMigrationFile(
+  file: string,
+  options: DescribeOptions = {},
+): Promise<MigrationFileDescription> {
+  const { offset = 0 } = options;
+  const handle = await fs.open(file, 'r').catch((error: unknown) => {
+    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(file));
+  });
+  const reader = (): ByteReader =>
+    new ByteReader(new FileSource(handle, offset), { name: 'migration file', start: offset });
+  try {
+    const stream = new MainStreamReader(reader(), options);
+    await stream.next();
+    // What comes first is the configuration; a stream that breaks in it is described as far as it goes.
+    await stream.next().catch(() => {});
+    if (stream.mappedRam) return { kind: 'mapped-ram', ...(await readMappedRam(handle, options)) };
+    return { kind: 'main-stream', ...(await describeMainStream(reader(), options)) };
+  } finally {
+    await handle.close();
+  }
+}

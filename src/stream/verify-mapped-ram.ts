@@ -1,0 +1,87 @@
+/**
+ * Reads all of a mapped-ram file's RAM: that it can be read at all, how many of the pages that are there are zero, and
+ * a digest of each block as the guest will see it (pages that are not there count as zero).
+ */
+import { createHash } from 'node:crypto';
+import { open } from 'node:fs/promises';
+import { MultifdError } from '../errors.js';
+import { isZeroRange } from '../ram/zero-page.js';
+import { STREAM_ERRORS, quote } from './codes.js';
+import { readAt } from './positioned-file.js';
+import { readPageRuns, type MappedRamDescription } from './read-mapped-ram.js';
+
+const PIECE_BYTES = 2 ** 20;
+
+export interface VerifiedBlock {
+  name: string;
+  size: number;
+  /** Present pages that hold only zeros: sound, and a few bytes wasted. */
+  presentZeroPages: number;
+  /** SHA-256 of the block's RAM, hexadecimal. */
+  sha256: string;
+}
+
+export interface VerifyOptions {
+  signal?: AbortSignal;
+  /** Called after each piece with the bytes of RAM done so far, holes included. */
+  onProgress?: (bytes: number) => void;
+}
+
+/**
+ * @param description of this file; must be sound
+ * @throws MultifdError STREAM_ERRORS.io, .eof; ERR_MULTIFD_ABORTED
+ */
+export async function verifyMappedRam(
+  file: string,
+  description: MappedRamDescription,
+  options: VerifyOptions = {},
+): Promise<VerifiedBlock[]> {
+  const { pageSize } = description;
+  const zeros = Buffer.alloc(PIECE_BYTES);
+  const verified: VerifiedBlock[] = [];
+  let done = 0;
+  const handle = await open(file, 'r').catch((error: unknown) => {
+    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(file));
+  });
+  try {
+    for (const block of description.blocks) {
+      const hash = createHash('sha256');
+      let presentZeroPages = 0;
+      for await (const { page, count, present } of readPageRuns(handle, block)) {
+        const end = (page + count) * pageSize;
+        for (let at = page * pageSize; at < end;) {
+          if (options.signal?.aborted === true) {
+            throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: options.signal.reason });
+          }
+          const length = Math.min(PIECE_BYTES, end - at);
+          let bytes: Buffer = zeros.subarray(0, length);
+          if (present) {
+            bytes = await readAt(handle, block.pagesOffset + at, length);
+            if (bytes.length < length) {
+              const message = `mapped-ram file: pages of ${quote(block.name)}: received ${at + bytes.length} bytes, expected ${end}`;
+              throw new MultifdError(STREAM_ERRORS.eof, message);
+            }
+            for (let i = 0; i < length; i += pageSize) {
+              if (isZeroRange(bytes, i, pageSize)) presentZeroPages++;
+            }
+          }
+          hash.update(bytes);
+          at += length;
+          done += length;
+          options.onProgress?.(done);
+          // Long runs that are not there take no turn of the event loop by themselves.
+          if (!present) await new Promise((resolve) => setImmediate(resolve));
+        }
+      }
+      verified.push({
+        name: block.name,
+        size: block.usedLength,
+        presentZeroPages,
+        sha256: hash.digest('hex'),
+      });
+    }
+    return verified;
+  } finally {
+    await handle.close();
+  }
+}
