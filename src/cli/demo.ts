@@ -4,8 +4,10 @@
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../index.js';
 import { CliError, EXIT_OK, EXIT_USAGE, UsageError } from './cli-error.js';
+import { qemuDemo } from './demo-qemu.js';
 import { migrate, type DemoPlan } from './demo-source.js';
 import { MIN_SIZE } from './guest-image.js';
+import { checked, levelFor } from './migration-options.js';
 import {
   COMPRESSIONS,
   integerFrom,
@@ -35,6 +37,7 @@ interface DemoFlags extends OutputFlags {
   backing: Backing;
   prefault?: true;
   dirtyRounds: number;
+  qemu?: true;
 }
 
 const EXAMPLES = `
@@ -46,6 +49,7 @@ Examples:
   $ multifd demo --channels 4 --compression zstd --level 3
   $ multifd demo --ram memory.bin --backing file          a snapshot's memory file, in place, never written
   $ multifd demo --size 4G --prefault --dirty-rounds 5    a guest that goes on writing
+  $ multifd demo --qemu --compression zstd                a guest of QEMU, to a file and back
   $ multifd demo --json | jq 'select(.type == "result")'
 
 Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
@@ -74,6 +78,21 @@ export function addDemoCommand(program: Command): void {
         .argParser(integerFrom(0, MAX_DIRTY_ROUNDS)),
     )
     .option('--prefault', "write the destination's RAM once before the clock starts, as part of the start-up")
+    .addOption(
+      new Option(
+        '--qemu',
+        'a guest of a real QEMU instead: parked in a file, resumed in a second QEMU, all RAM compared',
+      ).conflicts([
+        'size',
+        'ram',
+        'backing',
+        'pageSize',
+        'dirtyRounds',
+        'prefault',
+        'zeroPageDetection',
+        'maxBandwidth',
+      ]),
+    )
     .optionsGroup('Migration:')
     .addOption(
       new Option('--channels <n>', 'connections, each with a thread at both ends')
@@ -101,10 +120,18 @@ export function addDemoCommand(program: Command): void {
     .option('--verbose', 'stack traces with errors')
     .addHelpText('after', EXAMPLES)
     .action(async (flags: DemoFlags, command: Command) => {
+      const output = outputFor(flags);
+      if (flags.qemu === true) {
+        const level = checked(command, () => levelFor('--level', flags.level, flags.compression));
+        const { channels, compression } = flags;
+        await runCommand(flags.verbose === true, async (cancelled) => {
+          await qemuDemo({ channels, compression, level }, output, cancelled);
+          return EXIT_OK;
+        });
+        return;
+      }
       const plan = planOf(flags, command);
-      await runCommand(flags.verbose === true, (cancelled) =>
-        demo(plan, reportTo(outputFor(flags)), cancelled),
-      );
+      await runCommand(flags.verbose === true, (cancelled) => demo(plan, reportTo(output), cancelled));
     });
 }
 

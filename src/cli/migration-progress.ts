@@ -4,11 +4,11 @@ import type { Receiver, Sender, Stats } from '../index.js';
 import type { Output } from './output.js';
 import { progressText } from './progress-line.js';
 
-/** Follows a session until it ends; never rejects. `totalBytes` is what will be moved, where that is known. */
+/** Follows a session until it ends; never rejects. `more` goes into each record: what will be moved, where that is known. */
 export async function followProgress(
   session: Sender | Receiver,
   output: Output,
-  totalBytes?: number,
+  more: { totalBytes?: number; phase?: string } = {},
 ): Promise<void> {
   const started = performance.now();
   let before = { seconds: 0, bytes: 0 };
@@ -18,12 +18,7 @@ export async function followProgress(
     const elapsed = seconds - before.seconds;
     const bytesPerSecond = elapsed > 0 ? (bytes - before.bytes) / elapsed : 0;
     before = { seconds, bytes };
-    const record = {
-      seconds,
-      ...countsOf(stats),
-      bytesPerSecond,
-      ...(totalBytes !== undefined && { totalBytes }),
-    };
+    const record = { ...more, seconds, ...countsOf(stats), bytesPerSecond };
     output.progress(record, () => progressText(record));
   }
 }

@@ -121,7 +121,7 @@ async function send(
           totalBytes = start.channelBytes;
           output.said('start', start);
         },
-        onSession: (sender) => follow(followProgress(sender, output, totalBytes)),
+        onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
       }),
     ({ stats, ...result }, seconds) => {
       const counts = countsOf(stats);

@@ -37,6 +37,8 @@ const CASES: [string[], RegExp][] = [
   [['--maxbandwidth', '1'], /unknown option '--maxbandwidth'/],
   [['--channels'], /--channels.*argument missing/],
   [['extra'], /too many arguments/],
+  [['--qemu', '--size', '64M'], /'--qemu' cannot be used with option '--size/],
+  [['--qemu', '--level', '3'], /only with method zlib or zstd/],
 ];
 
 t.test('each wrong option', { jobs: 3 }, async (t) => {
@@ -102,4 +104,13 @@ t.test('a guest that fits nowhere is no wrong usage: exit code 1 and what is nee
     t.match(stderr, /^multifd: ERR_CLI_ROOM: .*9007199254740992 bytes/);
     t.match(lines, [{ type: 'result', ok: false, error: { code: 'ERR_CLI_ROOM' } }]);
   }
+});
+
+t.test('--qemu where there is no QEMU: exit code 1 and what is needed', async (t) => {
+  const { code, stderr, lines } = await run(t, ['demo', '--qemu', '--json'], {
+    env: { MULTIFD_QEMU: '/no/such/qemu' },
+  });
+  t.equal(code, 1);
+  t.match(stderr, /^multifd: ERR_CLI_QEMU: this needs qemu-system-x86_64 9\.0 or later/);
+  t.match(lines, [{ type: 'result', ok: false, error: { code: 'ERR_CLI_QEMU' } }]);
 });
