@@ -25,6 +25,8 @@ export const MAX_CHANNELS = 255;
 /** VFIO of QEMU sends its state in pieces of 1 MiB with a small header before each. */
 const DEVICE_STATE_BYTES = 2 ** 20 + 4096;
 const MAX_DEVICE_STATE_BYTES = 2 ** 26;
+/** sun_path, without its end. */
+const MAX_UNIX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Options of both ends. `A` is the form of the address. */
@@ -72,7 +74,10 @@ export interface Device {
   /** QEMU's idstr, at most 255 ASCII characters. */
   idstr: string;
   instanceId: number;
-  /** Called with each payload; the bytes are valid until the returned promise settles. Its channel waits. */
+  /**
+   * Called with each payload; the bytes are valid until the returned promise settles, and its channel waits. Packets
+   * take any channel: calls come in any order, and several at a time.
+   */
   load: (data: Uint8Array) => void | Promise<void>;
 }
 
@@ -209,6 +214,10 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
     if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
       throw wrong('address', address, allowed);
     }
+    // The system would cut it off in silence.
+    const bytes = Buffer.byteLength(path);
+    if (bytes > MAX_UNIX_PATH_BYTES || path.includes('\0'))
+      throw wrong('address', `a path of ${bytes} bytes`, `at most ${MAX_UNIX_PATH_BYTES}, none of them 0`);
     return { path };
   }
   if (host !== undefined && (typeof host !== 'string' || host === ''))

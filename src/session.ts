@@ -19,11 +19,10 @@ import diagnostics from 'node:diagnostics_channel';
 import { MultifdError, describeThrown } from './errors.js';
 import type { ChannelOutcome } from './send/channel.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
+import { readClock } from './shared/clock.js';
 import {
-  STAT_BUSY_MS,
   STAT_BYTES,
   STAT_DEVICE_STATES,
-  STAT_IDLE_MS,
   STAT_NORMAL_PAGES,
   STAT_PACKETS,
   STAT_SYNCS,
@@ -36,6 +35,11 @@ const JOIN_MS = 600;
 /** How long threads may take to load their modules before they are terminated all the same. */
 const BOOT_MS = 3000;
 const WATCH_MS = 250;
+/**
+ * Threads that load their modules at the same time. All at once, 255 of them would keep the calling thread from its
+ * event loop for seconds, and an end from its end: it has to wait for those that are loading.
+ */
+const MAX_BOOTING = 4;
 
 /**
  * Flags of the embedder are not for the channels, and some make a worker fail. The one that is set: piscina loads a
@@ -97,6 +101,9 @@ export abstract class Session implements AsyncDisposable {
   #closed = false;
   #ending: Promise<void> | undefined;
   readonly #tasks: Promise<void>[] = [];
+  /** Channels get their threads one after the other. */
+  #starting: Promise<void> = Promise.resolve();
+  #started = 0;
   readonly #pool: Piscina;
   #poolGone = false;
   #tracedStop = STOP_RUN;
@@ -125,7 +132,8 @@ export abstract class Session implements AsyncDisposable {
     this.#pool = new Piscina({
       filename: worker.href,
       name: 'default',
-      minThreads: control.channels,
+      // The first ones at once, for a receiver that waits for its source; see #mayStart() for the others.
+      minThreads: Math.min(control.channels, MAX_BOOTING),
       maxThreads: control.channels,
       // The workers' event loops must turn between tasks: they own sockets.
       atomics: 'disabled',
@@ -165,23 +173,39 @@ export abstract class Session implements AsyncDisposable {
   protected abstract release(): Promise<void> | void;
 
   /** Starts a channel's task. The outcome comes back when the channel has ended. */
-  protected runChannel(id: number, task: object, ended?: () => void): void {
-    const run = (this.#pool.run(task) as Promise<ChannelOutcome>).then(
-      (outcome) => {
-        ended?.();
-        if (outcome.error === undefined) return;
-        const error = MultifdError.fromPlain(outcome.error);
-        if (outcome.first === true) this.#settle(error);
-        else this.#later.push(error);
-      },
-      (thrown: unknown) => {
-        ended?.();
-        // The pool rejects every task that is left when it goes.
-        if (this.#poolGone) return;
-        this.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', `the thread of channel ${id} died`));
-      },
-    );
-    this.#tasks.push(run);
+  protected runChannel(id: number, task: object): void {
+    const turn = this.#starting.then(() => this.#mayStart());
+    this.#starting = turn.then(() => {});
+    this.#tasks.push(turn.then((may) => (may ? this.#run(id, task) : undefined)));
+  }
+
+  /** Is there a thread, or may one be made? False if the session stops before that. */
+  async #mayStart(): Promise<boolean> {
+    const { control } = this;
+    for (;;) {
+      const booted = control.bootedCount;
+      if (control.stopped !== STOP_RUN) return false;
+      const threads = this.#pool.threads.length;
+      if (this.#started < threads || threads - booted < MAX_BOOTING) {
+        this.#started++;
+        return true;
+      }
+      await control.waitBooted(booted);
+    }
+  }
+
+  async #run(id: number, task: object): Promise<void> {
+    try {
+      const outcome = (await this.#pool.run(task)) as ChannelOutcome;
+      if (outcome.error === undefined) return;
+      const error = MultifdError.fromPlain(outcome.error);
+      if (outcome.first === true) this.#settle(error);
+      else this.#later.push(error);
+    } catch (thrown) {
+      // The pool rejects every task that is left when it goes.
+      if (this.#poolGone) return;
+      this.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', `the thread of channel ${id} died`));
+    }
   }
 
   /** Ends the session with an error, if it is the first. */
@@ -365,7 +389,7 @@ export abstract class Session implements AsyncDisposable {
    */
   async #booted(): Promise<void> {
     const limit = performance.now() + BOOT_MS;
-    while (this.control.bootedCount < this.control.channels && performance.now() < limit) {
+    while (this.control.bootedCount < this.#pool.threads.length && performance.now() < limit) {
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
   }
@@ -427,8 +451,7 @@ export abstract class Session implements AsyncDisposable {
         zeroPages: counters[STAT_ZERO_PAGES],
         syncs: counters[STAT_SYNCS],
         deviceStates: counters[STAT_DEVICE_STATES],
-        idleMs: counters[STAT_IDLE_MS],
-        busyMs: counters[STAT_BUSY_MS],
+        ...readClock(counters),
       });
     }
     const sum = (key: keyof ChannelStats): number =>
@@ -454,8 +477,8 @@ export abstract class Session implements AsyncDisposable {
    * Stats as the channels push them: at most one item each `intervalMs` (default 200), none while nothing moves, one
    * last item at the end, whatever the end was (`done` has the error). Costs nothing before it is iterated.
    */
-  async *progress(options: { intervalMs?: number } = {}): AsyncGenerator<Stats, void, undefined> {
-    const intervalMs = options.intervalMs ?? 200;
+  async *progress(options?: { intervalMs?: number } | null): AsyncGenerator<Stats, void, undefined> {
+    const intervalMs = options?.intervalMs ?? 200;
     if (!Number.isInteger(intervalMs) || intervalMs < 1 || intervalMs > 2 ** 31 - 1) {
       throw new MultifdError(
         'ERR_MULTIFD_OPTION',

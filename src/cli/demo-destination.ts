@@ -74,7 +74,8 @@ process.on('disconnect', () => {
   if (tempDirectory !== undefined) fs.rmSync(tempDirectory, { recursive: true, force: true });
   process.exit();
 });
-process.on('SIGINT', () => {});
+// SIGHUP comes to the group when the source was killed; 'disconnect' does what is to be done.
+for (const signal of ['SIGINT', 'SIGHUP'] as const) process.on(signal, () => {});
 process.on('uncaughtException', fail);
 
 if (process.send === undefined) {

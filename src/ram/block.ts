@@ -9,7 +9,7 @@
  *
  * Built on the calling thread; `BlockDescription` is what crosses to the channel threads.
  */
-import { MultifdError } from '../errors.js';
+import { MultifdError, describeThrown } from '../errors.js';
 
 export const MIN_PAGE_SIZE = 4096;
 export const MAX_PAGE_SIZE = 65536;
@@ -76,7 +76,7 @@ export class RAMBlock {
   constructor(options: RAMBlockOptions & Partial<StreamBlockOptions>, index: number, pageSize: number) {
     const { name, memory, file, stream } = options;
     const bad = (why: string): MultifdError =>
-      new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(String(name))}: ${why}`);
+      new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(describeThrown(name))}: ${why}`);
     if (typeof name !== 'string' || !/^[\x20-\x7e]+$/.test(name) || name.length > MAX_NAME_BYTES) {
       throw bad(`name must be 1 to ${MAX_NAME_BYTES} printable ASCII characters`);
     }
@@ -176,11 +176,10 @@ export class BlockStates<S extends { block: RAMBlock }> {
   find(block: RAMBlock | string): S {
     const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
     if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
-      throw new MultifdError(
-        'ERR_MULTIFD_BLOCK',
-        `no such RAM block: given ${JSON.stringify(typeof block === 'string' ? block : block?.name)}, ` +
-          `allowed ${this.#states.map((known) => known.block.name).join(', ')}`,
-      );
+      const given =
+        typeof block === 'string' ? JSON.stringify(block) : `a RAM block of another session, ${block?.name}`;
+      const allowed = `allowed ${this.#states.map((known) => known.block.name).join(', ')}`;
+      throw new MultifdError('ERR_MULTIFD_BLOCK', `no such RAM block: given ${given}, ${allowed} by name`);
     }
     return state;
   }

@@ -64,18 +64,25 @@ export class FileBlock {
 
 /** Checked once by the calling thread, so that a wrong path fails before any channel starts. */
 export function checkFileBlock(block: BlockDescription, mode: 'r' | 'r+'): void {
+  const what = `RAM block ${JSON.stringify(block.name)}`;
+  let stats: fs.Stats;
+  try {
+    stats = fs.statSync(block.path as string);
+  } catch (error) {
+    throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', `${what}: open`);
+  }
+  // Opening a pipe would wait for its other end.
+  if (!stats.isFile() && !stats.isBlockDevice() && !stats.isCharacterDevice()) {
+    throw new MultifdError('ERR_MULTIFD_IO', `${what}: ${block.path} is neither a regular file nor a device`);
+  }
   const file = new FileBlock(block, mode);
   file.close();
-  const { size } = fs.statSync(block.path as string);
+  const { size } = stats;
   // Devices report 0 and are taken at their word.
-  if (size !== 0 && size < block.base + block.size) {
+  if (stats.isFile() && size < block.base + block.size) {
     throw new MultifdError(
       'ERR_MULTIFD_IO',
-      receivedExpected(
-        `RAM block ${JSON.stringify(block.name)}: file size`,
-        size,
-        `at least ${block.base + block.size}`,
-      ),
+      receivedExpected(`${what}: file size`, size, `at least ${block.base + block.size}`),
     );
   }
 }

@@ -2,6 +2,8 @@
  * Views over a buffer that may be larger than the largest typed array (4 GiB on Node 20): the buffer is cut into
  * windows of 1 GiB, and a page or a run of pages lies in one window or is cut at the border.
  */
+import { MultifdError } from '../errors.js';
+
 const WINDOW_BYTES = 2 ** 30;
 
 export class Windows {
@@ -21,9 +23,17 @@ export class Windows {
     }
   }
 
-  /** The window that holds byte `offset`. */
+  /**
+   * The window that holds byte `offset`.
+   *
+   * @throws MultifdError ERR_MULTIFD_BLOCK if the memory has been taken away
+   */
   windowAt(offset: number): Buffer {
-    return this.#windows[Math.floor(offset / WINDOW_BYTES)];
+    const window = this.#windows[Math.floor(offset / WINDOW_BYTES)];
+    if (window.length === 0) {
+      throw new MultifdError('ERR_MULTIFD_BLOCK', 'the memory of a RAM block was detached: transferred away');
+    }
+    return window;
   }
 
   /** A view of bytes `offset` to `offset + length`, which must lie in one window (see `runLimit`). */

@@ -40,11 +40,10 @@ import {
   unmarkPages,
   type SharedControl,
 } from '../shared/control.js';
+import { ChannelClock } from '../shared/clock.js';
 import {
-  STAT_BUSY_MS,
   STAT_BYTES,
   STAT_DEVICE_STATES,
-  STAT_IDLE_MS,
   STAT_NORMAL_PAGES,
   STAT_PACKETS,
   STAT_SYNCS,
@@ -151,8 +150,7 @@ class ReceiveChannel {
   #syncsSeen = 0;
   #settle: ((error?: MultifdError) => void) | undefined;
   #ended = false;
-  #idleSince = 0;
-  #busySince = 0;
+  readonly #clock: ChannelClock;
   #lastProgress = 0;
 
   constructor(task: ReceiveChannelTask, control: Control, report: Report) {
@@ -162,6 +160,7 @@ class ReceiveChannel {
     this.#id = task.id;
     this.#pageSize = task.pageSize;
     this.#stats = control.stats(task.id);
+    this.#clock = new ChannelClock(this.#stats);
     this.#shared = task.blocks.map((block) =>
       block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     );
@@ -191,7 +190,7 @@ class ReceiveChannel {
     for (const block of this.#task.blocks) {
       this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r+') : undefined);
     }
-    this.#idleSince = performance.now();
+    this.#clock.idle();
     this.#trace('multifd_recv_thread_start', {});
     await new Promise<void>((resolve, reject) => {
       this.#settle = (error) => {
@@ -322,8 +321,7 @@ class ReceiveChannel {
   #step(): void {
     switch (this.#state) {
       case 'START': {
-        this.#busySince = performance.now();
-        this.#stats[STAT_IDLE_MS] += this.#busySince - this.#idleSince;
+        this.#clock.busy();
         const flags = unfillPacketStart(this.#header);
         if ((flags & MULTIFD_FLAG_DEVICE_STATE) !== 0) {
           this.#expect('DEVICE_HEADER', this.#header.subarray(PACKET_START_BYTES, DEVICE_STATE_HEADER_BYTES));
@@ -504,13 +502,13 @@ class ReceiveChannel {
     this.#stats[STAT_PACKETS] += 1;
     this.packetNum = undefined;
     this.#expect('START', this.#header.subarray(0, PACKET_START_BYTES));
-    this.#idleSince = performance.now();
-    this.#stats[STAT_BUSY_MS] += this.#idleSince - this.#busySince;
+    this.#clock.idle();
     const { progressMs } = this.#control;
-    if (progressMs > 0 && this.#idleSince - this.#lastProgress >= progressMs) {
-      this.#lastProgress = this.#idleSince;
-      this.#control.postProgress();
-    }
+    if (progressMs === 0) return;
+    const now = performance.now();
+    if (now - this.#lastProgress < progressMs) return;
+    this.#lastProgress = now;
+    this.#control.postProgress();
   }
 
   // ---- what has to be waited for ----
@@ -582,6 +580,7 @@ class ReceiveChannel {
 
   /** Frees everything; waits until the descriptor is closed. */
   async close(): Promise<void> {
+    this.#clock.stop();
     this.#ended = true;
     const socket = this.#socket;
     if (socket !== undefined && !socket.closed) {

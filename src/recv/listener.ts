@@ -61,6 +61,8 @@ export class Listener {
       this.#server.once('error', failed);
       this.#server.listen({ ...address, backlog: BACKLOG }, () => {
         this.#server.off('error', failed);
+        // The session ended while a name was looked up.
+        if (this.#closed) this.#server.close();
         resolve();
       });
     });

@@ -171,7 +171,7 @@ export class Receiver extends Session {
   async open(): Promise<void> {
     this.checkAborted();
     await this.check();
-    this.#address = await this.#listener.listen(this.#options.address);
+    this.#address = await this.orStopped(this.#listener.listen(this.#options.address));
     // An abort may have come in between.
     if (this.control.stopped !== STOP_RUN) this.#listener.close();
     await this.check();
@@ -345,6 +345,10 @@ export class Receiver extends Session {
       } else if (this.#hooks?.pages !== undefined) await this.#hooks.pages(slot);
       else this.#placePages(slot);
     } catch (thrown) {
+      if (slot.type !== PAYLOAD_DEVICE_STATE) {
+        this.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_BLOCK', 'placing pages'));
+        return;
+      }
       const message = `load() of device ${slot.idstr} instance ${slot.instanceId} failed`;
       this.fail(new MultifdError('ERR_MULTIFD_HOOK', message, { channel: id, cause: thrown }));
     }

@@ -41,11 +41,10 @@ import {
   type SharedControl,
   type Slot,
 } from '../shared/control.js';
+import { ChannelClock } from '../shared/clock.js';
 import {
-  STAT_BUSY_MS,
   STAT_BYTES,
   STAT_DEVICE_STATES,
-  STAT_IDLE_MS,
   STAT_NORMAL_PAGES,
   STAT_PACKETS,
   STAT_SYNCS,
@@ -103,6 +102,9 @@ export type Report = (point: TracePoint, data: Record<string, unknown>) => void;
 const SPIN = 400;
 /** Packets without payload that are held back for one write while jobs keep coming. */
 const MAX_HELD = 8;
+/** See #watchStall(); the slack is for a thread that gets no processor. */
+const STALL_PERIODS = 4;
+const STALL_SLACK_MS = 100;
 /** At an orderly end, how long the peer may take to read what is left. */
 const FINISH_TIMEOUT_MS = 10_000;
 
@@ -132,6 +134,7 @@ class SendChannel {
   readonly #id: number;
   readonly #pageSize: number;
   readonly #stats: Float64Array;
+  readonly #clock: ChannelClock;
   readonly #names: Buffer[];
   readonly #shared: (Windows | undefined)[];
   readonly #files: (FileBlock | undefined)[];
@@ -171,6 +174,7 @@ class SendChannel {
     this.#id = task.id;
     this.#pageSize = task.pageSize;
     this.#stats = control.stats(task.id);
+    this.#clock = new ChannelClock(this.#stats);
     this.#names = task.blocks.map((block) => {
       const name = Buffer.alloc(RAMBLOCK_NAME_BYTES);
       name.write(block.name, 'latin1');
@@ -220,7 +224,7 @@ class SendChannel {
   async #loop(): Promise<void> {
     const control = this.#control;
     const id = this.#id;
-    let since = performance.now();
+    this.#clock.idle();
     for (;;) {
       const seen = control.semCount(id);
       if (control.stopped === STOP_FAIL) return;
@@ -237,17 +241,16 @@ class SendChannel {
         await wait;
         continue;
       }
-      const begun = performance.now();
-      this.#stats[STAT_IDLE_MS] += begun - since;
+      this.#clock.busy();
       if (job) await this.#sendJob();
       else await this.#sendCompressed();
       if (sync) await this.#sendSync();
-      since = performance.now();
-      this.#stats[STAT_BUSY_MS] += since - begun;
+      this.#clock.idle();
       const { progressMs } = control;
       if (progressMs > 0) {
-        this.#unposted = since - this.#lastProgress < progressMs;
-        if (!this.#unposted) this.#postProgress(since);
+        const now = performance.now();
+        this.#unposted = now - this.#lastProgress < progressMs;
+        if (!this.#unposted) this.#postProgress(now);
       }
     }
   }
@@ -586,15 +589,29 @@ class SendChannel {
       if (this.#writing)
         this.#break(new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel'));
     });
-    // Node takes partly written data for progress.
-    socket.setTimeout(stallTimeoutMs);
-    socket.on('timeout', () => {
-      if (!this.#writing) return;
-      this.#break(
-        new MultifdError('ERR_MULTIFD_STALL', `the peer has read nothing for ${stallTimeoutMs} ms`),
-      );
-    });
+    this.#watchStall(socket, stallTimeoutMs);
     socket.setKeepAlive(true, 10_000);
+  }
+
+  /**
+   * Node takes partly written data for progress, and lets a period pass in which there was some; so it is asked four
+   * times as often, and four periods in a row without any are a stall: after one stallTimeoutMs, or a quarter more.
+   */
+  #watchStall(socket: net.Socket, stallTimeoutMs: number): void {
+    const periodMs = Math.ceil(stallTimeoutMs / STALL_PERIODS);
+    let periods = 0;
+    let last = 0;
+    socket.setTimeout(periodMs);
+    socket.on('timeout', () => {
+      const now = performance.now();
+      // A period that was not silent, or not waited for, lies between.
+      if (!this.#writing || now - last > 1.5 * periodMs + STALL_SLACK_MS) periods = 0;
+      last = now;
+      if (this.#writing && ++periods >= STALL_PERIODS) {
+        const message = `the peer has read nothing for ${stallTimeoutMs} ms`;
+        this.#break(new MultifdError('ERR_MULTIFD_STALL', message));
+      } else socket.setTimeout(periodMs);
+    });
   }
 
   #break(error: MultifdError): void {
@@ -668,6 +685,7 @@ class SendChannel {
 
   /** Frees everything; waits until the descriptor is closed. */
   async close(): Promise<void> {
+    this.#clock.stop();
     const socket = this.#socket;
     if (socket !== undefined && !socket.closed) {
       await new Promise<void>((resolve) => {

@@ -26,6 +26,7 @@
  * count, looks at everything, and sleeps only if the count is still the same. A wake-up can therefore not be lost,
  * and one too many does no harm.
  */
+import { MultifdError } from '../errors.js';
 import {
   CHANNEL_PENDING_JOB,
   CHANNEL_PENDING_SYNC,
@@ -191,11 +192,15 @@ export class Control {
   static create(shape: Shape): Control {
     const layout = new Layout(shape);
     const dataBytes = layout.slots * layout.dataBytes;
-    const control = new Control({
-      shape,
-      control: new SharedArrayBuffer(layout.controlBytes),
-      data: new SharedArrayBuffer(dataBytes, { maxByteLength: dataBytes }),
-    });
+    let data: SharedArrayBuffer;
+    try {
+      data = new SharedArrayBuffer(dataBytes, { maxByteLength: dataBytes });
+    } catch (cause) {
+      const given = `${shape.channels} channels with ${layout.dataBytes} bytes each`;
+      const message = `options channels, deviceStateBytes: given ${given}, allowed what memory can be had for`;
+      throw new MultifdError('ERR_MULTIFD_OPTION', message, { cause });
+    }
+    const control = new Control({ shape, control: new SharedArrayBuffer(layout.controlBytes), data });
     for (let id = 0; id < shape.channels; id++) control.#words[layout.channel(id) + CHANNEL_SLOT] = id;
     return control;
   }
@@ -231,6 +236,7 @@ export class Control {
     this.postReady();
     this.postProgress();
     for (let id = 0; id < this.channels; id++) this.postSem(id);
+    Atomics.notify(this.#words, WORD_BOOTED);
   }
 
   /** Resolves once STOP is above `level`. For the guard that every channel keeps beside its socket. */
@@ -253,6 +259,11 @@ export class Control {
   /** Threads whose modules are loaded. */
   get bootedCount(): number {
     return Atomics.load(this.#words, WORD_BOOTED);
+  }
+
+  /** Until it is no longer `seen`, or STOP was raised. */
+  waitBooted(seen: number): Promise<void> | undefined {
+    return waitChange(this.#words, WORD_BOOTED, seen, 0);
   }
 
   // ---- READY: channels to the calling thread ----
@@ -422,7 +433,9 @@ export class Control {
 
 /** Channel thread, once its modules are loaded; `control` is its workerData. Pairs with bootedCount. */
 export function markBooted(control: SharedArrayBuffer): void {
-  Atomics.add(new Int32Array(control), WORD_BOOTED, 1);
+  const words = new Int32Array(control);
+  Atomics.add(words, WORD_BOOTED, 1);
+  Atomics.notify(words, WORD_BOOTED);
 }
 
 /** Sets bits of a shared bitmap; several channels may do so at once. */

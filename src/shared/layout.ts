@@ -60,7 +60,10 @@ export const STAT_SYNCS = 4;
 export const STAT_DEVICE_STATES = 5;
 export const STAT_IDLE_MS = 6;
 export const STAT_BUSY_MS = 7;
-export const STAT_COUNT = 8;
+/** When the wait, or the work, began that is under way; 0 if none is. */
+export const STAT_IDLE_SINCE = 8;
+export const STAT_BUSY_SINCE = 9;
+export const STAT_COUNT = 10;
 
 /** Words of one slot. */
 export const SLOT_TYPE = 0;

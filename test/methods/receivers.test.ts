@@ -6,6 +6,8 @@
  */
 import { compress as zstdCompress } from '@mongodb-js/zstd';
 import { once } from 'node:events';
+import v8 from 'node:v8';
+import vm from 'node:vm';
 import zlib from 'node:zlib';
 import t, { type Test } from 'tap';
 import { MultifdError } from '../../src/errors.js';
@@ -677,3 +679,42 @@ for (const compression of ['zlib', 'zstd'] as const) {
     }
   }
 }
+
+t.test("an endless zstd frame without Node's own zstd: nothing of what came before is held", async (t) => {
+  const method = createZstdReceiver(PAGE, false);
+  const page = Buffer.alloc(128 * PAGE);
+  const collect = (): number => {
+    v8.setFlagsFromString('--expose-gc');
+    const gc = vm.runInNewContext('globalThis.gc') as () => void;
+    for (let i = 0; i < 3; i++) gc();
+    return process.memoryUsage().arrayBuffers;
+  };
+  let before = 0;
+  const packets = 120;
+  for (let i = 0; i < packets; i++) {
+    if (i === 20) before = collect();
+    const noise = guestPages(128, i);
+    const blocks = Array.from({ length: 4 }, (_, j) =>
+      zstdBlock('raw', noise.subarray((j * noise.length) / 4, ((j + 1) * noise.length) / 4), false),
+    );
+    const header = i === 0 ? [Buffer.from('28b52ffd0048', 'hex')] : [];
+    await method.decompress(Buffer.concat([...header, ...blocks]), page);
+    if (!page.equals(noise)) t.fail(`packet ${i}`);
+  }
+  const grown = (collect() - before) / MiB;
+  t.ok(grown < 10, `${grown.toFixed(1)} MiB are held after ${(packets - 20) / 2} MiB`);
+  method.close();
+});
+
+t.test("a window beyond that of QEMU's highest level is refused before it is memory", async (t) => {
+  const take = (exponent: number): Promise<void> => {
+    const header = Buffer.concat([FRAME_MAGIC, Buffer.of(0, (exponent - 10) << 3)]);
+    const payload = Buffer.concat([header, zstdBlock('raw', Buffer.alloc(PAGE, 1), false)]);
+    return Promise.resolve(createZstdReceiver(PAGE, false).decompress(payload, Buffer.alloc(PAGE)));
+  };
+  await t.resolves(take(25));
+  await t.rejects(take(26), {
+    code: 'ERR_MULTIFD_DECOMPRESS',
+    message: /frame window: received 67108864, expected at most 33554432/,
+  });
+});
