@@ -176,10 +176,14 @@ export class BlockStates<S extends { block: RAMBlock }> {
   find(block: RAMBlock | string): S {
     const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
     if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
-      const given =
-        typeof block === 'string' ? JSON.stringify(block) : `a RAM block of another session, ${block?.name}`;
       const allowed = `allowed ${this.#states.map((known) => known.block.name).join(', ')}`;
-      throw new MultifdError('ERR_MULTIFD_BLOCK', `no such RAM block: given ${given}, ${allowed} by name`);
+      const given =
+        block instanceof RAMBlock
+          ? `one of another session, ${JSON.stringify(block.name)}`
+          : typeof block === 'string'
+            ? JSON.stringify(block)
+            : describeThrown(block);
+      throw new MultifdError('ERR_MULTIFD_BLOCK', `no such RAM block: given ${given}, ${allowed}`);
     }
     return state;
   }

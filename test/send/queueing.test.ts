@@ -69,9 +69,9 @@ t.test('a block that does not exist is refused with what was given and what is a
   for (const [given, text] of [
     ['pc.rom', '"pc.rom"'],
     ['', '""'],
-    [other.blocks[0], '"pc.ram"'],
-    [null, 'undefined'],
-    [0, 'undefined'],
+    [other.blocks[0], 'one of another session, "pc.ram"'],
+    [null, 'null'],
+    [0, '0'],
   ] as [string, string][]) {
     const refusal = {
       name: 'MultifdError',
