@@ -35,6 +35,8 @@ const FILLED_PAGES = 6144;
 
 export interface Parked {
   file: string;
+  /** Where the stream begins in the file. */
+  offset?: number;
   machine: string;
   /** The guest's RAM at the source, which is paused. */
   ram: Buffer;
@@ -50,12 +52,39 @@ export interface ParkOptions extends Outgoing {
 /** Configures the source and lets it migrate to `address`, in several passes unless the guest is paused. */
 export async function migrate(source: Qemu, to: string, options: ParkOptions): Promise<void> {
   await source.setMultifd(options);
-  if (options.paused === true) await source.execute('stop');
-  await source.setParameters(options.paused === true ? FAST : SLOW);
+  if (options.paused === true) {
+    await source.execute('stop');
+    await source.setParameters(FAST);
+  } else await makeSlow(source);
   await source.execute('migrate', { uri: to });
-  if (options.paused === true) return;
+  if (options.paused !== true) await makeFast(source);
+}
+
+/** Before a migration of a guest that runs. */
+export async function makeSlow(source: Qemu): Promise<void> {
+  await source.setParameters(SLOW);
+}
+
+/** When it has passed several times: now to the end. */
+export async function makeFast(source: Qemu): Promise<void> {
   await source.dirtySyncs(PASSES);
   await source.setParameters(FAST);
+}
+
+/** The source has migrated and is paused. @returns its guest, to compare with */
+export async function checkSource(
+  t: Test,
+  source: Qemu,
+  paused: boolean,
+): Promise<{ ram: Buffer; counter: number }> {
+  const info = await source.migrationEnd();
+  t.equal(info.status, 'completed', 'the source has migrated');
+  t.equal(await source.status(), 'postmigrate', 'and is paused');
+  const passes = info.ram?.['dirty-sync-count'] ?? 0;
+  if (!paused) t.ok(passes >= LEAST_PASSES, `${passes} reads of the dirty bitmap`);
+  const ram = await source.ram();
+  t.ok(pagesWithData(ram) >= FILLED_PAGES, 'the source has RAM to compare');
+  return { ram, counter: await source.counter() };
 }
 
 let files = 0;
@@ -80,22 +109,16 @@ export async function park(t: Test, source: Qemu, options: ParkOptions): Promise
     within(result, MIGRATION_MS, 'receiveMigration()'),
     migrate(source, address, options),
   ]);
-  const info = await source.migrationEnd();
-  t.equal(info.status, 'completed', 'the source has migrated');
-  t.equal(await source.status(), 'postmigrate', 'and is paused');
+  const { ram, counter } = await checkSource(t, source, options.paused === true);
   if (options.paused !== true) {
-    const passes = info.ram?.['dirty-sync-count'] ?? 0;
-    t.ok(passes >= LEAST_PASSES, `${passes} reads of the dirty bitmap`);
     const present = received.blocks.reduce((sum, block) => sum + block.presentPages, 0);
     t.ok(received.stats.normalPages >= present + COUNTER_PAGES, 'pages were sent again');
   }
   t.equal(received.returnPath, options.returnPath === true);
-  const ram = await source.ram();
-  t.ok(pagesWithData(ram) >= FILLED_PAGES, 'the source has RAM to compare');
   const description = await readMappedRam(file);
   t.same(description.problems, [], 'readMappedRam() finds no problem');
   t.equal(description.machine, received.machine);
-  return { file, machine: received.machine, ram, counter: await source.counter(), received };
+  return { file, machine: received.machine, ram, counter, received };
 }
 
 /** After a migration the source's guest may run on as if it had failed: one source serves many tests. */
@@ -145,7 +168,7 @@ export interface SendOptions {
 export async function send(
   t: Test,
   program: Program,
-  parked: Pick<Parked, 'file' | 'machine' | 'ram' | 'counter'>,
+  parked: Pick<Parked, 'file' | 'offset' | 'machine' | 'ram' | 'counter'>,
   folder: string,
   options: SendOptions,
 ): Promise<SentMigration> {
@@ -153,7 +176,7 @@ export async function send(
   await destination.setMultifd({ ...options });
   const address = `unix:${path.join(folder, `vm${files++}.sock`)}`;
   await destination.execute('migrate-incoming', { uri: address });
-  const sending = sendMigration({ file: parked.file, to: address, ...options });
+  const sending = sendMigration({ file: parked.file, offset: parked.offset, to: address, ...options });
   const sent = await within(sending, MIGRATION_MS, 'sendMigration()');
   await checkGuest(t, destination, parked);
   return sent;

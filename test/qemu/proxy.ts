@@ -72,9 +72,14 @@ export class Proxy {
       }
       passed.bytes += chunk.length;
       if (this.#options.record === true) passed.chunks.push(chunk);
-      if (this.#isDue(passed)) {
-        end();
-        this.#wasCut();
+      const surplus = this.#surplus(passed);
+      if (surplus !== undefined) {
+        near.pause();
+        // What is due before the cut still goes out.
+        far.end(chunk.subarray(0, chunk.length - surplus), () => {
+          end();
+          this.#wasCut();
+        });
       } else if (!far.write(chunk)) {
         near.pause();
         far.once('drain', () => near.resume());
@@ -86,10 +91,12 @@ export class Proxy {
     near.resume();
   }
 
-  #isDue(passed: Passed): boolean {
+  /** Of what has come on a connection that is to be cut now, the bytes beyond the cut. */
+  #surplus(passed: Passed): number | undefined {
     const { cut } = this.#options;
-    if (cut === undefined || cut.kind !== passed.kind || passed.bytes < cut.afterBytes) return false;
-    return this.passed.find(({ kind }) => kind === cut.kind) === passed;
+    if (cut === undefined || cut.kind !== passed.kind || passed.bytes < cut.afterBytes) return undefined;
+    if (this.passed.find(({ kind }) => kind === cut.kind) !== passed) return undefined;
+    return passed.bytes - cut.afterBytes;
   }
 
   close(): void {
