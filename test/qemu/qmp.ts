@@ -1,0 +1,67 @@
+/**
+ * QEMU's control socket: one JSON object a line in both directions, events in between.
+ *
+ * Every command has a time limit. A QEMU that has refused a packet of a migration stops to answer for good, and a test
+ * must tell that from a slow one.
+ */
+import net from 'node:net';
+import { within } from '../support/within.js';
+
+const COMMAND_MS = 20_000;
+
+interface Pending {
+  resolve(value: unknown): void;
+  reject(error: Error): void;
+}
+
+export class Qmp {
+  readonly #socket: net.Socket;
+  readonly #pending: Pending[] = [];
+  #text = '';
+
+  private constructor(socket: net.Socket) {
+    this.#socket = socket;
+    socket.setEncoding('utf8');
+    socket.on('data', (text: string) => this.#take(text));
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      for (const pending of this.#pending.splice(0)) pending.reject(new Error('QEMU has closed QMP'));
+    });
+  }
+
+  static async connect(path: string): Promise<Qmp> {
+    const socket = net.connect(path);
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', reject);
+    });
+    const qmp = new Qmp(socket);
+    await qmp.execute('qmp_capabilities');
+    return qmp;
+  }
+
+  #take(text: string): void {
+    const lines = (this.#text + text).split('\n');
+    this.#text = lines.pop() as string;
+    for (const line of lines) {
+      const message = JSON.parse(line) as { return?: unknown; error?: { desc: string } };
+      if (message.error !== undefined) this.#pending.shift()?.reject(new Error(message.error.desc));
+      else if ('return' in message) this.#pending.shift()?.resolve(message.return);
+    }
+  }
+
+  /** Rejects with QEMU's own words where it refuses. */
+  async execute(command: string, args: object = {}, limitMs = COMMAND_MS): Promise<unknown> {
+    const answer = new Promise<unknown>((resolve, reject) => {
+      if (this.#socket.destroyed) reject(new Error('QEMU has closed QMP'));
+      else this.#pending.push({ resolve, reject });
+    });
+    this.#socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
+    answer.catch(() => {});
+    return within(answer, limitMs, `QMP ${command}`);
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+}
