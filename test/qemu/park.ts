@@ -16,7 +16,7 @@ import type { Compression } from '../../src/options.js';
 import { within } from '../support/within.js';
 import type { Program } from './programs.js';
 import { type Outgoing, Qemu } from './qemu.js';
-import { differingPages, pagesWithData } from './ram.js';
+import { differingPages, pagesWithData } from '../../src/cli/qemu/compare-ram.js';
 
 const MIGRATION_MS = 60_000;
 /**
