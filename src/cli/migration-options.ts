@@ -47,7 +47,7 @@ export function addSessionOptions(command: Command): Command {
     )
     .addOption(
       new Option('--connect-timeout <seconds>', 'for all connections to be there, once the first is')
-        .default(30)
+        .default(8)
         .argParser(integerFrom(1, MAX_SECONDS)),
     );
 }

@@ -35,8 +35,12 @@ import { MainConnection } from './main-connection.js';
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 50;
 const GUESSED_IDLE_MS = 1000;
+/** QEMU opens all its connections at once: who has fewer channels than expected shall not be waited for long. */
+export const CONNECT_TIMEOUT_MS = 8000;
 
 export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'> {
+  /** Milliseconds for all connections to come in, once the first has (default 8000). */
+  connectTimeoutMs?: number;
   /** The file that is made. It must not exist yet unless `overwrite` is set. */
   out: string;
   overwrite?: boolean;
@@ -70,7 +74,14 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   if (typeof out !== 'string' || out === '') {
     throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
   }
-  const checked = checkReceiverOptions({ ...receiverOptions, blocks: [] }, true);
+  const checked = checkReceiverOptions(
+    {
+      ...receiverOptions,
+      connectTimeoutMs: receiverOptions.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
+      blocks: [],
+    },
+    true,
+  );
   const incoming = new IncomingMigration(out, { onStart, overwrite: overwrite === true });
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   await incoming.make();

@@ -26,6 +26,7 @@ import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { MainConnection } from './main-connection.js';
+import { CONNECT_TIMEOUT_MS } from './receive.js';
 import { connectMain } from './send.js';
 
 /** One side of a relay. */
@@ -53,6 +54,7 @@ export interface RelayMigrationOptions {
   /** The VM's uuid in text. */
   uuid?: string;
   stallTimeoutMs?: number;
+  /** Milliseconds for all connections to be there, once the first is (default 8000). */
   connectTimeoutMs?: number;
   acceptTimeoutMs?: number;
   signal?: AbortSignal;
@@ -73,7 +75,7 @@ export interface RelayedMigration {
 
 export async function relayMigration(options: RelayMigrationOptions): Promise<RelayedMigration> {
   const { listen, to, in: input = {}, out: output = {}, pageSize, uuid, signal } = options;
-  const { stallTimeoutMs, connectTimeoutMs, acceptTimeoutMs } = options;
+  const { stallTimeoutMs, connectTimeoutMs = CONNECT_TIMEOUT_MS, acceptTimeoutMs } = options;
   const destination = checkAddress(to, 1);
   const limits = { stallTimeoutMs, connectTimeoutMs };
   const common = { pageSize, uuid, signal, ...limits };
@@ -97,7 +99,7 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
     options.onListening?.(receiver.address);
     receiver.done.catch(() => source?.destroy());
     source = await receiver.orStopped(mainIn);
-    sink = await receiver.orStopped(connectMain(destination, connectTimeoutMs ?? 30_000, signal));
+    sink = await receiver.orStopped(connectMain(destination, connectTimeoutMs, signal));
     const back = copyBack(sink, source, (error) => void receiver.abandon(error));
     const stream = new MainStreamReader(source.reader, { pageSize: receiver.pageBytes });
     for (;;) {

@@ -4,8 +4,9 @@
  *
  *     main stream                                        channels
  *     connect first (QEMU 7.2 takes the first for it)
- *     header, configuration, block list                  connect, hello, SYNC
- *     marker, EOS
+ *     header, configuration, PING, block list            connect, hello
+ *     <- PONG on the return path: all its channels are in
+ *     marker, EOS                                        SYNC
  *     PART [ZERO records in mode legacy or none]         present pages; absent pages as zero pages in mode multifd; SYNC
  *     marker, EOS
  *     END                                                SYNC
@@ -17,7 +18,7 @@
  */
 import fs from 'node:fs/promises';
 import net from 'node:net';
-import { MultifdError, receivedExpected } from '../errors.js';
+import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import {
   checkAddress,
   formatAddress,
@@ -40,6 +41,8 @@ import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
 
+/** For the destination to have all its connections, and to answer. */
+const CONNECT_TIMEOUT_MS = 8000;
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
 /** QEMU's first PING. */
@@ -57,6 +60,8 @@ export interface SendMigrationOptions extends Omit<
   to: Address | string;
   /** The destination's program version, such as `7.2`, where it is older than the machine type asks for. */
   peer?: string;
+  /** Milliseconds to connect, and for the destination to answer that all its channels are in (default 8000). */
+  connectTimeoutMs?: number;
   /** The VM's uuid in text, if it has one: QEMU compares it in each channel's hello. */
   uuid?: string;
   /** Called when the file has been read and the destination is connected, before anything is sent. */
@@ -88,6 +93,7 @@ export interface SentMigration extends OutgoingStart {
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
   const { file, offset, to, peer, onStart, onSession, ...senderOptions } = options;
   const address = checkAddress(to, 1);
+  const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
   const version = peer === undefined ? undefined : parseQemuVersion(peer);
   if (peer !== undefined && version === undefined) {
     throw new MultifdError(
@@ -99,7 +105,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   requireSound(description);
   const rules = machineRules(description.configuration?.machine, version);
   const mode = options.zeroPageDetection ?? rules.zeroPageDetection;
-  const main = await connectMain(address, options.connectTimeoutMs ?? 30_000, options.signal);
+  const main = await connectMain(address, connectTimeoutMs, options.signal);
   let handle: fs.FileHandle | undefined;
   let sender: Sender | undefined;
   try {
@@ -113,6 +119,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     sender = await createSender({
       ...senderOptions,
       address,
+      connectTimeoutMs,
       pageSize: description.pageSize,
       // Absent pages are known; whether a present page is zero is asked in the channels or not at all.
       zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
@@ -125,6 +132,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     });
     onSession?.(sender);
     const outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
+    await outgoing.ready(connectTimeoutMs);
     await outgoing.run(mode, options.stallTimeoutMs ?? 30_000);
     await sender.end();
     await main.end();
@@ -205,9 +213,12 @@ class OutgoingMigration {
   readonly #parts: Outgoing;
   /** Settles with the destination's SHUT; rejects if it goes without one. */
   readonly #shut: Promise<number>;
+  #ponged!: () => void;
+  readonly #pong: Promise<void>;
 
   constructor(parts: Outgoing) {
     this.#parts = parts;
+    this.#pong = new Promise((resolve) => (this.#ponged = resolve));
     this.#shut = this.#readReturnPath();
     this.#shut.catch((error: unknown) => {
       // While pages are sent, a destination that is gone is noticed here first.
@@ -215,8 +226,15 @@ class OutgoingMigration {
     });
   }
 
+  /** A QEMU reads its main stream only when all the channels are there that it expects. */
+  async ready(timeoutMs: number): Promise<void> {
+    const { sender } = this.#parts;
+    const late = `the destination has not answered the PING within ${timeoutMs} ms: does it expect more channels?`;
+    await sender.orStopped(withLimit(this.#pong, timeoutMs, 'ERR_MULTIFD_TIMEOUT', late));
+  }
+
   async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
-    const { sender, main, builder, handle, description } = this.#parts;
+    const { sender, builder, handle, description } = this.#parts;
     await this.#endSection();
     await this.#write(builder.part());
     for (const block of description.blocks) {
@@ -232,11 +250,11 @@ class OutgoingMigration {
     await this.#write(builder.end());
     await this.#endSection();
     for await (const piece of readTail(handle, description)) await this.#write(piece);
-    const status = await sender.orStopped(this.#withLimit(this.#shut, stallTimeoutMs));
+    const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
+    const status = await sender.orStopped(withLimit(this.#shut, stallTimeoutMs, 'ERR_MULTIFD_STALL', late));
     if (status !== 0) {
       throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected("the destination's SHUT", status, 0));
     }
-    void main;
   }
 
   /** SYNC on every channel, then the marker. */
@@ -261,6 +279,7 @@ class OutgoingMigration {
 
   async #readReturnPath(): Promise<number> {
     for await (const message of readReturnPath(this.#parts.main.reader)) {
+      if (message.kind === 'pong') this.#ponged();
       if (message.kind === 'shut') return message.status;
     }
     throw new MultifdError(
@@ -268,19 +287,16 @@ class OutgoingMigration {
       'the destination closed the main stream before it had loaded all',
     );
   }
+}
 
-  async #withLimit<T>(wait: Promise<T>, ms: number): Promise<T> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => {
-        const message = `the destination has all, but has not said within ${ms} ms that it is loaded`;
-        reject(new MultifdError('ERR_MULTIFD_STALL', message));
-      }, ms);
-    });
-    try {
-      return await Promise.race([wait, late]);
-    } finally {
-      clearTimeout(timer);
-    }
+async function withLimit<T>(wait: Promise<T>, ms: number, code: ErrorCode, message: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new MultifdError(code, message)), ms);
+  });
+  try {
+    return await Promise.race([wait, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -91,6 +91,8 @@ export class Receiver extends Session {
   #states: ReceivedBlock[] = [];
   #byBlock = new BlockStates<ReceivedBlock>([]);
   readonly #hooks: ReceiverHooks | undefined;
+  #mainDue = false;
+  #begun = false;
   readonly #devices: Map<string, Device>;
   readonly #connections: (TakenConnection | undefined)[] = [];
   #address: Address;
@@ -125,8 +127,9 @@ export class Receiver extends Session {
     this.#listener = new Listener(options.uuid, options.channels, {
       channel: (id, connection) => this.#takeIn(id, connection),
       refused: (error) => this.fail(error),
-      ...(hooks === undefined ? {} : { main: (socket, begun) => hooks.main(socket, begun) }),
+      ...(hooks === undefined ? {} : { main: (socket, begun) => this.#takeMain(hooks, socket, begun) }),
     });
+    this.#mainDue = hooks !== undefined;
     this.ready = this.until(() => this.#allRunning());
     this.ready.catch(() => {});
   }
@@ -190,9 +193,28 @@ export class Receiver extends Session {
   #expectChannels(ms: number, count: number): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const message = receivedExpected(`channels within ${ms} ms`, this.#listener.count, count);
-      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', message));
+      const channels = receivedExpected(`channels within ${ms} ms`, this.#listener.count, count);
+      const main = this.#mainDue ? '; the main stream has not come in' : '';
+      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${channels}${main}`));
     }, ms);
+  }
+
+  /** A channel or the main stream has come in: from the first one on, the others have their time. */
+  #arrived(): void {
+    const { channels, connectTimeoutMs } = this.#options;
+    if (this.#listener.count === channels && !this.#mainDue) clearTimeout(this.#timer);
+    else if (!this.#begun) this.#expectChannels(connectTimeoutMs, channels);
+    this.#begun = true;
+  }
+
+  #takeMain(hooks: ReceiverHooks, socket: net.Socket, begun: Buffer): void {
+    if (this.control.stopped !== STOP_RUN) {
+      socket.destroy();
+      return;
+    }
+    this.#mainDue = false;
+    this.#arrived();
+    hooks.main(socket, begun);
   }
 
   #takeIn(id: number, connection: TakenConnection): void {
@@ -200,9 +222,7 @@ export class Receiver extends Session {
       connection.husk.socket.destroy();
       return;
     }
-    const options = this.#options;
-    if (this.#listener.count === 1) this.#expectChannels(options.connectTimeoutMs, options.channels);
-    if (this.#listener.count === options.channels) clearTimeout(this.#timer);
+    this.#arrived();
     this.#connections[id] = connection;
     if (this.#states.length > 0) this.#start(id, connection);
   }

@@ -159,6 +159,29 @@ t.test('what fails: exit code 1, a result line, nothing under the name', async (
   t.match(wrong.command.result, { ok: false, error: { code: 'ERR_MULTIFD_METHOD' } });
   t.same(files(), ['there'], 'wrong method');
 
+  // The source dies: in the devices, in a channel; or it has fewer channels.
+  const streams = streamsOf(ZSTD);
+  for (const [name, broken, order, code] of [
+    ['main', { ...streams, main: streams.main.subarray(0, -100) }, ['main', 0, 1], 'ERR_MULTIFD_EOF'],
+    [
+      'channel',
+      { ...streams, channels: [streams.channels[0].subarray(0, 5000), streams.channels[1]] },
+      [0, 1, 'main'],
+      'ERR_MULTIFD_EOF',
+    ],
+    ['fewer', streams, ['main', 0], 'ERR_MULTIFD_TIMEOUT'],
+  ] as [string, typeof streams, ('main' | number)[], string][]) {
+    const { command, address } = await listening(t, [
+      ...receiveArgs(out, ZSTD.compression),
+      ...['--connect-timeout', '1'],
+    ]);
+    const { closed } = await play(checkAddress(address, 1), broken, order);
+    await closed;
+    t.equal((await command.ended).code, 1, name);
+    t.match(command.result, { ok: false, error: { code } });
+    t.same(files(), ['there'], name);
+  }
+
   const kept = await listening(t, [...receiveArgs(out, 'zlib'), '--keep-partial']);
   await played(kept.address);
   t.equal((await kept.command.ended).code, 1);
