@@ -10,7 +10,7 @@ import os from 'node:os';
 import { parseArgs } from 'node:util';
 import { format, type Row } from './support/measure.js';
 
-const BENCHES = ['none', 'zero', 'codec', 'memory'];
+const BENCHES = ['none', 'zero', 'codec', 'memory', 'qemu'];
 
 if (process.send !== undefined) {
   const { run } = (await import(`./${process.argv[2]}.js`)) as { run: () => Promise<Row[]> };

@@ -23,6 +23,17 @@ export function fillImage(memory: SharedArrayBuffer, image: Image): void {
   fs.closeSync(program);
 }
 
+/** The same bytes in a file. */
+export function writeImage(file: string, size: number, image: Image): void {
+  const handle = fs.openSync(file, 'w');
+  const memory = new SharedArrayBuffer(2 ** 28);
+  fillImage(memory, image);
+  const bytes = Buffer.from(memory);
+  for (let at = 0; at < size; at += bytes.length)
+    fs.writeSync(handle, bytes, 0, Math.min(bytes.length, size - at), at);
+  fs.closeSync(handle);
+}
+
 /** What QEMU's prealloc=on does: the pages are there before the clock starts. */
 export function prefault(memory: SharedArrayBuffer): void {
   const bytes = Buffer.from(memory);
