@@ -35,19 +35,26 @@ const CODE = [
   '240372eceb8a',
 ].join('');
 
+const MiB = 2 ** 20;
 const SECTOR_BYTES = 512;
 /** A floppy disk of 1.44 MB, as the BIOS knows one by its size. */
 const FLOPPY_BYTES = 1474560;
 
-export const MEMORY_BYTES = 128 * 2 ** 20;
+export const MEMORY_BYTES = 128 * MiB;
 /** The first of the pages with a counter. */
 export const COUNTER_ADDRESS = 0x3000000;
 /** What the serial port has said once the fill is done and the counters run. */
 export const READY = /K\.{2}/;
 
-export function bootImage(): Buffer {
+/** Where the address at which the fill ends stands in the code, and what it is. */
+const FILL_END_AT = 0x83;
+export const FILL_END = 34 * MiB;
+
+/** @param fillEnd up to where the guest fills RAM, in bytes */
+export function bootImage(fillEnd = FILL_END): Buffer {
   const image = Buffer.alloc(FLOPPY_BYTES);
   image.write(CODE, 0, 'hex');
+  image.writeUInt32LE(fillEnd, FILL_END_AT);
   image.writeUInt16LE(0xaa55, SECTOR_BYTES - 2);
   return image;
 }

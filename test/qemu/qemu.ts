@@ -24,6 +24,8 @@ const POLL_MS = 20;
 export interface QemuOptions {
   /** Default: the newest i440fx of the program. */
   machine?: string;
+  /** Default: MEMORY_BYTES. */
+  memoryBytes?: number;
   /** Does it wait for a migration, and stay paused when it has come? */
   incoming?: boolean;
 }
@@ -43,10 +45,10 @@ export interface MigrationInfo {
 }
 
 /** A folder of its own with the guest's disk; a short name, since a unix socket's path has 107 bytes. */
-export function workFolder(t: Test): string {
+export function workFolder(t: Test, fillEnd?: number): string {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
   t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
-  fs.writeFileSync(path.join(folder, 'boot.img'), bootImage());
+  fs.writeFileSync(path.join(folder, 'boot.img'), bootImage(fillEnd));
   return folder;
 }
 
@@ -80,14 +82,14 @@ export class Qemu {
 
   static async start(t: Test, program: Program, folder: string, options: QemuOptions = {}): Promise<Qemu> {
     const name = `q${started++}`;
-    const { machine = 'pc', incoming = false } = options;
+    const { machine = 'pc', memoryBytes = MEMORY_BYTES, incoming = false } = options;
     const image = path.join(folder, 'boot.img');
     const child = spawn(
       program.command,
       [
         ...program.firmware,
         ...['-nodefaults', '-display', 'none', '-accel', 'tcg', '-machine', machine],
-        ...['-m', `${MEMORY_BYTES / 2 ** 20}M`],
+        ...['-m', `${memoryBytes / 2 ** 20}M`],
         ...['-qmp', `unix:${path.join(folder, `${name}.qmp`)},server=on,wait=off`],
         ...['-serial', `file:${path.join(folder, `${name}.serial`)}`],
         // Read-only: both ends of a migration have the same one.
@@ -152,8 +154,8 @@ export class Qemu {
   }
 
   /** The guest has filled its RAM and counts. */
-  async waitUntilReady(): Promise<void> {
-    await this.waitForSerial(READY);
+  async waitUntilReady(limitMs?: number): Promise<void> {
+    await this.waitForSerial(READY, limitMs);
   }
 
   async status(): Promise<string> {
@@ -163,16 +165,17 @@ export class Qemu {
   /** All RAM of a guest that is paused, at its addresses; the hole is zeros. */
   async ram(): Promise<Buffer> {
     const ram = Buffer.alloc(MEMORY_BYTES);
-    for (const [address, length] of RAM_RANGES) (await this.#memory(address, length)).copy(ram, address);
+    for (const [address, length] of RAM_RANGES) (await this.memory(address, length)).copy(ram, address);
     return ram;
   }
 
   /** The first of the guest's counters. */
   async counter(): Promise<number> {
-    return (await this.#memory(COUNTER_ADDRESS, 4)).readUInt32LE();
+    return (await this.memory(COUNTER_ADDRESS, 4)).readUInt32LE();
   }
 
-  async #memory(address: number, length: number): Promise<Buffer> {
+  /** RAM at a guest address. */
+  async memory(address: number, length: number): Promise<Buffer> {
     const file = path.join(this.folder, `${this.#name}.ram`);
     await this.execute('pmemsave', { val: address, size: length, filename: file });
     const bytes = fs.readFileSync(file);
