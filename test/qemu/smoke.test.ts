@@ -12,7 +12,7 @@ const why = `missing: ${MISSING.join('; ')}; "npm run test:interop" runs all tes
 for (const [name, program] of Object.entries({ '10.0': QEMU, '7.2': QEMU_7_2 })) {
   const title = `a guest of QEMU ${program?.version ?? name}: parked, loaded, sent on`;
   if (program === undefined) {
-    t.test(title, { skip: why });
+    t.test(title, { skip: why }, () => {});
     continue;
   }
   t.test(title, async (t) => {
