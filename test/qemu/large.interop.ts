@@ -33,7 +33,11 @@ class Measured {
   readonly peakBytes: Promise<number>;
 
   constructor(t: Test, call: Call) {
-    const child: ChildProcess = fork(fileURLToPath(new URL('measured-call.js', import.meta.url)));
+    // Without what tap preloads into every process, and every thread.
+    const child: ChildProcess = fork(fileURLToPath(new URL('measured-call.js', import.meta.url)), {
+      execArgv: [],
+      env: { ...process.env, NODE_OPTIONS: '' },
+    });
     t.teardown(() => child.kill('SIGKILL'));
     let listen!: () => void;
     this.listening = new Promise((resolve) => (listen = resolve));
