@@ -176,6 +176,30 @@ t.test('an abort while waiting for the source, and in the middle, leaves nothing
   }
 });
 
+t.test('connections that never come: the main stream, a channel', async (t) => {
+  for (const [order, message] of [
+    [[0, 1], /channels within 400 ms: received 2, expected 2; the main stream has not come in/],
+    [['main'], /channels within 400 ms: received 0, expected 2$/],
+    [['main', 1], /channels within 400 ms: received 1, expected 2$/],
+  ] as [('main' | number)[], RegExp][]) {
+    const out = path.join(folder(t), 'vm.mig');
+    const { address, result } = await listening((onListening) =>
+      receiveMigration({
+        address: TCP,
+        channels: 2,
+        compression: capture.compression,
+        connectTimeoutMs: 400,
+        out,
+        onListening,
+      }),
+    );
+    const { sockets } = await play(address, streams, order);
+    await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), { code: 'ERR_MULTIFD_TIMEOUT', message });
+    for (const socket of sockets) socket.destroy();
+    t.same(fs.readdirSync(path.dirname(out)), []);
+  }
+});
+
 t.test('sendMigration refuses what is no mapped-ram file, a wrong peer, and nobody there', async (t) => {
   const directory = folder(t);
   const file = path.join(directory, 'file');

@@ -12,7 +12,7 @@ import {
   receiveMigration,
   sendMigration,
 } from '../../src/index.js';
-import type { Compression } from '../../src/options.js';
+import { formatAddress, type Address, type Compression } from '../../src/options.js';
 import { within } from '../support/within.js';
 import type { Program } from './programs.js';
 import { type Outgoing, Qemu } from './qemu.js';
@@ -45,6 +45,8 @@ export interface Parked {
 }
 
 export interface ParkOptions extends Outgoing {
+  /** Over tcp instead of a unix socket. */
+  tcp?: boolean;
   /** Is the guest paused before? */
   paused?: boolean;
 }
@@ -93,11 +95,10 @@ let files = 0;
 export async function park(t: Test, source: Qemu, options: ParkOptions): Promise<Parked> {
   const name = `vm${files++}`;
   const file = path.join(source.folder, `${name}.mig`);
-  const address = `unix:${path.join(source.folder, `${name}.sock`)}`;
-  let listen!: () => void;
-  const listening = new Promise<void>((resolve) => (listen = resolve));
+  let listen!: (address: Address) => void;
+  const listening = new Promise<Address>((resolve) => (listen = resolve));
   const result = receiveMigration({
-    address,
+    address: options.tcp === true ? 'tcp:127.0.0.1:0' : `unix:${path.join(source.folder, `${name}.sock`)}`,
     channels: options.channels,
     compression: options.compression,
     out: file,
@@ -105,6 +106,7 @@ export async function park(t: Test, source: Qemu, options: ParkOptions): Promise
   });
   result.catch(() => {});
   await Promise.race([listening, result]);
+  const address = formatAddress(await listening);
   const [received] = await Promise.all([
     within(result, MIGRATION_MS, 'receiveMigration()'),
     migrate(source, address, options),
@@ -160,6 +162,8 @@ export async function load(
 }
 
 export interface SendOptions {
+  /** Over tcp instead of a unix socket. */
+  tcp?: boolean;
   channels: number;
   compression: Compression;
 }
@@ -173,10 +177,12 @@ export async function send(
   options: SendOptions,
 ): Promise<SentMigration> {
   const destination = await Qemu.start(t, program, folder, { machine: parked.machine, incoming: true });
-  await destination.setMultifd({ ...options });
-  const address = `unix:${path.join(folder, `vm${files++}.sock`)}`;
-  await destination.execute('migrate-incoming', { uri: address });
-  const sending = sendMigration({ file: parked.file, offset: parked.offset, to: address, ...options });
+  await destination.setMultifd(options);
+  const { tcp, ...sendOptions } = options;
+  let to = tcp === true ? 'tcp:127.0.0.1:0' : `unix:${path.join(folder, `vm${files++}.sock`)}`;
+  await destination.execute('migrate-incoming', { uri: to });
+  if (tcp === true) to = `tcp:127.0.0.1:${await destination.incomingPort()}`;
+  const sending = sendMigration({ file: parked.file, offset: parked.offset, to, ...sendOptions });
   const sent = await within(sending, MIGRATION_MS, 'sendMigration()');
   await checkGuest(t, destination, parked);
   return sent;

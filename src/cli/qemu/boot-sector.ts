@@ -12,14 +12,16 @@
  *     90-a4  adds 1 to the first word of each of the 256 pages from 48 MiB on
  *     a5-b0  a delay of 0x100000 turns; writes "." to the serial port; on to e0
  *     b8-d5  the segment descriptors and their table's address
- *     e0-ec  turns CR0.WP over; again from 90
+ *     e0-ea  turns CR0.WP over
+ *     eb-105 turns the first word of each of the 64 pages from 50 MiB on over, between 0 and a5a5a5a5; again from 90
  *
  * CR0.WP means nothing here, but turning it over empties the emulated TLB. Without that a source before 9.0 loses pages:
  * its software emulation leaves the TLB as it is when it reads the dirty bitmap, so that later stores to the same page
  * are not marked, and what the guest wrote last is never sent, to whomever. (Seen with 7.2.22 on a machine under load,
  * in about one of fifty migrations, also from one QEMU straight to another without multifd.)
  *
- * About 6400 pages have data, 256 are dirtied in each round, and 26000 are zero pages.
+ * About 6400 pages have data, 320 are dirtied in each round, of which 64 become zero pages in every other one, and 26000
+ * are zero pages always.
  */
 const CODE = [
   'fa31c08ed8e4920c02e6920f0116d07c0f20c00c010f22c066ea207c00000800',
@@ -29,14 +31,16 @@ const CODE = [
   'ed81ff0000200272b166baf803b04beebf00000003ff0781c70010000081ff00',
   '00100372f0b900001000e2feb02eeeeb2f8db426000000000000000000000000',
   'ffff0000009acf00ffff00000092cf001700b87c000000000000000000000000',
-  '0f20c035000001000f22c0eba3',
+  '0f20c035000001000f22c0bf000020038137a5a5a5a581c70010000081ff0000',
+  '240372eceb8a',
 ].join('');
 
+const MiB = 2 ** 20;
 const SECTOR_BYTES = 512;
 /** A floppy disk of 1.44 MB, as the BIOS knows one by its size. */
 const FLOPPY_BYTES = 1474560;
 
-export const MEMORY_BYTES = 128 * 2 ** 20;
+export const MEMORY_BYTES = 128 * MiB;
 /** The first of the pages with a counter. */
 export const COUNTER_ADDRESS = 0x3000000;
 /** What the serial port has said once the fill is done and the counters run. */

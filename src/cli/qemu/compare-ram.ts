@@ -12,19 +12,24 @@ export const RAM_RANGES: readonly (readonly [number, number])[] = [
   [HOLE_TO, MEMORY_BYTES - HOLE_TO],
 ];
 
-/** The addresses of differing pages, as ranges such as `0x3000000-0x30fffff (256 pages)`. */
-export function differingPages(a: Buffer, b: Buffer): string[] {
+/**
+ * The addresses of differing pages, as ranges such as `0x3000000-0x30fffff (256 pages)`.
+ *
+ * @param base the address of both buffers' first byte
+ */
+export function differingPages(a: Buffer, b: Buffer, base = 0): string[] {
   if (a.length !== b.length) return [`length ${a.length}, ${b.length}`];
   const ranges: { from: number; to: number }[] = [];
   for (let at = 0; at < a.length; at += PAGE_BYTES) {
     const end = Math.min(at + PAGE_BYTES, a.length);
-    if ((at >= HOLE_FROM && at < HOLE_TO) || a.compare(b, at, end, at, end) === 0) continue;
+    if ((base + at >= HOLE_FROM && base + at < HOLE_TO) || a.compare(b, at, end, at, end) === 0) continue;
     const last = ranges.at(-1);
     if (last?.to === at) last.to = end;
     else ranges.push({ from: at, to: end });
   }
   return ranges.map(
-    ({ from, to }) => `0x${from.toString(16)}-0x${(to - 1).toString(16)} (${(to - from) / PAGE_BYTES} pages)`,
+    ({ from, to }) =>
+      `0x${(base + from).toString(16)}-0x${(base + to - 1).toString(16)} (${(to - from) / PAGE_BYTES} pages)`,
   );
 }
 

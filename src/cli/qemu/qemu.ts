@@ -39,6 +39,7 @@ export interface MigrationInfo {
   status?: string;
   'error-desc'?: string;
   ram?: { 'dirty-sync-count': number };
+  'socket-address'?: { port: string }[];
 }
 
 /** A folder of its own with the guest's disk; a short name, since a unix socket's path has 107 bytes. */
@@ -202,6 +203,12 @@ export class Qemu {
       'multifd-compression': compression,
       ...(zeroPages === undefined ? {} : { 'zero-page-detection': zeroPages }),
     });
+  }
+
+  /** The port that was bound by migrate-incoming with port 0. */
+  async incomingPort(): Promise<number> {
+    const { 'socket-address': addresses } = await this.migration();
+    return Number(addresses?.[0].port);
   }
 
   async migration(): Promise<MigrationInfo> {
