@@ -37,7 +37,12 @@ function makeControl(channels: number, clients = CLIENTS): Control {
 
 /** What a worker says at its end. */
 function start(t: Test, task: HandoverTask): Promise<HandoverLog> {
-  const worker = new Worker(new URL('../fixtures/handover-worker.js', import.meta.url), { workerData: task });
+  const worker = new Worker(new URL('../fixtures/handover-worker.js', import.meta.url), {
+    workerData: task,
+    // Without what tap preloads into every thread.
+    execArgv: [],
+    env: {},
+  });
   t.teardown(() => worker.terminate());
   return new Promise<HandoverLog>((resolve, reject) => {
     worker.once('message', ({ log, error }: HandoverMessage) => {
