@@ -39,7 +39,8 @@ export const ERROR_CODES = {
     'a device-state packet is refused: SYNC set, empty, too large, bad idstr, unknown device',
   ERR_MULTIFD_PROTOCOL: 'the peer did what the protocol does not allow, for instance wrote on a send channel',
   ERR_MULTIFD_STREAM: 'the main migration stream is refused, or a mapped-ram file is not sound',
-  ERR_MULTIFD_HOOK: "an embedder's callback (a device's load(), onZeroPages) threw; `cause` is what it threw",
+  ERR_MULTIFD_HOOK:
+    "an embedder's callback (a device's load(), onZeroPages, onStart and the like) threw; `cause` is what it threw",
   ERR_MULTIFD_IO: 'reading or writing a file-backed RAM block failed',
   ERR_MULTIFD_WORKER: 'a channel thread died or failed in a way that is a bug',
 } as const;

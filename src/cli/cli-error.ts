@@ -12,6 +12,7 @@ export const CLI_ERROR_CODES = {
   ERR_CLI_RAM_FILE: 'the file of --ram changed while it was read',
   ERR_CLI_UNSOUND: 'the inspected file has a problem that keeps it from being loaded',
   ERR_CLI_QEMU: 'the QEMU that demo --qemu needs is not there',
+  ERR_CLI_USAGE: 'the command line is wrong',
   ERR_CLI_SIGNAL: 'cancelled by a signal',
   ERR_CLI_STDOUT: 'stdout was closed before everything was written',
 } as const;

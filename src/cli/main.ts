@@ -31,7 +31,11 @@ addDemoCommand(program);
 try {
   await program.parseAsync();
 } catch (error) {
-  // It has been printed already.
+  // It has been printed already, but for machines.
   if (!(error instanceof CommanderError)) throw error;
   process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+  if (error.exitCode !== 0 && process.argv.includes('--json')) {
+    const message = error.message.replace(/^error: /, '');
+    console.log(JSON.stringify({ type: 'result', ok: false, error: { code: 'ERR_CLI_USAGE', message } }));
+  }
 }

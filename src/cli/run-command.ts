@@ -33,6 +33,8 @@ export async function runCommand(
 function printError(error: unknown, verbose: boolean): void {
   const { code, message } = describeFailure(error);
   const paint = paintFor(process.stderr, process.env);
-  process.stderr.write(`${paint.bad('multifd:')} ${code}: ${message}\n`);
+  // A name or a peer's text in it is not to move the terminal's cursor.
+  const text = message.replaceAll(/[^\P{Cc}\n]/gu, '?');
+  process.stderr.write(`${paint.bad('multifd:')} ${code}: ${text}\n`);
   if (verbose) process.stderr.write(`${inspect(error, { depth: 4 })}\n`);
 }

@@ -1,11 +1,9 @@
 /** Says what a file holds: a mapped-ram file, or a capture of a main migration stream. */
-import fs from 'node:fs/promises';
-import { MultifdError } from '../errors.js';
+import { checkOffset } from './options.js';
 import { ByteReader } from '../stream/byte-reader.js';
-import { STREAM_ERRORS, quote } from '../stream/codes.js';
 import { describeMainStream, type MainStreamDescription } from '../stream/describe-main-stream.js';
 import { MainStreamReader } from '../stream/main-stream.js';
-import { FileSource } from '../stream/positioned-file.js';
+import { FileSource, openToRead } from '../stream/positioned-file.js';
 import { readMappedRam, type MappedRamDescription } from '../stream/read-mapped-ram.js';
 
 export type MigrationFileDescription =
@@ -23,10 +21,8 @@ export async function describeMigrationFile(
   file: string,
   options: DescribeOptions = {},
 ): Promise<MigrationFileDescription> {
-  const { offset = 0 } = options;
-  const handle = await fs.open(file, 'r').catch((error: unknown) => {
-    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(file));
-  });
+  const offset = checkOffset(options.offset);
+  const handle = await openToRead(file);
   const reader = (): ByteReader =>
     new ByteReader(new FileSource(handle, offset), { name: 'migration file', start: offset });
   try {

@@ -14,6 +14,7 @@ export class MainConnection {
   readonly #socket: net.Socket;
   readonly #chunks: Buffer[] = [];
   #buffered = 0;
+  #moved = 0;
   #ended = false;
   #broken: MultifdError | undefined;
   #wake: (() => void) | undefined;
@@ -37,8 +38,14 @@ export class MainConnection {
     return this.#broken;
   }
 
+  /** Bytes that came in or went out: while it grows the peer is there. */
+  get moved(): number {
+    return this.#moved;
+  }
+
   #take(chunk: Buffer): void {
     this.#chunks.push(chunk);
+    this.#moved += chunk.length;
     this.#buffered += chunk.length;
     if (this.#buffered > READ_AHEAD_BYTES) this.#socket.pause();
     this.#wake?.();
@@ -71,8 +78,10 @@ export class MainConnection {
     if (this.#broken !== undefined) throw this.#broken;
     await new Promise<void>((resolve, reject) => {
       this.#socket.write(bytes, (error) => {
-        if (error === undefined || error === null) resolve();
-        else reject(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream broke'));
+        if (error === undefined || error === null) {
+          this.#moved += bytes.length;
+          resolve();
+        } else reject(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream broke'));
       });
     });
   }

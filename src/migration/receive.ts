@@ -17,20 +17,23 @@
 import fs from 'node:fs/promises';
 import type net from 'node:net';
 import path from 'node:path';
-import { MultifdError, receivedExpected } from '../errors.js';
+import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { makeBlocks, type RAMBlock } from '../ram/block.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import type { Address } from '../options.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
+import { isAtLeast, machineRules } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { MappedRamWriter } from '../stream/mapped-ram-writer.js';
 import { writeAt } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
-import { encodePong, encodeShut, pingValue } from '../stream/return-path.js';
+import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
+import { callHook, requireOptions } from './options.js';
+import { watchStall } from './watch.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 50;
@@ -70,7 +73,8 @@ export interface ReceivedMigration {
  * @throws MultifdError with all codes of a receiver, and ERR_MULTIFD_STREAM for a main stream that is refused
  */
 export async function receiveMigration(options: ReceiveMigrationOptions): Promise<ReceivedMigration> {
-  const { out, overwrite, keepPartial, onListening, onStart, onSession, ...receiverOptions } = options;
+  const { out, overwrite, keepPartial, onListening, onStart, onSession, ...receiverOptions } =
+    requireOptions(options);
   if (typeof out !== 'string' || out === '') {
     throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
   }
@@ -91,15 +95,15 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   });
   try {
     await receiver.open();
-    onListening?.(receiver.address);
-    onSession?.(receiver);
-    const result = await incoming.run(receiver);
+    callHook('onListening', () => onListening?.(receiver.address));
+    callHook('onSession', () => onSession?.(receiver));
+    const result = await incoming.run(receiver, checked.stallTimeoutMs);
     await receiver.end();
     return { ...result, stats: receiver.stats() };
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
     await receiver.abandon(error);
-    await incoming.giveUp(keepPartial === true);
+    await incoming.giveUp(receiver, keepPartial === true);
     throw receiver.error ?? error;
   }
 }
@@ -115,6 +119,8 @@ class IncomingMigration {
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
   #returnPath = false;
+  #writer: MappedRamWriter | undefined;
+  #state: RamRecords | undefined;
 
   constructor(out: string, options: { onStart: ReceiveMigrationOptions['onStart']; overwrite: boolean }) {
     this.#out = out;
@@ -127,6 +133,9 @@ class IncomingMigration {
   /** @throws MultifdError ERR_MULTIFD_IO */
   async make(): Promise<void> {
     await this.#refuseExisting();
+    if (await isDirectory(this.#out)) {
+      throw new MultifdError('ERR_MULTIFD_IO', `${this.#out} is a directory, expected the name of a file`);
+    }
     try {
       if (this.#overwrite) await fs.rm(this.#part, { force: true });
       this.#handle = await fs.open(this.#part, 'wx+');
@@ -150,17 +159,30 @@ class IncomingMigration {
     this.#mainCame(this.#main);
   }
 
-  async run(receiver: Receiver): Promise<Omit<ReceivedMigration, 'stats'>> {
+  async run(receiver: Receiver, stallTimeoutMs: number): Promise<Omit<ReceivedMigration, 'stats'>> {
     // Whatever ends the session ends the wait for the main stream's next byte as well.
     receiver.done.then(
       () => this.#main?.destroy(),
       () => this.#main?.destroy(),
     );
     const main = await receiver.orStopped(this.#mainIn);
+    const unwatch = watchStall(
+      stallTimeoutMs,
+      () => receiver.stats().bytes + main.moved,
+      (error) => void receiver.abandon(error),
+    );
+    try {
+      return await this.#receive(receiver, main);
+    } finally {
+      unwatch();
+    }
+  }
+
+  async #receive(receiver: Receiver, main: MainConnection): Promise<Omit<ReceivedMigration, 'stats'>> {
     const handle = this.#handle as fs.FileHandle;
     const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes });
-    const writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes });
-    const state = new RamRecords(receiver, handle);
+    const writer = (this.#writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes }));
+    const state = (this.#state = new RamRecords(receiver, handle));
     const scanner = new TailScanner();
     for (;;) {
       const item = await receiver.orStopped(this.#next(stream, scanner));
@@ -183,13 +205,15 @@ class IncomingMigration {
       switch (item.kind) {
         case 'mem-size':
           state.begin(writer, this.#part);
-          this.#onStart?.({
-            machine: stream.configuration?.machine ?? '',
-            blocks: item.blocks.map((block) => ({ name: block.name, size: block.usedLength })),
-          });
+          callHook('onStart', () =>
+            this.#onStart?.({
+              machine: stream.configuration?.machine ?? '',
+              blocks: item.blocks.map((block) => ({ name: block.name, size: block.usedLength })),
+            }),
+          );
           break;
         case 'command':
-          await this.#command(item, main);
+          await receiver.orStopped(this.#command(item, main, stream.configuration?.machine));
           break;
         case 'zero':
           state.zero(item.block, item.offsets);
@@ -208,7 +232,7 @@ class IncomingMigration {
     }
     if (!stream.inTail) throw new MultifdError('ERR_MULTIFD_EOF', "main stream ended before ram's END");
     // A source that is killed ends its stream with an ordinary end of file.
-    if (!scanner.complete) {
+    if (!scanner.complete && !scanner.endsWithFooterAndEof) {
       throw new MultifdError(
         'ERR_MULTIFD_EOF',
         "main stream ended inside the devices' state, without VM description",
@@ -218,7 +242,7 @@ class IncomingMigration {
     const words = (name: string): Int32Array => receiver.presentWords(state.block(name));
     const fileBytes = await writer.finish((block) => words(block.name));
     await this.#keep();
-    if (this.#returnPath) await main.write(encodeShut(0));
+    if (this.#returnPath) await this.#tell(main);
     await main.end();
     return {
       out: this.#out,
@@ -236,7 +260,8 @@ class IncomingMigration {
   /** The next item; with the return path the end shows itself only by a whole tail and then silence. */
   async #next(stream: MainStreamReader, scanner: TailScanner): Promise<MainItem | undefined> {
     const next = (this.#pending ??= stream.next());
-    if (this.#returnPath && scanner.complete) {
+    // Without a VM description (suppress-vmdesc=on) the last footer and EOF are all there is.
+    if (this.#returnPath && (scanner.complete || scanner.endsWithFooterAndEof)) {
       const idleMs = scanner.exact ? EXACT_IDLE_MS : GUESSED_IDLE_MS;
       let timer: NodeJS.Timeout | undefined;
       const idle = new Promise<'idle'>((resolve) => {
@@ -255,8 +280,17 @@ class IncomingMigration {
   }
   #pending: Promise<MainItem | undefined> | undefined;
 
-  async #command(item: MainItem & { kind: 'command' }, main: MainConnection): Promise<void> {
-    if (item.command === COMMAND_OPEN_RETURN_PATH) this.#returnPath = true;
+  async #command(
+    item: MainItem & { kind: 'command' },
+    main: MainConnection,
+    machine: string | undefined,
+  ): Promise<void> {
+    if (item.command === COMMAND_OPEN_RETURN_PATH) {
+      this.#returnPath = true;
+      // With capability switchover-ack a source goes on for ever without it; before 8.1 one does not know the message.
+      const { version } = machineRules(machine);
+      if (version !== undefined && isAtLeast(version, 8, 1)) await main.write(encodeSwitchoverAck());
+    }
     const ping = pingValue(item);
     if (ping !== undefined) await main.write(encodePong(ping));
   }
@@ -265,26 +299,64 @@ class IncomingMigration {
   async #keep(): Promise<void> {
     const handle = this.#handle as fs.FileHandle;
     await handle.sync();
-    await this.#refuseExisting();
     const [ours, named] = [await handle.stat(), await fs.stat(this.#part)];
     if (ours.ino !== named.ino || ours.dev !== named.dev) {
       this.#made = false;
       throw new MultifdError('ERR_MULTIFD_IO', `${this.#part} is another file by now: somebody replaced it`);
     }
-    await fs.rename(this.#part, this.#out);
+    await this.#name();
     await handle.close();
     this.#handle = undefined;
-    this.#made = false;
-    const folder = await fs.open(path.dirname(path.resolve(this.#out)), 'r');
     try {
-      await folder.sync();
-    } finally {
-      await folder.close();
+      const folder = await fs.open(path.dirname(path.resolve(this.#out)), 'r');
+      await folder.sync().finally(() => folder.close());
+    } catch (error) {
+      await this.#unname('ERR_MULTIFD_IO', 'the folder could not be written to disk', error);
     }
   }
 
-  async giveUp(keepPartial: boolean): Promise<void> {
+  /** A name that came into being in the meantime is not taken from anybody. */
+  async #name(): Promise<void> {
+    if (!this.#overwrite) {
+      try {
+        await fs.link(this.#part, this.#out);
+        await fs.rm(this.#part);
+        this.#made = false;
+        return;
+      } catch (error) {
+        // Not every file system has links.
+        if ((error as NodeJS.ErrnoException).code === 'EEXIST') await this.#refuseExisting();
+      }
+    }
+    await fs.rename(this.#part, this.#out);
+    this.#made = false;
+  }
+
+  /** A source that cannot be told takes its migration as failed: its guest may run on, and this file must not seem valid. */
+  async #tell(main: MainConnection): Promise<void> {
+    try {
+      await main.write(encodeShut(0));
+    } catch (error) {
+      await this.#unname(
+        'ERR_MULTIFD_CONNECTION',
+        'the source could not be told that all has arrived',
+        error,
+      );
+    }
+  }
+
+  /** The file is whole, so it is not thrown away. */
+  async #unname(code: ErrorCode, why: string, cause: unknown): Promise<never> {
+    await fs.rename(this.#out, this.#part);
+    throw new MultifdError(code, `${why}; the whole file is kept as ${this.#part}`, { cause });
+  }
+
+  async giveUp(receiver: Receiver, keepPartial: boolean): Promise<void> {
     this.#main?.destroy();
+    // So that what is kept can be looked into: which pages are there.
+    const words = (name: string): Int32Array =>
+      receiver.presentWords((this.#state as RamRecords).block(name));
+    if (keepPartial && this.#made) await this.#writer?.keep(({ name }) => words(name)).catch(() => {});
     await this.#handle?.close().catch(() => {});
     if (this.#made && !keepPartial) await fs.rm(this.#part, { force: true });
   }
@@ -337,6 +409,14 @@ function countBits(words: Int32Array): number {
   let count = 0;
   for (const word of words) for (let bits = word; bits !== 0; bits &= bits - 1) count++;
   return count;
+}
+
+async function isDirectory(file: string): Promise<boolean> {
+  try {
+    return (await fs.stat(file)).isDirectory();
+  } catch {
+    return false;
+  }
 }
 
 async function exists(file: string): Promise<boolean> {

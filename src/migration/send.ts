@@ -16,7 +16,7 @@
  * What an absent page holds in the file is undefined, so it is never read. The return path is opened in any case: without
  * it nobody would know whether the destination has loaded what was sent.
  */
-import fs from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import net from 'node:net';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import {
@@ -37,16 +37,19 @@ import {
   requireSound,
   type MappedRamDescription,
 } from '../stream/read-mapped-ram.js';
+import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
+import { callHook, checkOffset, checkOutgoing, requireOptions } from './options.js';
+import { STALL_TIMEOUT_MS, watchStall } from './watch.js';
 
 /** For the destination to have all its connections, and to answer. */
 const CONNECT_TIMEOUT_MS = 8000;
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
 /** QEMU's first PING. */
-const PING_VALUE = Buffer.of(0, 0, 0, 1);
+export const PING_VALUE = Buffer.of(0, 0, 0, 1);
 
 export interface SendMigrationOptions extends Omit<
   SenderOptions,
@@ -91,7 +94,8 @@ export interface SentMigration extends OutgoingStart {
  *   that refuses
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
-  const { file, offset, to, peer, onStart, onSession, ...senderOptions } = options;
+  const { file, to, peer, onStart, onSession, offset: given, ...senderOptions } = requireOptions(options);
+  const offset = checkOffset(given);
   const address = checkAddress(to, 1);
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
   const version = peer === undefined ? undefined : parseQemuVersion(peer);
@@ -101,17 +105,18 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
     );
   }
+  checkOutgoing({ ...senderOptions, address });
   const description = await readMappedRam(file, { offset, pageSize: options.pageSize });
   requireSound(description);
   const rules = machineRules(description.configuration?.machine, version);
   const mode = options.zeroPageDetection ?? rules.zeroPageDetection;
   const main = await connectMain(address, connectTimeoutMs, options.signal);
-  let handle: fs.FileHandle | undefined;
+  let handle: FileHandle | undefined;
   let sender: Sender | undefined;
   try {
     const start = startOf(description, mode);
-    onStart?.(start);
-    handle = await fs.open(file, 'r');
+    callHook('onStart', () => onStart?.(start));
+    handle = await openToRead(file);
     const builder = new MainStreamBuilder(description, rules);
     await main.write(
       builder.setup([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
@@ -130,21 +135,45 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
         size: block.usedLength,
       })),
     });
-    onSession?.(sender);
+    const session = sender;
+    callHook('onSession', () => onSession?.(session));
     const outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
     await outgoing.ready(connectTimeoutMs);
-    await outgoing.run(mode, options.stallTimeoutMs ?? 30_000);
+    const { stallTimeoutMs = STALL_TIMEOUT_MS } = options;
+    const unwatch = watchStall(
+      stallTimeoutMs,
+      () => session.stats().bytes + main.moved,
+      (error) => void session.abandon(error),
+    );
+    try {
+      await outgoing.run(mode, stallTimeoutMs);
+    } finally {
+      unwatch();
+    }
     await sender.end();
     await main.end();
     return { ...start, stats: sender.stats() };
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
     await sender?.abandon(error);
-    throw sender?.error ?? error;
+    const { channels = 2, compression = 'none' } = options;
+    throw explain(
+      sender?.error ?? error,
+      `machine ${description.machine}, ${channels} channels, ${compression}`,
+    );
   } finally {
     main.destroy();
     await handle?.close();
   }
+}
+
+/** QEMU closes its connections where it refuses, and says why only in its own log. */
+export function explain(error: MultifdError, sent: string): MultifdError {
+  if (error.code !== 'ERR_MULTIFD_CONNECTION') return error;
+  const message = `${error.message}; the destination may have refused (its log says why) what was sent: ${sent}`;
+  const explained = new MultifdError(error.code, message, { ...error, cause: error.cause });
+  explained.suppressed.push(...error.suppressed);
+  return explained;
 }
 
 function startOf(description: MappedRamDescription, zeroPageDetection: ZeroPageDetection): OutgoingStart {
@@ -205,7 +234,7 @@ interface Outgoing {
   sender: Sender;
   main: MainConnection;
   builder: MainStreamBuilder;
-  handle: fs.FileHandle;
+  handle: FileHandle;
   description: MappedRamDescription;
 }
 
@@ -230,7 +259,7 @@ class OutgoingMigration {
   async ready(timeoutMs: number): Promise<void> {
     const { sender } = this.#parts;
     const late = `the destination has not answered the PING within ${timeoutMs} ms: does it expect more channels?`;
-    await sender.orStopped(withLimit(this.#pong, timeoutMs, 'ERR_MULTIFD_TIMEOUT', late));
+    await withLimit(sender.orStopped(this.#pong), timeoutMs, 'ERR_MULTIFD_TIMEOUT', late);
   }
 
   async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
@@ -251,7 +280,8 @@ class OutgoingMigration {
     await this.#endSection();
     for await (const piece of readTail(handle, description)) await this.#write(piece);
     const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
-    const status = await sender.orStopped(withLimit(this.#shut, stallTimeoutMs, 'ERR_MULTIFD_STALL', late));
+    const wait = sender.orStopped(this.#shut);
+    const status = await withLimit(wait, stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
     if (status !== 0) {
       throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected("the destination's SHUT", status, 0));
     }
@@ -289,7 +319,12 @@ class OutgoingMigration {
   }
 }
 
-async function withLimit<T>(wait: Promise<T>, ms: number, code: ErrorCode, message: string): Promise<T> {
+export async function withLimit<T>(
+  wait: Promise<T>,
+  ms: number,
+  code: ErrorCode,
+  message: string,
+): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new MultifdError(code, message)), ms);

@@ -97,9 +97,14 @@ export class MappedRamWriter {
     if (this.#blocks === undefined || !this.#ended) {
       throw new MultifdError(STREAM_ERRORS.state, "mapped-ram file: finish() before ram's END");
     }
+    return this.keep(bitmapOf);
+  }
+
+  /** As finish(), of a stream that breaks off: what there is of it, and which pages are there. */
+  async keep(bitmapOf: (block: MappedRamBlock) => Int32Array): Promise<number> {
     this.#finished = true;
     await this.#flush();
-    for (const block of this.#blocks) {
+    for (const block of this.#blocks ?? []) {
       const words = bitmapOf(block);
       if (words.length < Math.ceil(block.pageCount / 32)) {
         const expected = Math.ceil(block.pageCount / 32);

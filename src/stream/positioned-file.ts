@@ -2,9 +2,10 @@
  * The little that this folder wants of a file; `FileHandle` of node:fs/promises has it. Positions only, no cursor:
  * the channel threads read and write the same file at the same time.
  */
+import { open, stat, type FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { type ByteSource, CHUNK_BYTES } from './byte-reader.js';
-import { STREAM_ERRORS } from './codes.js';
+import { STREAM_ERRORS, quote } from './codes.js';
 
 export interface ReadableFile {
   read(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
@@ -14,6 +15,22 @@ export interface ReadableFile {
 export interface WritableFile {
   write(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesWritten: number }>;
   truncate(length: number): Promise<void>;
+}
+
+/**
+ * Opens a file to read from any place of it.
+ *
+ * @throws MultifdError STREAM_ERRORS.io; also for a pipe, whose opening would wait for its other end, and for whatever
+ *   else has no places
+ */
+export async function openToRead(file: string): Promise<FileHandle> {
+  try {
+    const stats = await stat(file);
+    if (stats.isFile() || stats.isBlockDevice()) return await open(file, 'r');
+  } catch (error) {
+    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(String(file)));
+  }
+  throw new MultifdError(STREAM_ERRORS.io, `${quote(file)} is neither a regular file nor a block device`);
 }
 
 /** As many of `length` bytes from `position` on as the file has. */

@@ -14,7 +14,6 @@
  * Bounds: 4096 blocks, 2^32 pages, a bitmap's piece of 1 MiB, one VM description, 100 problems; the file's own size
  * for the time that it takes.
  */
-import { open } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { type StreamBlock, encodeBlock } from './block-list.js';
 import { ByteReader, CHUNK_BYTES } from './byte-reader.js';
@@ -22,7 +21,7 @@ import { STREAM_ERRORS, quote, refusal } from './codes.js';
 import type { Configuration } from './configuration.js';
 import { MainStreamReader } from './main-stream.js';
 import { type MappedRamBlock, countBits, mappedBlock } from './mapped-ram.js';
-import { FileSource, type ReadableFile, readAt } from './positioned-file.js';
+import { FileSource, type ReadableFile, openToRead, readAt } from './positioned-file.js';
 import { COMMAND_SWITCHOVER_START } from './records.js';
 import { TailScanner, type VmDescription } from './vm-description.js';
 
@@ -109,13 +108,10 @@ export async function readMappedRam(
   file: string | ReadableFile,
   options: ReadMappedRamOptions = {},
 ): Promise<MappedRamDescription> {
-  if (typeof file !== 'string') return new MappedRamFile(file, options).read();
-  let handle: Awaited<ReturnType<typeof open>>;
-  try {
-    handle = await open(file, 'r');
-  } catch (error) {
-    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(file));
+  if (typeof (file as Partial<ReadableFile>)?.read === 'function') {
+    return new MappedRamFile(file as ReadableFile, options).read();
   }
+  const handle = await openToRead(file as string);
   try {
     return await new MappedRamFile(handle, options).read();
   } finally {
@@ -290,9 +286,10 @@ class MappedRamFile {
     else {
       // A machine with suppress-vmdesc=on ends with EOF, but so does many a tail that is cut: state is full of zeros.
       const end = tailOffset + scanner.bytes;
-      const received = scanner.endsWithEof ? 'EOF at the most' : 'neither a VM description nor EOF';
+      const ends = description.footers ? scanner.endsWithFooterAndEof : scanner.endsWithEof;
+      const received = ends ? 'EOF at the most' : 'neither a VM description nor EOF';
       const message = `mapped-ram file: end at byte ${end}: received ${received}, expected a VM description: the file may be cut`;
-      this.#add('tail', !scanner.endsWithEof, message);
+      this.#add('tail', !ends, message);
     }
     const { streamOffset = tailOffset } = description;
     this.#addRegion(streamOffset, tailOffset + scanner.bytes, 'the stream behind RAM');

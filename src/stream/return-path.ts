@@ -34,12 +34,21 @@ export const RP_SWITCHOVER_ACK = 7;
 const MAX_MESSAGE_BYTES = 512;
 const HEADER_BYTES = 4;
 
-export type ReturnPathMessage =
+/** `raw` is the whole message, for who passes it on. */
+export type ReturnPathMessage = { raw: Buffer } & (
   | { kind: 'shut'; status: number }
   | { kind: 'pong'; value: number }
   | { kind: 'switchover-ack' }
   /** Of a type that this library does nothing with. */
-  | { kind: 'other'; type: number; data: Buffer };
+  | { kind: 'other'; type: number; data: Buffer }
+);
+
+/** That nothing here keeps the source from switching over. */
+export function encodeSwitchoverAck(): Buffer {
+  const bytes = Buffer.alloc(HEADER_BYTES);
+  bytes.writeUInt16BE(RP_SWITCHOVER_ACK, 0);
+  return bytes;
+}
 
 /** @param status 0 for success */
 export function encodeShut(status: number): Buffer {
@@ -75,10 +84,11 @@ export async function* readReturnPath(
     }
     if (type === 0) throw refusal('returnPath', `${where}: message`, `type ${type}`, 'a type from 1 on');
     const data = await reader.exactly(length, 'a message');
-    if (type === RP_SHUT) yield { kind: 'shut', status: data.readUInt32BE(0) };
-    else if (type === RP_PONG) yield { kind: 'pong', value: data.readUInt32BE(0) };
-    else if (type === RP_SWITCHOVER_ACK) yield { kind: 'switchover-ack' };
-    else yield { kind: 'other', type, data };
+    const raw = Buffer.concat([header, data]);
+    if (type === RP_SHUT) yield { kind: 'shut', status: data.readUInt32BE(0), raw };
+    else if (type === RP_PONG) yield { kind: 'pong', value: data.readUInt32BE(0), raw };
+    else if (type === RP_SWITCHOVER_ACK) yield { kind: 'switchover-ack', raw };
+    else yield { kind: 'other', type, data, raw };
   }
 }
 

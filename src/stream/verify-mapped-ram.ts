@@ -3,11 +3,10 @@
  * a digest of each block as the guest will see it (pages that are not there count as zero).
  */
 import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { STREAM_ERRORS, quote } from './codes.js';
-import { readAt } from './positioned-file.js';
+import { openToRead, readAt } from './positioned-file.js';
 import { readPageRuns, type MappedRamDescription } from './read-mapped-ram.js';
 
 const PIECE_BYTES = 2 ** 20;
@@ -40,9 +39,7 @@ export async function verifyMappedRam(
   const zeros = Buffer.alloc(PIECE_BYTES);
   const verified: VerifiedBlock[] = [];
   let done = 0;
-  const handle = await open(file, 'r').catch((error: unknown) => {
-    throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(file));
-  });
+  const handle = await openToRead(file);
   try {
     for (const block of description.blocks) {
       const hash = createHash('sha256');

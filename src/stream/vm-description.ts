@@ -37,6 +37,8 @@ const MAX_DEPTH = 32;
 const SECTION_HEAD_BYTES = 6;
 const SECTION_IDS_BYTES = 8;
 const FOOTER_BYTES = 5;
+/** Sections are numbered from 0 on; no machine has so many. */
+const MAX_SECTION_ID = 0xffff;
 /** 05, length of the name; then the name; then the version. */
 const SUBSECTION_BYTES = 6;
 
@@ -250,6 +252,16 @@ export class TailScanner {
    */
   get endsWithEof(): boolean {
     return this.#before.length > 0 && this.#before[this.#before.length - 1] === QEMU_VM_EOF;
+  }
+
+  /**
+   * Does it end as the tail of such a machine does: with a section's footer, `7e <u32 id>`, and EOF? Behind a footer comes
+   * a section or EOF and nothing else, so a tail that is cut looks like that only by a freak of some device's bytes.
+   */
+  get endsWithFooterAndEof(): boolean {
+    const end = this.#before.subarray(-FOOTER_BYTES - 1);
+    if (end.length <= FOOTER_BYTES || end[0] !== QEMU_VM_SECTION_FOOTER) return false;
+    return end.readUInt32BE(1) <= MAX_SECTION_ID && end[FOOTER_BYTES] === QEMU_VM_EOF;
   }
 
   /**

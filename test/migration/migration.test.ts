@@ -1,9 +1,19 @@
 /** Migrations from end to end, with the captures of real QEMUs as the source. */
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { type Address, receiveMigration, relayMigration, sendMigration } from '../../src/index.js';
+import {
+  type Address,
+  describeMigrationFile,
+  readMappedRam,
+  receiveMigration,
+  relayMigration,
+  sendMigration,
+} from '../../src/index.js';
 import { within } from '../support/within.js';
 import { CAPTURES, PC_RAM, play, ramOf, readBytes, streamsOf, tailOf } from './captures.js';
 
@@ -172,6 +182,101 @@ t.test('an abort while waiting for the source, and in the middle, leaves nothing
     if (begin) await play(address, streamsOf(capture));
     else abort.abort(new Error('enough'));
     await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), { code: 'ERR_MULTIFD_ABORTED' });
+    t.same(fs.readdirSync(path.dirname(out)), []);
+  }
+});
+
+t.test('options are checked before anything is opened', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  const file = path.join(folder(t), 'qemu.mig');
+  fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
+  let connections = 0;
+  const nobody = net.createServer((socket) => (connections++, socket.destroy())).listen(0, '127.0.0.1');
+  await once(nobody, 'listening');
+  t.teardown(() => nobody.close());
+  const to = nobody.address() as net.AddressInfo;
+  const send = { file, to: { host: '127.0.0.1', port: to.port } };
+  const wrong: [string, Promise<unknown>][] = [
+    ['zeroPageDetection', sendMigration({ ...send, zeroPageDetection: 'bogus' as 'none' })],
+    ['zstdLevel', sendMigration({ ...send, zstdLevel: 99 })],
+    ['connectTimeoutMs', sendMigration({ ...send, connectTimeoutMs: 'x' as unknown as number })],
+    ['offset', sendMigration({ ...send, offset: '0' as unknown as number })],
+    ['offset', describeMigrationFile(file, { offset: -1 })],
+    ['channels', relayMigration({ listen: TCP, to: send.to, out: { channels: 999 } })],
+    ['zlibLevel', relayMigration({ listen: TCP, to: send.to, out: { zlibLevel: 77 } })],
+    ['compression', receiveMigration({ address: TCP, out, compression: 'lz4' as 'none' })],
+    ['out', receiveMigration({ address: TCP } as { address: Address; out: string })],
+    ['options', sendMigration(undefined as never)],
+    ['options', receiveMigration(undefined as never)],
+    ['options', relayMigration(undefined as never)],
+  ];
+  for (const [name, call] of wrong) {
+    await t.rejects(within(call, WAIT_MS, name), {
+      name: 'MultifdError',
+      code: 'ERR_MULTIFD_OPTION',
+      message: new RegExp(`^(option )?${name}\\b.*given .*allowed`),
+    });
+  }
+  t.equal(connections, 0, 'nobody was connected to');
+  t.same(fs.readdirSync(path.dirname(out)), [], 'no file was made');
+  const thrown = new Error('mine');
+  const onListening = (): void => {
+    throw thrown;
+  };
+  await t.rejects(receiveMigration({ address: TCP, out, onListening }), {
+    code: 'ERR_MULTIFD_HOOK',
+    cause: thrown,
+  });
+});
+
+t.test('a pipe, a directory: refused, and not waited for', async (t) => {
+  const directory = folder(t);
+  const pipe = path.join(directory, 'pipe');
+  execFileSync('mkfifo', [pipe]);
+  for (const file of [pipe, directory]) {
+    const refused = { code: 'ERR_MULTIFD_IO', message: /neither a regular file nor a block device/ };
+    await t.rejects(within(describeMigrationFile(file), WAIT_MS, 'describe'), refused);
+    await t.rejects(within(readMappedRam(file), WAIT_MS, 'read'), refused);
+    await t.rejects(within(sendMigration({ file, to: { port: 1 } }), WAIT_MS, 'send'), refused);
+  }
+  await t.rejects(receiveMigration({ address: TCP, out: directory, overwrite: true }), {
+    code: 'ERR_MULTIFD_IO',
+    message: /is a directory/,
+  });
+});
+
+t.test('a partial file that is kept says which pages it has', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  const { address, result } = await listening((onListening) =>
+    receiveMigration({
+      ...{ address: TCP, channels: 2, compression: capture.compression, out, onListening },
+      keepPartial: true,
+    }),
+  );
+  await play(address, { ...streams, main: streams.main.subarray(0, -100) });
+  await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), { code: 'ERR_MULTIFD_EOF' });
+  const kept = await readMappedRam(`${out}.part`);
+  t.equal(kept.blocks.find(({ name }) => name === 'pc.ram')?.presentPages, 80);
+  t.match(kept.problems, [{ kind: 'tail', fatal: true }]);
+});
+
+t.test('a main stream that stops, and all stays open, is a stall', async (t) => {
+  for (const length of [200, streams.main.length - 5000]) {
+    const out = path.join(folder(t), 'vm.mig');
+    const { address, result } = await listening((onListening) =>
+      receiveMigration({
+        ...{ address: TCP, channels: 2, compression: capture.compression, out, onListening },
+        stallTimeoutMs: 600,
+      }),
+    );
+    const sockets: net.Socket[] = [];
+    for (const bytes of [streams.main.subarray(0, length), ...streams.channels]) {
+      const socket = net.connect(address as net.NetConnectOpts).on('error', () => {});
+      sockets.push(socket);
+      socket.write(bytes);
+    }
+    await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), { code: 'ERR_MULTIFD_STALL' });
+    for (const socket of sockets) socket.destroy();
     t.same(fs.readdirSync(path.dirname(out)), []);
   }
 });

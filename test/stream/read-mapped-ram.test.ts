@@ -235,7 +235,14 @@ t.test(
         ],
         ['a tail that is cut', { tail: "04 00000000 'wha'" }, ['tail', true], /the file may be cut/],
         ['no tail at all', { tail: '' }, ['tail', true], /neither a VM description nor EOF/],
-        ['no VM description', { tail: "04 00000000 'whatever' 00" }, ['tail', false], /EOF at the most/],
+        [
+          'no VM description',
+          { tail: "04 00000000 'any' 7e 00000003 00" },
+          ['tail', false],
+          /EOF at the most/,
+        ],
+        ['cut at a zero', { tail: "04 00000000 'whatever' 00" }, ['tail', true], /neither a VM description/],
+        ['cut in a footer', { tail: "04 00000000 'any' 7e 00000003" }, ['tail', true], /neither a VM/],
         [
           'pages of b before its entry',
           { b: { pagesOffset: 0x100000 } },

@@ -5,6 +5,7 @@ import {
   type ReturnPathMessage,
   encodePong,
   encodeShut,
+  encodeSwitchoverAck,
   pingValue,
   readReturnPath,
 } from '../../src/stream/return-path.js';
@@ -23,11 +24,14 @@ t.test('PONG and SHUT are encoded as the specification says', async (t) => {
 t.test('messages are read however they are cut', async (t) => {
   const bytes = Buffer.concat([
     encodePong(7),
-    hex("0007 0000 0003 0012 0000000000000000 00001000 06 'pc.ram'".replace('0012', '0013')),
+    encodeSwitchoverAck(),
+    hex("0003 0012 0000000000000000 00001000 06 'pc.ram'".replace('0012', '0013')),
     encodeShut(2),
   ]);
   for (const size of [1, 3, 1000]) {
-    t.same(await read(bytes, size), [
+    const messages = await read(bytes, size);
+    t.ok(Buffer.concat(messages.map(({ raw }) => raw)).equals(bytes), 'raw is every byte');
+    t.match(messages, [
       { kind: 'pong', value: 7 },
       { kind: 'switchover-ack' },
       { kind: 'other', type: 3, data: hex("0000000000000000 00001000 06 'pc.ram'") },

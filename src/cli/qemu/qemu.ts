@@ -23,6 +23,8 @@ const POLL_MS = 20;
 export interface QemuOptions {
   /** Default: the newest i440fx of the program. */
   machine?: string;
+  /** More of its command line. */
+  extra?: string[];
   /** Does it wait for a migration, and stay paused when it has come? */
   incoming?: boolean;
 }
@@ -79,7 +81,7 @@ export class Qemu {
 
   static async start(program: Program, folder: string, options: QemuOptions = {}): Promise<Qemu> {
     const name = `q${started++}`;
-    const { machine = 'pc', incoming = false } = options;
+    const { machine = 'pc', incoming = false, extra = [] } = options;
     const image = path.join(folder, 'boot.img');
     const child = spawn(
       program.command,
@@ -92,6 +94,7 @@ export class Qemu {
         // Read-only: both ends of a migration have the same one.
         ...['-drive', `if=floppy,format=raw,readonly=on,file=${image}`, '-boot', 'a'],
         ...(incoming ? ['-S', '-incoming', 'defer'] : []),
+        ...extra,
       ],
       { env: program.env, stdio: ['ignore', 'ignore', 'pipe'] },
     );
@@ -129,6 +132,11 @@ export class Qemu {
 
   async execute(command: string, args?: object, limitMs?: number): Promise<unknown> {
     return this.#qmp.execute(command, args, limitMs);
+  }
+
+  /** SIGSTOP is a host that is gone without a word. */
+  signal(name: NodeJS.Signals): void {
+    this.#child.kill(name);
   }
 
   /** SIGKILL, as for a host that loses power; also for one that hangs. */

@@ -1,0 +1,41 @@
+/** What the migrations check of their options before anything is opened. */
+import { MultifdError } from '../errors.js';
+import { checkSenderOptions, type SenderOptions } from '../options.js';
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function requireOptions<T extends object>(options: T): T {
+  if (options !== null && typeof options === 'object') return options;
+  throw new MultifdError('ERR_MULTIFD_OPTION', `options: given ${String(options)}, allowed an object`);
+}
+
+/**
+ * All of a sender's options but the blocks, which are not known yet.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION
+ */
+export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): void {
+  const { pageSize = 4096 } = options;
+  const size = Number.isInteger(pageSize) && pageSize > 0 ? pageSize : 4096;
+  checkSenderOptions({
+    ...options,
+    ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
+    blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
+  });
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function checkOffset(offset: unknown): number {
+  if (offset === undefined) return 0;
+  if (typeof offset === 'number' && Number.isSafeInteger(offset) && offset >= 0) return offset;
+  const given = typeof offset === 'number' ? String(offset) : JSON.stringify(offset);
+  throw new MultifdError('ERR_MULTIFD_OPTION', `option offset: given ${given}, allowed an integer from 0 on`);
+}
+
+/** @throws MultifdError ERR_MULTIFD_HOOK */
+export function callHook(name: string, hook: () => void): void {
+  try {
+    hook();
+  } catch (cause) {
+    throw new MultifdError('ERR_MULTIFD_HOOK', `${name}() failed`, { cause });
+  }
+}
