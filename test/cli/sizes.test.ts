@@ -11,6 +11,7 @@ t.test('sizes are bytes, or binary multiples in either case', async (t) => {
     ['1G', 2 ** 30],
     ['1.5G', 1.5 * 2 ** 30],
     ['2T', 2 * 2 ** 40],
+    ['0x3000', 0x3000],
   ];
   for (const [text, bytes] of cases) t.equal(parseSize(text), bytes, text);
 });
@@ -26,7 +27,9 @@ t.test('what is no whole number of bytes is refused', async (t) => {
     '1KB',
     '1 M',
     '1e9',
-    '0x10',
+    '0x',
+    '0x10K',
+    '0xfffffffffffffff',
     '9999999999T',
     'NaN',
   ]) {
