@@ -243,7 +243,7 @@ export function testMatrix(compression: Compression): void {
     }
     for (const [channels, pageSize] of [
       [2, 16384],
-      [16, 4096],
+      [5, 4096],
     ]) {
       const options = { channels, compression, zeroPageDetection, pageSize };
       const name = `${compression}/${zeroPageDetection}/${channels} channels/pages queued again: the last content wins`;
