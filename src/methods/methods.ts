@@ -13,7 +13,8 @@
  *                    the codec's: the next call may come before it settles, and its packets are independent.
  * Receiving half
  *   decompress(payload, pages)  fills `pages` exactly, or throws ERR_MULTIFD_DECOMPRESS. The output is bounded by
- *                    `pages` however the payload was made.
+ *                    `pages` however the payload was made. A half whose codec makes a buffer of its own resolves with
+ *                    that, of exactly as many bytes, and leaves `pages` as they are: a copy less.
  * Both
  *   close()          frees native memory; also after a failure.
  *
@@ -30,7 +31,7 @@ export interface SendMethod {
 }
 
 export interface ReceiveMethod {
-  decompress(payload: Buffer, pages: Buffer): void | Promise<void>;
+  decompress(payload: Buffer, pages: Buffer): void | Promise<Buffer | void>;
   close(): void;
 }
 

@@ -170,7 +170,7 @@ class BindingReceiver implements ReceiveMethod {
     this.#pageSize = pageSize;
   }
 
-  async decompress(payload: Buffer, pages: Buffer): Promise<void> {
+  async decompress(payload: Buffer, pages: Buffer): Promise<Buffer | void> {
     const parts = this.#walker.walk(payload);
     const [part] = parts;
     const whole = parts.length === 1 && part.begins && part.ends;
@@ -178,11 +178,11 @@ class BindingReceiver implements ReceiveMethod {
       throw wrongSize(part.contentSize, pages.length);
     }
     // The binding does not bound its output itself. The frames that it makes have no content size.
-    if (whole && part.maxSize <= pages.length + MULTIFD_PACKET_BYTES) await this.#whole(payload, pages);
-    else this.#streamed(payload, parts, pages);
+    if (whole && part.maxSize <= pages.length + MULTIFD_PACKET_BYTES) return this.#whole(payload, pages);
+    this.#streamed(payload, parts, pages);
   }
 
-  async #whole(payload: Buffer, pages: Buffer): Promise<void> {
+  async #whole(payload: Buffer, pages: Buffer): Promise<Buffer> {
     let decoded: Buffer;
     try {
       decoded = await binding().decompress(payload);
@@ -190,8 +190,8 @@ class BindingReceiver implements ReceiveMethod {
       throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zstd payload');
     }
     if (decoded.length !== pages.length) throw wrongSize(decoded.length, pages.length);
-    pages.set(decoded);
     this.#collector.count();
+    return decoded;
   }
 
   #streamed(payload: Buffer, parts: FramePart[], pages: Buffer): void {

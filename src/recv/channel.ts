@@ -25,6 +25,7 @@ import type { Compression } from '../options.js';
 import type { BlockDescription } from '../ram/block.js';
 import { FileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
+import { copyPages } from '../ram/copy.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import type { ChannelOutcome, Report } from '../send/channel.js';
 import {
@@ -412,14 +413,25 @@ class ReceiveChannel {
       return;
     }
     const bytes = this.#packet.normalPages * this.#pageSize;
-    const pages = this.#pagesBuffer().subarray(0, bytes);
+    const buffer = this.#pagesBuffer();
+    const pages = buffer.subarray(0, bytes);
     const decoding = method.decompress(this.#want, pages);
     if (decoding === undefined) this.#place();
-    else this.#pauseFor(decoding.then(() => this.#place()));
+    else this.#pauseFor(decoding.then((own) => this.#placeDecoded(buffer, own ?? pages)));
+  }
+
+  /** @param decoded the codec's own buffer, or what it has filled of `buffer` */
+  #placeDecoded(buffer: Buffer, decoded: Buffer): void {
+    if (buffer === this.#pages) this.#place(decoded);
+    else {
+      // Private memory: the calling thread takes the pages from the slot.
+      if (decoded.buffer !== buffer.buffer) decoded.copy(buffer);
+      this.#place();
+    }
   }
 
   /** The packet's pages are decoded, or in shared RAM already: puts them in place, then the zero pages. */
-  #place(): void {
+  #place(pages = this.#pages): void {
     const packet = this.#packet;
     const size = this.#pageSize;
     const { block, normalPages } = packet;
@@ -437,9 +449,9 @@ class ReceiveChannel {
         if (windows !== undefined) {
           if (!direct) {
             const window = windows.windowAt(offset);
-            this.#pages.copy(window, offset % Windows.WINDOW_BYTES, i * size, (i + run) * size);
+            copyPages(pages, i * size, window, offset % Windows.WINDOW_BYTES, run * size);
           }
-        } else file?.write(this.#pages, i * size, run * size, offset);
+        } else file?.write(pages, i * size, run * size, offset);
         markPages(this.#received[block], packet.pages[i], run);
         if (this.#present !== undefined) markPages(this.#present[block], packet.pages[i], run);
         i += run;

@@ -26,6 +26,7 @@ import { MultifdError, type PlainError } from '../errors.js';
 import { METHODS, type SendMethod } from '../methods/methods.js';
 import { formatAddress, type Address, type Compression, type ZeroPageDetection } from '../options.js';
 import type { BlockDescription } from '../ram/block.js';
+import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
@@ -293,7 +294,7 @@ class SendChannel {
         const run = this.#runLength(windows, i, normal);
         const piece = this.#piece(windows, staging, i, run);
         if (input === undefined) chunks.push(piece);
-        else piece.copy(input, filled);
+        else copyPages(piece, 0, input, filled, run * size);
         filled += run * size;
         i += run;
       }
