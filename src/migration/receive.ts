@@ -119,6 +119,8 @@ class IncomingMigration {
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
   #returnPath = false;
+  /** Has the source sent all and left its main stream open, to be told? */
+  #waiting = false;
   #writer: MappedRamWriter | undefined;
   #state: RamRecords | undefined;
 
@@ -271,6 +273,7 @@ class IncomingMigration {
       clearTimeout(timer);
       if (first === 'idle') {
         next.catch(() => {});
+        this.#waiting = true;
         return undefined;
       }
     }
@@ -299,6 +302,15 @@ class IncomingMigration {
   async #keep(): Promise<void> {
     const handle = this.#handle as fs.FileHandle;
     await handle.sync();
+    if (this.#returnPath && !this.#waiting) {
+      // It has died, or given up: its guest may run on, or this may be the only one there is.
+      this.#made = false;
+      throw untold(
+        'ERR_MULTIFD_CONNECTION',
+        'the source closed its main stream before it was told',
+        this.#part,
+      );
+    }
     const [ours, named] = [await handle.stat(), await fs.stat(this.#part)];
     if (ours.ino !== named.ino || ours.dev !== named.dev) {
       this.#made = false;
@@ -348,7 +360,7 @@ class IncomingMigration {
   /** The file is whole, so it is not thrown away. */
   async #unname(code: ErrorCode, why: string, cause: unknown): Promise<never> {
     await fs.rename(this.#out, this.#part);
-    throw new MultifdError(code, `${why}; the whole file is kept as ${this.#part}`, { cause });
+    throw untold(code, why, this.#part, cause);
   }
 
   async giveUp(receiver: Receiver, keepPartial: boolean): Promise<void> {
@@ -409,6 +421,10 @@ function countBits(words: Int32Array): number {
   let count = 0;
   for (const word of words) for (let bits = word; bits !== 0; bits &= bits - 1) count++;
   return count;
+}
+
+function untold(code: ErrorCode, why: string, part: string, cause?: unknown): MultifdError {
+  return new MultifdError(code, `${why}; the whole file is kept as ${part}`, { cause });
 }
 
 async function isDirectory(file: string): Promise<boolean> {

@@ -14,6 +14,7 @@ import {
   relayMigration,
   sendMigration,
 } from '../../src/index.js';
+import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { CAPTURES, PC_RAM, play, ramOf, readBytes, streamsOf, tailOf } from './captures.js';
 
@@ -259,6 +260,46 @@ t.test('a partial file that is kept says which pages it has', async (t) => {
   t.equal(kept.blocks.find(({ name }) => name === 'pc.ram')?.presentPages, 80);
   t.match(kept.problems, [{ kind: 'tail', fatal: true }]);
 });
+
+t.test(
+  'a source that opened the return path and does not wait for its end: the whole file, but not its name',
+  async (t) => {
+    // OPEN_RETURN_PATH behind the configuration: header 8, 07, length, name.
+    const { main } = streams;
+    const configured = 8 + 1 + 4 + main.readUInt32BE(9);
+    const command = Buffer.from('0800010000', 'hex');
+    const asked = Buffer.concat([main.subarray(0, configured), command, main.subarray(configured)]);
+    for (const waits of [true, false]) {
+      const out = path.join(folder(t), 'vm.mig');
+      const { address, result } = await listening((onListening) =>
+        receiveMigration({ address: TCP, channels: 2, compression: capture.compression, out, onListening }),
+      );
+      const back: Buffer[] = [];
+      const sockets = [asked, ...streams.channels].map((bytes) => {
+        const socket = net.connect(address as net.NetConnectOpts).on('error', () => {});
+        socket.on('data', (chunk) => back.push(chunk));
+        if (waits) socket.write(bytes);
+        else socket.end(bytes);
+        return socket;
+      });
+      const file = waits ? out : `${out}.part`;
+      if (waits) {
+        t.equal((await within(result, WAIT_MS, 'receiveMigration()')).returnPath, true);
+        await eventually(() => Buffer.concat(back).length >= 12, 'the messages come in');
+        // SWITCHOVER_ACK, then SHUT 0.
+        t.equal(Buffer.concat(back).toString('hex'), '000700000001000400000000');
+      } else {
+        const message =
+          /closed its main stream before it was told; the whole file is kept as .*vm\.mig\.part$/;
+        const error = { code: 'ERR_MULTIFD_CONNECTION', message };
+        await t.rejects(within(result, WAIT_MS, 'receiveMigration()'), error);
+      }
+      t.same(fs.readdirSync(path.dirname(out)), [path.basename(file)]);
+      t.ok((await ramOf(file)).equals(PC_RAM), 'RAM');
+      for (const socket of sockets) socket.destroy();
+    }
+  },
+);
 
 t.test('a main stream that stops, and all stays open, is a stall', async (t) => {
   for (const length of [200, streams.main.length - 5000]) {
