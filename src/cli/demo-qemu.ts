@@ -20,7 +20,7 @@ import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
 import { countsOf, followProgress } from './migration-progress.js';
 import { table, type Output } from './output.js';
 import { differingPages } from './qemu/compare-ram.js';
-import { MISSING_QEMU, QEMU } from './qemu/programs.js';
+import { MISSING_QEMU, QEMU, type Program } from './qemu/programs.js';
 import { Qemu, makeFolder } from './qemu/qemu.js';
 
 const PAGE_BYTES = 4096;
@@ -65,7 +65,7 @@ export async function qemuDemo(plan: QemuDemoPlan, output: Output, cancelled: Ab
 async function run(plan: QemuDemoPlan, output: Output, cancelled: AbortSignal): Promise<QemuDemoResult> {
   if (QEMU === undefined) throw new CliError('ERR_CLI_QEMU', `this needs ${MISSING_QEMU}`);
   const folder = makeFolder();
-  const demo = new QemuDemo(plan, output, cancelled, folder);
+  const demo = new QemuDemo(plan, QEMU, output, cancelled, folder);
   const ended = new Promise<never>((_, reject) => {
     cancelled.addEventListener('abort', () => reject(cancelled.reason as Error), { once: true });
   });
@@ -80,6 +80,7 @@ async function run(plan: QemuDemoPlan, output: Output, cancelled: AbortSignal): 
 
 class QemuDemo {
   readonly #plan: QemuDemoPlan;
+  readonly #program: Program;
   readonly #output: Output;
   readonly #signal: AbortSignal;
   readonly #folder: string;
@@ -88,8 +89,9 @@ class QemuDemo {
   #working: Promise<unknown> = Promise.resolve();
   #ended = false;
 
-  constructor(plan: QemuDemoPlan, output: Output, signal: AbortSignal, folder: string) {
+  constructor(plan: QemuDemoPlan, program: Program, output: Output, signal: AbortSignal, folder: string) {
     this.#plan = plan;
+    this.#program = program;
     this.#output = output;
     this.#signal = signal;
     this.#folder = folder;
@@ -125,8 +127,7 @@ class QemuDemo {
   }
 
   async #start(incoming: boolean, machine?: string): Promise<Qemu> {
-    if (QEMU === undefined) throw new CliError('ERR_CLI_QEMU', `this needs ${MISSING_QEMU}`);
-    const qemu = await Qemu.start(QEMU, this.#folder, {
+    const qemu = await Qemu.start(this.#program, this.#folder, {
       incoming,
       ...(machine !== undefined && { machine }),
     });

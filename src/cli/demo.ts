@@ -3,11 +3,11 @@
  */
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../index.js';
-import { CliError, EXIT_OK, EXIT_USAGE, UsageError } from './cli-error.js';
+import { CliError, EXIT_OK, UsageError } from './cli-error.js';
 import { qemuDemo } from './demo-qemu.js';
 import { migrate, type DemoPlan } from './demo-source.js';
 import { MIN_SIZE } from './guest-image.js';
-import { checked, levelFor } from './migration-options.js';
+import { checked, levelFor, parseLevel } from './migration-options.js';
 import {
   COMPRESSIONS,
   integerFrom,
@@ -130,51 +130,41 @@ export function addDemoCommand(program: Command): void {
         });
         return;
       }
-      const plan = planOf(flags, command);
+      const plan = checked(command, () => planOf(flags));
       await runCommand(flags.verbose === true, (cancelled) => demo(plan, reportTo(output), cancelled));
     });
 }
 
-/** What the options mean together. Ends with a usage error where they do not fit. */
-function planOf(flags: DemoFlags, command: Command): DemoPlan {
-  try {
-    const plan: DemoPlan = {
-      channels: flags.channels,
-      compression: flags.compression,
-      level: levelOf(flags),
-      zeroPageDetection: flags.zeroPageDetection,
-      pageSize: flags.pageSize,
-      maxBandwidth: flags.maxBandwidth,
-      backing: flags.backing,
-      prefault: flags.prefault === true,
-      dirtyRounds: flags.dirtyRounds,
-      ram: flags.ram ?? null,
-      size: flags.ram === undefined ? flags.size : checkRamFile(flags.ram),
-    };
-    if (plan.ram === null && plan.size % plan.pageSize !== 0) {
-      throw new UsageError(
-        `option '--size <bytes>' argument '${plan.size}' is invalid. Allowed is a multiple of the page size ${plan.pageSize}.`,
-      );
-    }
-    return plan;
-  } catch (error) {
-    if (error instanceof UsageError) command.error(`error: ${error.message}`, { exitCode: EXIT_USAGE });
-    throw error;
+/**
+ * What the options mean together.
+ *
+ * @throws UsageError where they do not fit
+ */
+function planOf(flags: DemoFlags): DemoPlan {
+  const plan: DemoPlan = {
+    channels: flags.channels,
+    compression: flags.compression,
+    level: levelOf(flags),
+    zeroPageDetection: flags.zeroPageDetection,
+    pageSize: flags.pageSize,
+    maxBandwidth: flags.maxBandwidth,
+    backing: flags.backing,
+    prefault: flags.prefault === true,
+    dirtyRounds: flags.dirtyRounds,
+    ram: flags.ram ?? null,
+    size: flags.ram === undefined ? flags.size : checkRamFile(flags.ram),
+  };
+  if (plan.ram === null && plan.size % plan.pageSize !== 0) {
+    throw new UsageError(
+      `option '--size <bytes>' argument '${plan.size}' is invalid. Allowed is a multiple of the page size ${plan.pageSize}.`,
+    );
   }
+  return plan;
 }
 
 function levelOf({ compression, level }: DemoFlags): number | null {
-  const wrong = (allowed: string): UsageError =>
-    new UsageError(`option '--level <n>' argument '${level}' is invalid. Allowed ${allowed}.`);
-  if (compression === 'none') {
-    if (level === undefined) return null;
-    throw wrong('only with --compression zlib or zstd, not none');
-  }
-  if (level === undefined) return DEFAULT_LEVEL;
-  const { min, max } = LEVELS[compression];
-  const value = /^\d+$/.test(level) ? Number(level) : NaN;
-  if (value >= min && value <= max) return value;
-  throw wrong(`with --compression ${compression} is an integer from ${min} to ${max}`);
+  if (level !== undefined) return parseLevel('--level', level, '--compression', compression);
+  return compression === 'none' ? null : DEFAULT_LEVEL;
 }
 
 function range(compression: keyof typeof LEVELS): string {

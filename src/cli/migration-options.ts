@@ -3,7 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { MultifdError, type Compression } from '../index.js';
 import { checkAddress } from '../options.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
-import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom } from './option-values.js';
+import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom, pageSize } from './option-values.js';
 
 const MAX_SECONDS = 24 * 60 * 60;
 
@@ -33,6 +33,16 @@ export function channelsOption(name: string, whose: string): Option {
 
 export function compressionOption(name: string, whose: string): Option {
   return new Option(`${name} <method>`, `method; ${whose}`).choices(COMPRESSIONS).default('none');
+}
+
+export function pageSizeOption(): Option {
+  return new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize);
+}
+
+export function acceptTimeoutOption(): Option {
+  return new Option('--accept-timeout <seconds>', 'give up if nobody connects for so long; 0 waits')
+    .default(0)
+    .argParser(integerFrom(0, MAX_SECONDS));
 }
 
 export function addSessionOptions(command: Command): Command {
@@ -83,14 +93,22 @@ export function levelFor(
   compression: Compression,
 ): { zlibLevel?: number; zstdLevel?: number } {
   if (level === undefined) return {};
+  const value = parseLevel(name, level, 'method', compression);
+  return compression === 'zlib' ? { zlibLevel: value } : { zstdLevel: value };
+}
+
+/**
+ * @param option the option with the level; `method` is how the one with the method is called
+ * @throws UsageError
+ */
+export function parseLevel(option: string, level: string, method: string, compression: Compression): number {
   const wrong = (allowed: string): UsageError =>
-    new UsageError(`option '${name} <n>' argument '${level}' is invalid. Allowed ${allowed}.`);
-  if (compression === 'none') throw wrong('only with method zlib or zstd, not none');
+    new UsageError(`option '${option} <n>' argument '${level}' is invalid. Allowed ${allowed}.`);
+  if (compression === 'none') throw wrong(`only with ${method} zlib or zstd, not none`);
   const { min, max } = LEVELS[compression];
   const value = /^\d+$/.test(level) ? Number(level) : NaN;
-  if (!(value >= min && value <= max))
-    throw wrong(`with method ${compression} is an integer from ${min} to ${max}`);
-  return compression === 'zlib' ? { zlibLevel: value } : { zstdLevel: value };
+  if (value >= min && value <= max) return value;
+  throw wrong(`with ${method} ${compression} is an integer from ${min} to ${max}`);
 }
 
 /** What the options mean together; ends with a usage error where they do not fit. */

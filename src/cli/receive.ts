@@ -5,16 +5,17 @@ import { formatAddress } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatShare, formatSize } from './format.js';
 import {
+  acceptTimeoutOption,
   addOutputOptions,
   addSessionOptions,
   addressFrom,
   channelsOption,
   compressionOption,
+  pageSizeOption,
   sessionOptions,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress } from './migration-progress.js';
-import { integerFrom, pageSize } from './option-values.js';
 import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
@@ -55,14 +56,10 @@ export function addReceiveCommand(program: Command): void {
     .requiredOption('--out <file>', 'the file that is made')
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
-    .addOption(new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize))
+    .addOption(pageSizeOption())
     .option('--overwrite', 'replace the file if it exists, at the very end')
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
-    .addOption(
-      new Option('--accept-timeout <seconds>', 'give up if nobody connects for so long; 0 waits')
-        .default(0)
-        .argParser(integerFrom(0, 24 * 60 * 60)),
-    );
+    .addOption(acceptTimeoutOption());
   addOutputOptions(addSessionOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ReceiveFlags) => {

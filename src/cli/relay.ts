@@ -5,6 +5,7 @@ import { formatAddress } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatSize } from './format.js';
 import {
+  acceptTimeoutOption,
   addOutputOptions,
   addSessionOptions,
   addressFrom,
@@ -12,11 +13,12 @@ import {
   checked,
   compressionOption,
   levelFor,
+  pageSizeOption,
   sessionOptions,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress } from './migration-progress.js';
-import { integerFrom, pageSize, sizeFrom } from './option-values.js';
+import { sizeFrom } from './option-values.js';
 import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
@@ -73,12 +75,8 @@ export function addRelayCommand(program: Command): void {
         .choices(['none', 'multifd'])
         .default('none'),
     )
-    .addOption(new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize))
-    .addOption(
-      new Option('--accept-timeout <seconds>', 'give up if nobody connects for so long; 0 waits')
-        .default(0)
-        .argParser(integerFrom(0, 24 * 60 * 60)),
-    )
+    .addOption(pageSizeOption())
+    .addOption(acceptTimeoutOption())
     .addOption(
       new Option('--max-bandwidth <bytes>', 'bytes a second to the destination; 0 for no limit')
         .default(0)

@@ -2,6 +2,12 @@
 import { MultifdError } from '../errors.js';
 import { checkSenderOptions, type SenderOptions } from '../options.js';
 
+/**
+ * For all connections to be there, and for a destination to answer. QEMU opens all its connections at once: who has fewer
+ * channels than expected shall not be waited for long.
+ */
+export const CONNECT_TIMEOUT_MS = 8000;
+
 /** @throws MultifdError ERR_MULTIFD_OPTION */
 export function requireOptions<T extends object>(options: T): T {
   if (options !== null && typeof options === 'object') return options;

@@ -32,14 +32,12 @@ import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
-import { callHook, requireOptions } from './options.js';
+import { CONNECT_TIMEOUT_MS, callHook, requireOptions } from './options.js';
 import { watchStall } from './watch.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 50;
 const GUESSED_IDLE_MS = 1000;
-/** QEMU opens all its connections at once: who has fewer channels than expected shall not be waited for long. */
-export const CONNECT_TIMEOUT_MS = 8000;
 
 export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'> {
   /** Milliseconds for all connections to come in, once the first has (default 8000). */
@@ -103,7 +101,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
     await receiver.abandon(error);
-    await incoming.giveUp(receiver, keepPartial === true);
+    await incoming.giveUp(keepPartial === true);
     throw receiver.error ?? error;
   }
 }
@@ -241,8 +239,7 @@ class IncomingMigration {
       );
     }
     if (main.broken !== undefined) throw main.broken;
-    const words = (name: string): Int32Array => receiver.presentWords(state.block(name));
-    const fileBytes = await writer.finish((block) => words(block.name));
+    const fileBytes = await writer.finish(({ name }) => state.present(name));
     await this.#keep();
     if (this.#returnPath) await this.#tell(main);
     await main.end();
@@ -252,7 +249,7 @@ class IncomingMigration {
       blocks: receiver.blocks.map((block) => ({
         name: block.name,
         size: block.size,
-        presentPages: countBits(words(block.name)),
+        presentPages: countBits(state.present(block.name)),
       })),
       fileBytes,
       returnPath: this.#returnPath,
@@ -363,12 +360,12 @@ class IncomingMigration {
     throw untold(code, why, this.#part, cause);
   }
 
-  async giveUp(receiver: Receiver, keepPartial: boolean): Promise<void> {
+  async giveUp(keepPartial: boolean): Promise<void> {
     this.#main?.destroy();
     // So that what is kept can be looked into: which pages are there.
-    const words = (name: string): Int32Array =>
-      receiver.presentWords((this.#state as RamRecords).block(name));
-    if (keepPartial && this.#made) await this.#writer?.keep(({ name }) => words(name)).catch(() => {});
+    const state = this.#state as RamRecords;
+    if (keepPartial && this.#made)
+      await this.#writer?.keep(({ name }) => state.present(name)).catch(() => {});
     await this.#handle?.close().catch(() => {});
     if (this.#made && !keepPartial) await fs.rm(this.#part, { force: true });
   }
@@ -401,19 +398,23 @@ class RamRecords {
     this.#receiver.setBlocks(blocks);
   }
 
-  block(name: string): RAMBlock {
+  /** Bitmap words of the block's pages that have data. */
+  present(name: string): Int32Array {
+    return this.#receiver.presentWords(this.#block(name));
+  }
+
+  #block(name: string): RAMBlock {
     return this.#byName.get(name) as RAMBlock;
   }
 
   zero(name: string, offsets: readonly number[]): void {
-    const words = this.#receiver.presentWords(this.block(name));
+    const words = this.present(name);
     for (const offset of offsets) unmarkPages(words, offset / this.#receiver.pageBytes, 1);
   }
 
   async page(name: string, offset: number, data: Buffer): Promise<void> {
-    const block = this.block(name);
-    await writeAt(this.#handle, data, block.base + offset);
-    markPages(this.#receiver.presentWords(block), offset / this.#receiver.pageBytes, 1);
+    await writeAt(this.#handle, data, this.#block(name).base + offset);
+    markPages(this.present(name), offset / this.#receiver.pageBytes, 1);
   }
 }
 

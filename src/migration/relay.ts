@@ -31,8 +31,7 @@ import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
-import { callHook, checkOutgoing, requireOptions } from './options.js';
-import { CONNECT_TIMEOUT_MS } from './receive.js';
+import { CONNECT_TIMEOUT_MS, callHook, checkOutgoing, requireOptions } from './options.js';
 import { PING_VALUE, connectMain, explain, withLimit } from './send.js';
 import { watchStall } from './watch.js';
 
@@ -87,13 +86,12 @@ export interface RelayedMigration {
 export async function relayMigration(options: RelayMigrationOptions): Promise<RelayedMigration> {
   const { listen, to, in: input = {}, out = {}, pageSize, uuid, signal } = requireOptions(options);
   const { stallTimeoutMs, connectTimeoutMs = CONNECT_TIMEOUT_MS, acceptTimeoutMs } = options;
-  const destination = checkAddress(to, 1);
   const common = { pageSize, uuid, signal, stallTimeoutMs, connectTimeoutMs };
   const outgoing = {
     ...common,
     ...out,
     zeroPageDetection: out.zeroPageDetection ?? 'none',
-    address: destination,
+    address: checkAddress(to, 1),
   };
   checkOutgoing(outgoing);
   const checked = checkReceiverOptions(
@@ -115,9 +113,12 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
   }
 }
 
+/** What the sender will be made with, once the source has named the blocks. */
+type Outgoing = Omit<SenderOptions, 'blocks' | 'address'> & { address: Address };
+
 class Relay implements ReceiverHooks {
   readonly #options: RelayMigrationOptions;
-  readonly #outgoing: Omit<SenderOptions, 'blocks'>;
+  readonly #outgoing: Outgoing;
   readonly #connectTimeoutMs: number;
   #sourceIn!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
@@ -131,11 +132,7 @@ class Relay implements ReceiverHooks {
   #ponged!: () => void;
   readonly #pong: Promise<void>;
 
-  constructor(
-    options: RelayMigrationOptions,
-    outgoing: Omit<SenderOptions, 'blocks'>,
-    connectTimeoutMs: number,
-  ) {
+  constructor(options: RelayMigrationOptions, outgoing: Outgoing, connectTimeoutMs: number) {
     this.#options = options;
     this.#outgoing = outgoing;
     this.#connectTimeoutMs = connectTimeoutMs;
@@ -162,8 +159,8 @@ class Relay implements ReceiverHooks {
     receiver.done.then(over, over);
     const source = await receiver.orStopped(this.#mainIn);
     const { signal } = this.#options;
-    const to = checkAddress(this.#options.to, 1);
-    const sink = await receiver.orStopped(connectMain(to, this.#connectTimeoutMs, signal));
+    const { address } = this.#outgoing;
+    const sink = await receiver.orStopped(connectMain(address, this.#connectTimeoutMs, signal));
     this.#sink = sink;
     const unwatch = watchStall(
       stallTimeoutMs,

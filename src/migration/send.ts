@@ -41,11 +41,9 @@ import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
-import { callHook, checkOffset, checkOutgoing, requireOptions } from './options.js';
+import { CONNECT_TIMEOUT_MS, callHook, checkOffset, checkOutgoing, requireOptions } from './options.js';
 import { STALL_TIMEOUT_MS, watchStall } from './watch.js';
 
-/** For the destination to have all its connections, and to answer. */
-const CONNECT_TIMEOUT_MS = 8000;
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
 /** QEMU's first PING. */
