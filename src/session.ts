@@ -306,15 +306,18 @@ export abstract class Session implements AsyncDisposable {
    * Until `condition` holds, looking again whenever a channel posts READY; throws when the session stops.
    *
    * @param spin looks before sleeping
+   * @returns whether it slept, so that the event loop has turned
    */
-  protected async until(condition: () => boolean, spin = 0): Promise<void> {
-    for (;;) {
+  protected async until(condition: () => boolean, spin = 0): Promise<boolean> {
+    for (let slept = false; ;) {
       const seen = this.control.readyCount;
       // STOP first: what a condition looks at may be true because all has ended.
       if (this.control.stopped !== STOP_RUN) await this.check();
-      if (condition()) return;
+      if (condition()) return slept;
       const wait = this.control.waitReady(seen, spin);
-      if (wait !== undefined) await wait;
+      if (wait === undefined) continue;
+      await wait;
+      slept = true;
     }
   }
 

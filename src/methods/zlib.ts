@@ -18,12 +18,15 @@ import zlib from 'node:zlib';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { SyncEngine, canDrive } from './engine.js';
+import { inBlocks } from './incompressible.js';
 import type { ReceiveMethod, SendMethod } from './methods.js';
 
-const { Z_SYNC_FLUSH, Z_FINISH } = zlib.constants;
+const { Z_SYNC_FLUSH, Z_FULL_FLUSH, Z_FINISH } = zlib.constants;
 /** Deflate grows data that it cannot shrink by 5 bytes for each 16 KiB or so. */
 const OUTPUT_BYTES = MULTIFD_PACKET_BYTES + 65536;
 const NOTHING = Buffer.alloc(0);
+/** A stored block: 0 (not the last), then its length and the length's complement, 16 bits each. */
+const STORED_BYTES = 0xffff;
 
 /** @param level 0 to 9 */
 export function createZlibSender(level: number, driven = canDrive): SendMethod {
@@ -34,7 +37,22 @@ export function createZlibReceiver(_pageSize: number, driven = canDrive): Receiv
   return driven ? new ZlibStreamReceiver() : new FflateReceiver();
 }
 
+/**
+ * Pages as they are: stored blocks, where the flush before them has ended on a byte. The deflate stream does not know of
+ * them, but its receiver's window does: whatever is compressed later must not look back beyond them.
+ */
+function stored(pieces: readonly Buffer[]): Buffer[] {
+  return inBlocks(pieces, STORED_BYTES, (bytes) => {
+    const header = Buffer.alloc(5);
+    header.writeUInt16LE(bytes, 1);
+    header.writeUInt16LE(bytes ^ 0xffff, 3);
+    return header;
+  });
+}
+
 class ZlibStreamSender implements SendMethod {
+  /** The stream has nothing to look back at. */
+  #forgotten = false;
   readonly #engine: SyncEngine;
   readonly #outputs = [Buffer.allocUnsafeSlow(OUTPUT_BYTES), Buffer.allocUnsafeSlow(OUTPUT_BYTES)];
   #turn = 0;
@@ -43,11 +61,14 @@ class ZlibStreamSender implements SendMethod {
     this.#engine = new SyncEngine(zlib.createDeflate({ level }));
   }
 
-  compress(pages: Buffer): Buffer {
+  compress(pages: Buffer, rawFollows = false): Buffer {
+    // A flush of nothing after a full one is an error to zlib.
+    if (pages.length === 0 && this.#forgotten) return NOTHING;
     const output = this.#outputs[this.#turn];
     this.#turn ^= 1;
     const engine = this.#engine;
-    if (!engine.run(Z_SYNC_FLUSH, pages, 0, output, 0, output.length)) {
+    this.#forgotten = rawFollows;
+    if (!engine.run(rawFollows ? Z_FULL_FLUSH : Z_SYNC_FLUSH, pages, 0, output, 0, output.length)) {
       throw new MultifdError('ERR_MULTIFD_COMPRESS', `zlib: ${engine.failure}`);
     }
     if (engine.outputLeft === 0 || engine.inputLeft !== 0) {
@@ -57,6 +78,10 @@ class ZlibStreamSender implements SendMethod {
       );
     }
     return output.subarray(0, output.length - engine.outputLeft);
+  }
+
+  raw(pieces: readonly Buffer[]): Buffer[] {
+    return stored(pieces);
   }
 
   close(): void {
@@ -73,11 +98,15 @@ class ZlibPacketSender implements SendMethod {
   }
 
   compress(pages: Buffer): Buffer {
-    const blocks = zlib.deflateRawSync(pages, this.#options);
+    const blocks = pages.length === 0 ? NOTHING : zlib.deflateRawSync(pages, this.#options);
     if (!this.#first) return blocks;
     this.#first = false;
     // Deflate with a 32 KiB window, "fastest"; 0x7801 is a multiple of 31, as the format wants.
     return Buffer.concat([Buffer.of(0x78, 0x01), blocks]);
+  }
+
+  raw(pieces: readonly Buffer[]): Buffer[] {
+    return stored(pieces);
   }
 
   close(): void {}

@@ -8,6 +8,7 @@
  * walker therefore keeps its place from payload to payload.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
+import { inBlocks } from './incompressible.js';
 
 const ZSTD_MAGIC = 0xfd2fb528;
 /**
@@ -16,6 +17,8 @@ const ZSTD_MAGIC = 0xfd2fb528;
  */
 const MAX_WINDOW_BYTES = 2 ** 25;
 const MAX_BLOCK_BYTES = 2 ** 17;
+const RAW_WINDOW_LOG = 19;
+const BLOCK_TYPE_RAW = 0;
 const BLOCK_TYPE_RLE = 1;
 const BLOCK_TYPE_COMPRESSED = 2;
 const BLOCK_TYPE_RESERVED = 3;
@@ -34,6 +37,8 @@ export interface FramePart {
   contentSize: number | undefined;
   /** The part decodes to at most this many bytes: raw and RLE blocks say their size, others hold up to 128 KiB. */
   maxSize: number;
+  /** Has it raw blocks alone, and no checksum? */
+  raw: boolean;
 }
 
 export class FrameWalker {
@@ -58,6 +63,7 @@ export class FrameWalker {
         ends: false,
         contentSize: undefined,
         maxSize: 0,
+        raw: true,
       };
       if (!this.#open) {
         part.begins = true;
@@ -108,6 +114,7 @@ export class FrameWalker {
     }
     this.#open = true;
     this.#checksum = (descriptor & 0x04) !== 0;
+    if (this.#checksum) part.raw = false;
     return at + sizeBytes;
   }
 
@@ -117,6 +124,7 @@ export class FrameWalker {
     const type = (header >>> 1) & 3;
     const size = header >>> 3;
     if (type === BLOCK_TYPE_RESERVED) throw refuse('a block of the reserved type');
+    if (type !== BLOCK_TYPE_RAW) part.raw = false;
     part.maxSize += type === BLOCK_TYPE_COMPRESSED ? MAX_BLOCK_BYTES : size;
     if (size > MAX_BLOCK_BYTES)
       throw refuse(receivedExpected('block size', size, `at most ${MAX_BLOCK_BYTES}`));
@@ -134,6 +142,37 @@ export class FrameWalker {
     }
     return at;
   }
+}
+
+/**
+ * A frame of raw blocks. Its window is that of level 1, so that a decoder keeps the buffers that it has.
+ *
+ * @returns headers and the bytes themselves, not copied
+ */
+export function rawFrame(pieces: readonly Buffer[]): Buffer[] {
+  const header = Buffer.alloc(6);
+  header.writeUInt32LE(ZSTD_MAGIC);
+  header[5] = (RAW_WINDOW_LOG - 10) << 3;
+  const blocks = inBlocks(pieces, MAX_BLOCK_BYTES, (bytes, last) => {
+    const block = Buffer.alloc(3);
+    block.writeUIntLE((bytes << 3) | (BLOCK_TYPE_RAW << 1) | (last ? 1 : 0), 0, 3);
+    return block;
+  });
+  return [header, ...blocks];
+}
+
+/** @returns the bytes of a part that is raw, which must fit `pages` from `at` on */
+export function copyRawFrame(payload: Buffer, part: FramePart, pages: Buffer, at: number): number {
+  let filled = 0;
+  for (let from = part.blocks, last = false; !last;) {
+    const header = payload.readUIntLE(from, 3);
+    const size = header >>> 3;
+    payload.copy(pages, at + filled, from + 3, from + 3 + size);
+    filled += size;
+    from += 3 + size;
+    last = (header & 1) !== 0;
+  }
+  return filled;
 }
 
 function need(payload: Buffer, at: number, bytes: number, what: string): void {

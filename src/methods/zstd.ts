@@ -2,7 +2,7 @@
  * Method zstd. A real QEMU keeps one frame open for the whole life of a channel and flushes it at the end of each
  * packet; its receiver also takes frames that end, at a page's end. Source: QEMU's multifd-zstd, specification 3.3.
  *
- * Sending: one complete frame a packet, so that a receiver without a fast streaming decoder is fast. Made by Node's own
+ * Sending: one complete frame a packet, and a second one for pages that travel as they are, so that a receiver without a fast streaming decoder is fast. Made by Node's own
  * zstd where the running Node has it, else by @mongodb-js/zstd.
  *
  * Receiving: both forms. Node's own decoder takes either. Without it, packets of one whole frame go to
@@ -17,8 +17,9 @@ import zlib from 'node:zlib';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { MAX_PAYLOAD_BYTES, MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { SyncEngine, canDrive } from './engine.js';
+import { copyPages } from '../ram/copy.js';
 import type { ReceiveMethod, SendMethod } from './methods.js';
-import { FrameWalker, type FramePart } from './zstd-frame.js';
+import { FrameWalker, copyRawFrame, rawFrame, type FramePart } from './zstd-frame.js';
 
 /** zlib.createZstdCompress and its constants: Node 22.15 and 23.8 on; not in every version of the types. */
 interface NodeZstd {
@@ -74,6 +75,7 @@ class NodeZstdSender implements SendMethod {
   }
 
   compress(pages: Buffer): Buffer {
+    if (pages.length === 0) return NOTHING;
     const output = this.#outputs[this.#turn];
     this.#turn ^= 1;
     const engine = this.#engine;
@@ -87,6 +89,10 @@ class NodeZstdSender implements SendMethod {
       );
     }
     return output.subarray(0, output.length - engine.outputLeft);
+  }
+
+  raw(pieces: readonly Buffer[]): Buffer[] {
+    return rawFrame(pieces);
   }
 
   close(): void {
@@ -141,7 +147,15 @@ class BindingSender implements SendMethod {
     this.#level = level;
   }
 
-  async compress(pages: Buffer): Promise<Buffer> {
+  compress(pages: Buffer): Buffer | Promise<Buffer> {
+    return pages.length === 0 ? NOTHING : this.#compress(pages);
+  }
+
+  raw(pieces: readonly Buffer[]): Buffer[] {
+    return rawFrame(pieces);
+  }
+
+  async #compress(pages: Buffer): Promise<Buffer> {
     let payload: Buffer;
     try {
       payload = await binding().compress(pages, this.#level);
@@ -172,24 +186,44 @@ class BindingReceiver implements ReceiveMethod {
 
   async decompress(payload: Buffer, pages: Buffer): Promise<Buffer | void> {
     const parts = this.#walker.walk(payload);
-    const [part] = parts;
-    const whole = parts.length === 1 && part.begins && part.ends;
-    if (whole && part.contentSize !== undefined && part.contentSize !== pages.length) {
-      throw wrongSize(part.contentSize, pages.length);
+    if (!parts.every((part) => part.begins && part.ends && isBounded(part, pages))) {
+      this.#streamed(payload, parts, pages);
+      return;
     }
-    // The binding does not bound its output itself. The frames that it makes have no content size.
-    if (whole && part.maxSize <= pages.length + MULTIFD_PACKET_BYTES) return this.#whole(payload, pages);
-    this.#streamed(payload, parts, pages);
+    // Frames that end: each in one go. One alone, as most packets have it, needs no copy.
+    if (parts.length === 1 && !parts[0].raw) return this.#frame(payload, parts[0], pages.length);
+    let filled = 0;
+    for (const part of parts) {
+      const room = pages.length - filled;
+      const before = filled;
+      if (part.raw) {
+        if (part.contentSize !== undefined && part.contentSize !== part.maxSize)
+          throw wrongSize(part.maxSize, part.contentSize);
+        if (part.maxSize > room) throw wrongSize(`more than ${pages.length}`, pages.length);
+        filled += copyRawFrame(payload, part, pages, filled);
+      } else {
+        const decoded = await this.#frame(payload, part, undefined);
+        if (decoded.length > room) throw wrongSize(`more than ${pages.length}`, pages.length);
+        copyPages(decoded, 0, pages, filled, decoded.length);
+        filled += decoded.length;
+      }
+      checkFrameEnd(filled - before, filled, this.#pageSize);
+    }
+    if (filled !== pages.length) throw wrongSize(filled, pages.length);
   }
 
-  async #whole(payload: Buffer, pages: Buffer): Promise<Buffer> {
+  /** @param bytes that it must decode to */
+  async #frame(payload: Buffer, part: FramePart, bytes: number | undefined): Promise<Buffer> {
+    const { contentSize } = part;
+    if (bytes !== undefined && contentSize !== undefined && contentSize !== bytes)
+      throw wrongSize(contentSize, bytes);
     let decoded: Buffer;
     try {
-      decoded = await binding().decompress(payload);
+      decoded = await binding().decompress(payload.subarray(part.start, part.end));
     } catch (error) {
       throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zstd payload');
     }
-    if (decoded.length !== pages.length) throw wrongSize(decoded.length, pages.length);
+    if (bytes !== undefined && decoded.length !== bytes) throw wrongSize(decoded.length, bytes);
     this.#collector.count();
     return decoded;
   }
@@ -270,6 +304,11 @@ class Collector {
     const gc: unknown = vm.runInNewContext('globalThis.gc');
     return typeof gc === 'function' ? (gc as () => void) : (): void => {};
   }
+}
+
+/** The binding does not bound its output itself, and the frames that it makes have no content size. */
+function isBounded(part: FramePart, pages: Buffer): boolean {
+  return part.maxSize <= pages.length + MULTIFD_PACKET_BYTES;
 }
 
 function checkFrameEnd(decoded: number, filled: number, pageSize: number): void {

@@ -27,6 +27,25 @@ export class PageBitmap {
     return (before & mask) !== 0;
   }
 
+  /** Is any of `count` bits from `page` on set? */
+  hasAny(page: number, count: number): boolean {
+    for (let at = page, end = page + count; at < end;) {
+      const bits = Math.min(32 - (at & 31), end - at);
+      if ((this.words[at >>> 5] & maskOf(at, bits)) !== 0) return true;
+      at += bits;
+    }
+    return false;
+  }
+
+  /** Sets `count` bits from `page` on. */
+  setRange(page: number, count: number): void {
+    for (let at = page, end = page + count; at < end;) {
+      const bits = Math.min(32 - (at & 31), end - at);
+      this.words[at >>> 5] |= maskOf(at, bits);
+      at += bits;
+    }
+  }
+
   delete(page: number): void {
     this.words[page >>> 5] &= ~(1 << (page & 31));
   }
@@ -77,6 +96,11 @@ export class ReceivedBitmap {
       yield { offset: page * this.#pageSize, length: count * this.#pageSize };
     }
   }
+}
+
+/** `bits` bits of a word, 1 to 32, from that of `page` on; they end within the word. */
+export function maskOf(page: number, bits: number): number {
+  return bits === 32 ? -1 : ((1 << bits) - 1) << (page & 31);
 }
 
 function* runsOf(words: Int32Array, pageCount: number): Generator<{ page: number; count: number }> {

@@ -33,6 +33,12 @@ export interface RAMBlockOptions {
   offset?: number;
   /** Length in bytes, a multiple of the page size. Needed with `file`; with `memory` its own length. */
   size?: number;
+  /**
+   * Receiving: all of it is zero when the session is opened (memory just allocated, a file just truncated to its size;
+   * not checked). A page that comes in for the first time as a zero page is then neither read nor written: it stays
+   * without memory, or a hole in the file. Default false.
+   */
+  fresh?: boolean;
 }
 
 /** A block without memory, for relays. */
@@ -42,7 +48,7 @@ export interface StreamBlockOptions {
   stream: true;
 }
 
-const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'stream'];
+const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'stream', 'fresh'];
 
 export type BlockKind = 'shared' | 'file' | 'private' | 'stream';
 
@@ -57,6 +63,8 @@ export interface BlockDescription {
   path?: string;
   /** Where the block begins in its buffer or file, in bytes. */
   base: number;
+  /** All of it was zero when the session was opened. */
+  fresh?: true;
 }
 
 export class RAMBlock {
@@ -71,6 +79,8 @@ export class RAMBlock {
   readonly buffer: SharedArrayBuffer | ArrayBuffer | undefined;
   readonly path: string | undefined;
   readonly base: number;
+  /** All of it was zero when the session was opened. */
+  readonly fresh: boolean;
 
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
   constructor(options: RAMBlockOptions & Partial<StreamBlockOptions>, index: number, pageSize: number) {
@@ -83,6 +93,9 @@ export class RAMBlock {
     for (const key of Object.keys(options)) {
       if (!BLOCK_KEYS.includes(key)) throw bad(`unknown property ${key}, allowed ${BLOCK_KEYS.join(', ')}`);
     }
+    if (options.fresh !== undefined && typeof options.fresh !== 'boolean')
+      throw bad('fresh must be true or false');
+    this.fresh = options.fresh === true;
     if (stream !== true && (memory === undefined) === (file === undefined))
       throw bad('give either memory or file');
     let base = 0;
@@ -132,6 +145,7 @@ export class RAMBlock {
       kind: this.kind,
       base: this.base,
     };
+    if (this.fresh) description.fresh = true;
     if (this.kind === 'shared') description.buffer = this.buffer as SharedArrayBuffer;
     if (this.path !== undefined) description.path = this.path;
     return description;

@@ -11,7 +11,9 @@
  *     DEVICE_PAYLOAD                          offered to the calling thread
  *     PAUSED    nothing: the socket is not read while a decoder, the calling thread or a SYNC is waited for
  *
- * The kernel reads straight into the view that the state wants: for method none into guest RAM itself, run by run.
+ * The kernel reads straight into the view that the state wants: for method none into guest RAM itself, run by run,
+ * unless the runs are short. Headers come through the landing: one header at a time while packets have a payload, up to
+ * 16 in one read while they have none.
  * An end of the connection is clean in START with nothing read, and an error anywhere else.
  *
  * Who owns the bytes: guest RAM is the channel's to write until sync() of the receiver returns; the header and the
@@ -90,6 +92,10 @@ type State = 'START' | 'HEADER' | 'DEVICE_HEADER' | 'PAYLOAD' | 'DEVICE_PAYLOAD'
 
 /** How many looks at a word before sleeping: about 10 µs. */
 const SPIN = 400;
+/** Headers that one read may bring: as many as a send channel holds back. */
+const LANDING_PACKETS = 16;
+/** Method none into shared memory: runs below this on average are read as one and copied. A read costs about 4 µs. */
+const DIRECT_RUN_BYTES = 32768;
 
 export async function runReceiveChannel(task: ReceiveChannelTask, report: Report): Promise<ChannelOutcome> {
   const control = Control.attach(task.shared);
@@ -128,6 +134,7 @@ class ReceiveChannel {
   readonly #expectation: PacketExpectation;
   readonly #method: ReceiveMethod | undefined;
   readonly #header: Buffer;
+  readonly #headerBytes: number;
   readonly #packet: PacketHeader;
   /** A compressed payload. */
   readonly #payload: Buffer | undefined;
@@ -140,10 +147,12 @@ class ReceiveChannel {
   #have = 0;
   /** PAYLOAD of method none into shared RAM: the page that the next run begins with. */
   #nextPage = 0;
+  /** The payload of method none lies in guest RAM already, not in #pages. */
+  #direct = false;
   #device: { idstr: string; instanceId: number } | undefined;
   /** Bytes that were read before the state that takes them was known. */
   #surplus: Buffer;
-  readonly #landing = Buffer.alloc(PACKET_START_BYTES);
+  readonly #landing: Buffer;
   #landed = true;
 
   #socket: net.Socket | undefined;
@@ -176,6 +185,8 @@ class ReceiveChannel {
     this.#method = METHODS[task.compression].createReceiver?.(task.pageSize);
     this.#header = Buffer.alloc(Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES));
     this.#packet = new PacketHeader(task.pageSize);
+    this.#headerBytes = packetHeaderBytes(task.pageSize);
+    this.#landing = Buffer.allocUnsafeSlow(LANDING_PACKETS * this.#headerBytes);
     if (this.#method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
     this.#pages = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
     this.#want = this.#header.subarray(0, PACKET_START_BYTES);
@@ -220,8 +231,10 @@ class ReceiveChannel {
         // Node asks for the next view right after each read, also when that read has paused the channel: what is
         // wanted then is not known yet, and the first read after the pause goes to the landing.
         buffer: () => {
-          this.#landed = this.#paused || this.#ended;
-          return this.#landed ? this.#landing : this.#want.subarray(this.#have);
+          this.#landed = this.#paused || this.#ended || this.#state === 'START';
+          if (!this.#landed) return this.#want.subarray(this.#have);
+          // Payload that lands here is copied, so no more than a header is asked for where one may follow.
+          return this.#packet.normalPages > 0 ? this.#landing.subarray(0, this.#headerBytes) : this.#landing;
         },
         callback: (count) => {
           if (this.#landed) {
@@ -285,11 +298,29 @@ class ReceiveChannel {
   /** Bytes that came with the hello, or to the landing, go through the same states. */
   #feed(): void {
     while (this.#surplus.length > 0 && !this.#paused && !this.#ended) {
+      if (this.#feedHeader()) continue;
       const count = Math.min(this.#surplus.length, this.#want.length - this.#have);
       this.#surplus.copy(this.#want, this.#have, 0, count);
       this.#surplus = this.#surplus.subarray(count);
       this.#filled(count);
     }
+  }
+
+  /** A whole header is decoded where it lies. */
+  #feedHeader(): boolean {
+    const bytes = this.#headerBytes;
+    const surplus = this.#surplus;
+    if (this.#state !== 'START' || this.#have > 0 || surplus.length < bytes) return false;
+    try {
+      if ((unfillPacketStart(surplus) & MULTIFD_FLAG_DEVICE_STATE) !== 0) return false;
+      this.#surplus = surplus.subarray(bytes);
+      this.#stats[STAT_BYTES] += bytes;
+      this.#clock.busy();
+      this.#takeHeader(surplus);
+    } catch (thrown) {
+      this.#fail(thrown);
+    }
+    return true;
   }
 
   #filled(count: number): void {
@@ -334,21 +365,9 @@ class ReceiveChannel {
         }
         return;
       }
-      case 'HEADER': {
-        const packet = this.#packet;
-        unfillPacket(this.#header, this.#expectation, packet);
-        this.packetNum = packet.packetNum;
-        this.#trace('multifd_recv_unfill', {
-          packetNum: packet.packetNum,
-          normal: packet.normalPages,
-          zero: packet.zeroPages,
-          flags: packet.flags,
-          nextPacketSize: packet.nextPacketSize,
-        });
-        if (packet.normalPages > 0) this.#expectPayload();
-        else this.#place();
+      case 'HEADER':
+        this.#takeHeader(this.#header);
         return;
-      }
       case 'PAYLOAD':
         if (this.#method === undefined && this.#nextPage < this.#packet.normalPages) this.#expectRun();
         else this.#decode();
@@ -377,17 +396,44 @@ class ReceiveChannel {
     }
   }
 
+  #takeHeader(header: Buffer): void {
+    const packet = this.#packet;
+    unfillPacket(header, this.#expectation, packet);
+    this.packetNum = packet.packetNum;
+    if (this.#control.trace) {
+      this.#trace('multifd_recv_unfill', {
+        packetNum: packet.packetNum,
+        normal: packet.normalPages,
+        zero: packet.zeroPages,
+        flags: packet.flags,
+        nextPacketSize: packet.nextPacketSize,
+      });
+    }
+    if (packet.normalPages > 0) this.#expectPayload();
+    else this.#place();
+  }
+
   #expectPayload(): void {
     const packet = this.#packet;
     if (this.#payload !== undefined) {
       this.#expect('PAYLOAD', this.#payload.subarray(0, packet.nextPacketSize));
-    } else if (this.#shared[packet.block] !== undefined) {
+      return;
+    }
+    this.#direct = this.#shared[packet.block] !== undefined && this.#runsAreLong();
+    if (this.#direct) {
       this.#nextPage = 0;
       this.#expectRun();
     } else {
       this.#nextPage = packet.normalPages;
       this.#expect('PAYLOAD', this.#pagesBuffer().subarray(0, packet.nextPacketSize));
     }
+  }
+
+  #runsAreLong(): boolean {
+    const { normalPages } = this.#packet;
+    let runs = 0;
+    for (let i = 0; i < normalPages; i += this.#runLength(i, normalPages)) runs++;
+    return (normalPages * this.#pageSize) / runs >= Math.min(DIRECT_RUN_BYTES, normalPages * this.#pageSize);
   }
 
   /** Method none into shared RAM: the next pages that lie side by side. */
@@ -442,7 +488,7 @@ class ReceiveChannel {
         this.#pauseFor(this.#offerPages());
         return;
       }
-      const direct = windows !== undefined && this.#method === undefined;
+      const direct = this.#method === undefined && this.#direct;
       for (let i = 0; i < normalPages;) {
         const run = this.#runLength(i, normalPages);
         const offset = packet.pages[i] * size;
@@ -469,10 +515,16 @@ class ReceiveChannel {
     const packet = this.#packet;
     const size = this.#pageSize;
     const end = packet.normalPages + packet.zeroPages;
+    const { fresh } = this.#task.blocks[packet.block];
     for (let i = packet.normalPages; i < end;) {
       const run = this.#runLength(i, end);
       const offset = packet.pages[i] * size;
       const bytes = run * size;
+      const first = markPages(this.#received[packet.block], packet.pages[i], run);
+      if (fresh && first) {
+        i += run;
+        continue;
+      }
       if (this.#present !== undefined) {
         unmarkPages(this.#present[packet.block], packet.pages[i], run);
       } else if (windows !== undefined) {
@@ -486,7 +538,6 @@ class ReceiveChannel {
           file.write(this.#pages, 0, bytes, offset);
         }
       }
-      markPages(this.#received[packet.block], packet.pages[i], run);
       i += run;
     }
   }

@@ -130,7 +130,7 @@ export class Receiver extends Session {
       ...(hooks === undefined ? {} : { main: (socket, begun) => this.#takeMain(hooks, socket, begun) }),
     });
     this.#mainDue = hooks !== undefined;
-    this.ready = this.until(() => this.#allRunning());
+    this.ready = this.until(() => this.#allRunning()).then(() => {});
     this.ready.catch(() => {});
   }
 
@@ -385,9 +385,9 @@ export class Receiver extends Session {
       const offset = slot.pages[i] * size;
       const window = windows.windowAt(offset);
       const at = offset % Windows.WINDOW_BYTES;
+      const first = markPages(state.words, slot.pages[i], 1);
       if (i < slot.normalNum) slot.data.copy(window, at, i * size, (i + 1) * size);
-      else if (!isZeroRange(window, at, size)) window.fill(0, at, at + size);
-      markPages(state.words, slot.pages[i], 1);
+      else if (!(first && state.block.fresh) && !isZeroRange(window, at, size)) window.fill(0, at, at + size);
     }
   }
 

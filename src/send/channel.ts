@@ -9,10 +9,10 @@
  *              STOP?  END: finish the socket.  FAIL: drop it
  *              else   wait on SEM
  *
- * One packet is on its way while the next is prepared and the one after may already be handed over: of a slot of
- * shared or file-backed pages only the page list is needed, so it is copied (512 bytes) and the slot given back at
- * once. Pages staged in the slot, and device state, are the slot's own bytes: there it stays until they are compressed
- * or with the kernel.
+ * One packet is on its way while the next is prepared and the next job may already be handed over: of a slot of shared
+ * or file-backed pages only the page list is needed, so it is copied and the slot given back at once; it may hold the
+ * pages of several packets. Pages staged in the slot, and device state, are the slot's own bytes: there it stays until
+ * they are compressed or with the kernel.
  *
  * A codec with threads of its own has up to two packets at a time; they go out in the order of the jobs, before anything
  * else of this channel.
@@ -29,7 +29,6 @@ import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
-import { isZeroRange } from '../ram/zero-page.js';
 import {
   CHANNEL_ENDED,
   CHANNEL_RUNNING,
@@ -63,6 +62,7 @@ import {
   pagesPerPacket,
   type PacketToSend,
 } from '../wire/packet.js';
+import { Partition, fillRange, runLength } from './partition.js';
 
 /** What the calling thread gives to the worker. */
 export interface SendChannelTask {
@@ -92,7 +92,9 @@ interface CompressingPacket {
   zero: number;
   /** The packet's page list, normal pages first. */
   pages: Uint32Array;
-  payload: Promise<Buffer>;
+  made: Promise<Buffer>;
+  /** The rest of the payload: pages as they are. */
+  raw: Buffer[];
   settled: boolean;
 }
 
@@ -101,13 +103,16 @@ export type Report = (point: TracePoint, data: Record<string, unknown>) => void;
 
 /** How many looks at SEM before sleeping: about 10 µs. */
 const SPIN = 400;
-/** Packets without payload that are held back for one write while jobs keep coming. */
-const MAX_HELD = 8;
+/** Packets without payload that are held back for one write while there are more to come. */
+const MAX_HELD = 16;
+/** Payload of method none that goes into one write, or a packet's more. */
+const MAX_HELD_PAYLOAD = 4 * 2 ** 20;
 /** See #watchStall(); the slack is for a thread that gets no processor. */
 const STALL_PERIODS = 4;
 const STALL_SLACK_MS = 100;
 /** At an orderly end, how long the peer may take to read what is left. */
 const FINISH_TIMEOUT_MS = 10_000;
+const NO_PAYLOAD: Buffer[] = [];
 
 export async function runSendChannel(task: SendChannelTask, report: Report): Promise<ChannelOutcome> {
   const control = Control.attach(task.shared);
@@ -142,9 +147,12 @@ class SendChannel {
   readonly #methodFlag: number;
   readonly #method: SendMethod | undefined;
   /** Enough for all that is on its way and all that is held back. */
-  readonly #headers: Buffer[];
+  readonly #headers: Buffer;
   #headerTurn = 0;
-  /** Pages of files. Two: one for the packet on its way, one for the packet in the making. */
+  /** Packets in #pending, and bytes of their payloads. */
+  #held = 0;
+  #heldPayload = 0;
+  /** Pages of files: one for the packet on its way, one for that with the codec, one for the packet in the making. */
   readonly #staging: Buffer[] = [];
   #turn = 0;
   /** Made and not yet handed to the socket. */
@@ -154,11 +162,13 @@ class SendChannel {
   #inputTurn = 0;
   /** Goes out before anything else of this channel. */
   #compressing: CompressingPacket | undefined;
-  /** Positions in the slot: normal pages first, then zero pages. */
-  readonly #order: Uint16Array;
-  /** The slot's page list, copied; and the same in the packet's order. */
+  /** The slot's page list, copied. */
+  readonly #listed: Uint32Array;
+  /** The pages of the packet in hand, as they were queued. */
   readonly #queued: Uint32Array;
-  readonly #pages: Uint32Array;
+  readonly #partition: Partition;
+  /** #partition is that of the packet to be made next. */
+  #detected = false;
   #socket: net.Socket | undefined;
   #broken: MultifdError | undefined;
   #wakeWriter: (() => void) | undefined;
@@ -193,20 +203,17 @@ class SendChannel {
         Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
       );
     }
-    const headerBytes = Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES);
-    this.#headers = Array.from({ length: 2 * (MAX_HELD + 1) }, () => Buffer.alloc(headerBytes));
-    this.#order = new Uint16Array(pagesPerPacket(task.pageSize));
+    this.#headers = Buffer.alloc(2 * (MAX_HELD + 2) * packetHeaderBytes(task.pageSize));
+    this.#listed = new Uint32Array(control.slotOf(task.id).pages.length);
     this.#queued = new Uint32Array(pagesPerPacket(task.pageSize));
-    this.#pages = new Uint32Array(pagesPerPacket(task.pageSize));
+    this.#partition = new Partition(task.pageSize);
   }
 
   async run(): Promise<void> {
     const { blocks } = this.#task;
     if (blocks.some((block) => block.kind === 'file')) {
-      this.#staging.push(
-        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
-        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
-      );
+      const count = this.#method === undefined ? 2 : 3;
+      for (let i = 0; i < count; i++) this.#staging.push(Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES));
       for (const block of blocks)
         this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r') : undefined);
     }
@@ -270,74 +277,141 @@ class SendChannel {
   }
 
   async #sendPages(slot: Slot): Promise<void> {
-    const { block, num, allZero } = slot;
-    const size = this.#pageSize;
-    const windows = this.#shared[block];
-    const file = this.#files[block];
-    const staged = windows === undefined && file === undefined;
-    const queued = this.#queued;
-    queued.set(slot.pages);
+    const { block, num, allZero, range } = slot;
+    const staged = this.#shared[block] === undefined && this.#files[block] === undefined;
+    const first = slot.pages[0];
+    if (!range) this.#listed.set(slot.pages.subarray(0, num));
     // All that was needed of the slot: the next job may come while this one is worked on.
     if (!staged) this.#control.done(this.#id);
-    // Where page `i` of the slot lies, unless it is shared: in the slot, or read from the file in one go.
-    const staging = staged ? slot.data : this.#staging[this.#turn];
+    for (let at = 0; at < num;) {
+      if (!staged && this.#files[block] === undefined) {
+        at += this.#holdPackets(block, first, at, num, allZero, range);
+        // What is held waits for more if that is there already: one system call for both.
+        if (at === num && this.#heldPayload === 0 && this.#control.hasJob(this.#id)) return;
+        if (this.#held > 0) await this.#startWrite();
+        if (at === num) return;
+        if (!this.#detected) {
+          await this.#sendCompressed();
+          continue;
+        }
+      }
+      const count = this.#detected ? this.#partition.num : this.#takePages(first, at, num, range);
+      at += count;
+      await this.#sendPacketOf(block, count, allZero, staged ? slot : undefined, at === num);
+    }
+  }
+
+  /** The next packet's pages into #queued. */
+  #takePages(first: number, at: number, num: number, range: boolean): number {
+    const count = Math.min(this.#queued.length, num - at);
+    if (range) fillRange(this.#queued, 0, first + at, count);
+    else this.#queued.set(this.#listed.subarray(at, at + count));
+    return count;
+  }
+
+  /**
+   * Packets of shared pages that need no codec, from page `at` of the job on: all of them with method none, else those of
+   * zero pages up to the first that has others. As many as one write takes.
+   *
+   * All in one go and without waiting in between, since at the start of a migration, when its code is new and slow, each
+   * step of a stream and of a promise costs as much as the kernel's copy of a few pages.
+   *
+   * Stops before a packet for the codec, with #detected, and before one that a compressed packet has to go before.
+   *
+   * @returns how many pages they hold
+   */
+  #holdPackets(
+    block: number,
+    first: number,
+    at: number,
+    num: number,
+    allZero: boolean,
+    range: boolean,
+  ): number {
+    const windows = this.#shared[block] as Windows;
+    const partition = this.#partition;
+    const size = this.#pageSize;
+    let done = 0;
+    while (at + done < num && this.#held < MAX_HELD && this.#heldPayload < MAX_HELD_PAYLOAD) {
+      const count = this.#takePages(first, at + done, num, range);
+      this.#detectZeroPages(count, allZero, windows, this.#headers);
+      const { normal } = partition;
+      this.#detected = normal > 0 && this.#method !== undefined;
+      if (this.#detected || this.#compressing !== undefined) break;
+      const payload = this.#pieces(windows, this.#headers, 0, normal);
+      this.#sendRam(block, normal, count - normal, partition.pages, payload);
+      this.#heldPayload += normal * size;
+      done += count;
+    }
+    return done;
+  }
+
+  /**
+   * The pages of #queued as one packet.
+   *
+   * @param staged the slot, if it holds the pages' bytes: given back as soon as they are not needed any more
+   * @param last the job has no more
+   */
+  async #sendPacketOf(
+    block: number,
+    num: number,
+    allZero: boolean,
+    staged: Slot | undefined,
+    last: boolean,
+  ): Promise<void> {
+    const windows = this.#shared[block];
+    const file = this.#files[block];
+    // Where page `i` lies, unless it is shared: in the slot, or read from the file in one go.
+    const staging = staged !== undefined ? staged.data : this.#staging[this.#turn];
     if (file !== undefined && !allZero) this.#readFile(file, num, staging);
 
-    const normal = allZero ? this.#allZero(num) : this.#detectZeroPages(num, windows, staging);
-    const chunks: Buffer[] = [];
-    let payloadBytes = normal * size;
-    if (normal > 0) {
+    if (!this.#detected) this.#detectZeroPages(num, allZero, windows, staging);
+    this.#detected = false;
+    const { normal } = this.#partition;
+    const method = this.#method;
+    let payload: Buffer[];
+    if (method === undefined || normal === 0) {
+      payload = this.#pieces(windows, staging, 0, normal);
+    } else {
+      // What lies in the slot must be out of it when the slot is given back.
+      if (staged === undefined) this.#partition.sortOut(windows, staging);
+      else this.#partition.packed = normal;
+      const { packed } = this.#partition;
       const input = this.#inputs[this.#inputTurn];
       let filled = 0;
-      // Runs of neighbours go out, or are copied, as one piece.
-      for (let i = 0; i < normal;) {
-        const run = this.#runLength(windows, i, normal);
-        const piece = this.#piece(windows, staging, i, run);
-        if (input === undefined) chunks.push(piece);
-        else copyPages(piece, 0, input, filled, run * size);
-        filled += run * size;
-        i += run;
+      for (const piece of this.#pieces(windows, staging, 0, packed)) {
+        copyPages(piece, 0, input, filled, piece.length);
+        filled += piece.length;
       }
-      if (input !== undefined && this.#method !== undefined) {
-        if (staged) this.#control.done(this.#id);
-        const payload = this.#method.compress(input.subarray(0, filled));
-        if (payload instanceof Promise) {
-          await this.#compressAside({
-            block,
-            normal,
-            zero: num - normal,
-            pages: this.#ordered(num).slice(0, num),
-            payload,
-            settled: false,
-          });
-          return;
-        }
-        payloadBytes = payload.length;
-        chunks.push(payload);
+      if (staged !== undefined) this.#control.done(this.#id);
+      const made = method.compress(input.subarray(0, filled), packed < normal);
+      const raw = packed < normal ? method.raw(this.#pieces(windows, staging, packed, normal)) : NO_PAYLOAD;
+      if (made instanceof Promise) {
+        // The next page that is read from a file must not go where these are.
+        this.#nextStaging();
+        const pages = this.#partition.pages.slice(0, num);
+        await this.#compressAside({ block, normal, zero: num - normal, pages, made, raw, settled: false });
+        return;
       }
+      payload = made.length > 0 ? [made, ...raw] : raw;
     }
     await this.#sendCompressed();
     // Only a packet with pages keeps its staging busy, and only such a one waits for the write before it: a packet of
     // zero pages that took a turn would let the next one read over bytes that are still on their way.
-    if (normal > 0) this.#turn ^= 1;
-    this.#sendRam(block, normal, num - normal, this.#ordered(num), payloadBytes, chunks);
+    if (normal > 0) this.#nextStaging();
+    this.#sendRam(block, normal, num - normal, this.#partition.pages, payload);
 
-    const inSlot = staged && normal > 0 && this.#method === undefined;
+    const inSlot = staged !== undefined && normal > 0 && this.#method === undefined;
     // A packet without payload waits for the next one if that is there already: one system call for both.
-    const hold = normal === 0 && this.#pending.length < MAX_HELD && this.#control.hasJob(this.#id) && !staged;
-    if (!hold) await this.#startWrite();
+    const more = !last || (staged === undefined && this.#control.hasJob(this.#id));
+    if (normal > 0 || !more || this.#held >= MAX_HELD) await this.#startWrite();
     if (inSlot) await this.#flushed();
-    if (inSlot || (staged && normal === 0)) this.#control.done(this.#id);
+    if (inSlot || (staged !== undefined && normal === 0)) this.#control.done(this.#id);
   }
 
-  #sendRam(
-    block: number,
-    normal: number,
-    zero: number,
-    pages: Uint32Array,
-    payloadBytes: number,
-    payload: Buffer[],
-  ): void {
+  #sendRam(block: number, normal: number, zero: number, pages: Uint32Array, payload: Buffer[]): void {
+    let payloadBytes = 0;
+    for (const piece of payload) payloadBytes += piece.length;
     this.#sendPacket(
       {
         flags: this.#methodFlag,
@@ -363,7 +437,7 @@ class SendChannel {
       packet.settled = true;
       this.#control.postSem(this.#id);
     };
-    packet.payload.then(settled, settled);
+    packet.made.then(settled, settled);
     this.#inputTurn ^= 1;
     const earlier = this.#compressing;
     this.#compressing = packet;
@@ -378,9 +452,9 @@ class SendChannel {
     await this.#sendMade(packet);
   }
 
-  async #sendMade({ block, normal, zero, pages, payload }: CompressingPacket): Promise<void> {
-    const bytes = await payload;
-    this.#sendRam(block, normal, zero, pages, bytes.length, [bytes]);
+  async #sendMade({ block, normal, zero, pages, made, raw }: CompressingPacket): Promise<void> {
+    const payload = [await made, ...raw];
+    this.#sendRam(block, normal, zero, pages, payload);
     await this.#startWrite();
   }
 
@@ -396,88 +470,48 @@ class SendChannel {
     }
   }
 
-  /**
-   * Partitions: fills #order with the positions of the queued pages, normal pages first, in queueing order, then zero
-   * pages.
-   *
-   * @returns the number of normal pages
-   */
-  #detectZeroPages(num: number, windows: Windows | undefined, staging: Buffer): number {
-    const order = this.#order;
-    if (this.#task.zeroPageDetection !== 'multifd') {
-      for (let i = 0; i < num; i++) order[i] = i;
-      return num;
-    }
-    const size = this.#pageSize;
-    const pages = this.#queued;
-    if (this.#isOneZeroRun(num, windows, staging)) {
-      for (let i = 0; i < num; i++) order[i] = i;
-      return 0;
-    }
-    let normal = 0;
-    let zeroes = 0;
-    for (let i = 0; i < num; i++) {
-      const offset = pages[i] * size;
-      const zero =
-        windows === undefined
-          ? isZeroRange(staging, i * size, size)
-          : isZeroRange(windows.windowAt(offset), offset % Windows.WINDOW_BYTES, size);
-      // Zero pages from the end, backwards; turned round below.
-      if (zero) order[num - ++zeroes] = i;
-      else order[normal++] = i;
-    }
-    order.subarray(normal, num).reverse();
-    return normal;
+  /** Fills #partition with what of #queued has data, and what is zero. */
+  #detectZeroPages(num: number, allZero: boolean, windows: Windows | undefined, staging: Buffer): void {
+    const partition = this.#partition;
+    if (allZero) partition.all(this.#queued, num, 'zero');
+    else if (this.#task.zeroPageDetection !== 'multifd') partition.all(this.#queued, num, 'normal');
+    else if (windows !== undefined) partition.detect(this.#queued, num, windows);
+    else partition.detectStaged(this.#queued, num, staging);
   }
 
-  #allZero(num: number): number {
-    for (let i = 0; i < num; i++) this.#order[i] = i;
-    return 0;
+  /** From normal page `i` on, how many lie side by side. */
+  #runLength(windows: Windows | undefined, i: number): number {
+    const { pages, positions, normal } = this.#partition;
+    if (windows === undefined) return runLength(positions, i, normal - i);
+    const limit = Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize;
+    return runLength(pages, i, Math.min(normal - i, limit));
   }
 
-  /** All-zero batches of neighbours are the bulk of a fresh guest: one look at all of it, at memory speed. */
-  #isOneZeroRun(num: number, windows: Windows | undefined, staging: Buffer): boolean {
-    const size = this.#pageSize;
-    if (windows === undefined) return isZeroRange(staging, 0, num * size);
-    const pages = this.#queued;
-    for (let i = 1; i < num; i++) if (pages[i] !== pages[0] + i) return false;
-    const first = pages[0] * size;
-    if (num * size > Windows.runLimit(first)) return false;
-    return isZeroRange(windows.windowAt(first), first % Windows.WINDOW_BYTES, num * size);
-  }
-
-  /** From position `i` of the order on, how many normal pages lie side by side in memory. */
-  #runLength(windows: Windows | undefined, i: number, normal: number): number {
-    const order = this.#order;
-    let run = 1;
-    if (windows === undefined) {
-      while (i + run < normal && order[i + run] === order[i] + run) run++;
-      return run;
+  /** The normal pages `from` to `to`: runs of neighbours go out, or are copied, as one piece. */
+  #pieces(windows: Windows | undefined, staging: Buffer, from: number, to: number): Buffer[] {
+    const pieces: Buffer[] = [];
+    for (let i = from; i < to;) {
+      const run = Math.min(this.#runLength(windows, i), to - i);
+      pieces.push(this.#piece(windows, staging, i, run));
+      i += run;
     }
-    const pages = this.#queued;
-    const first = pages[order[i]];
-    const limit = Math.min(normal - i, Windows.runLimit(first * this.#pageSize) / this.#pageSize);
-    while (run < limit && pages[order[i + run]] === first + run) run++;
-    return run;
+    return pieces;
+  }
+
+  #nextStaging(): void {
+    this.#turn = (this.#turn + 1) % Math.max(1, this.#staging.length);
   }
 
   #piece(windows: Windows | undefined, staging: Buffer, i: number, run: number): Buffer {
     const size = this.#pageSize;
-    const position = this.#order[i];
-    if (windows !== undefined) return windows.view(this.#queued[position] * size, run * size);
-    return staging.subarray(position * size, (position + run) * size);
-  }
-
-  /** The page list in the order of the packet. */
-  #ordered(num: number): Uint32Array {
-    const ordered = this.#pages;
-    for (let i = 0; i < num; i++) ordered[i] = this.#queued[this.#order[i]];
-    return ordered;
+    const { pages, positions } = this.#partition;
+    if (windows !== undefined) return windows.view(pages[i] * size, run * size);
+    return staging.subarray(positions[i] * size, (positions[i] + run) * size);
   }
 
   async #sendDeviceState(slot: Slot): Promise<void> {
     await this.#sendCompressed();
-    const header = this.#nextHeader().subarray(0, DEVICE_STATE_HEADER_BYTES);
+    const header = this.#nextHeader(DEVICE_STATE_HEADER_BYTES);
     fillDeviceState(header, { idstr: slot.idstr, instanceId: slot.instanceId, nextPacketSize: slot.length });
     this.#hold(header);
     this.#hold(slot.data.subarray(0, slot.length));
@@ -498,9 +532,9 @@ class SendChannel {
         nextPacketSize: 0,
         packetNum: this.#control.nextPacketNum(),
         ramblock: undefined,
-        pages: this.#pages,
+        pages: this.#queued,
       },
-      [],
+      NO_PAYLOAD,
     );
     this.#stats[STAT_SYNCS] += 1;
     await this.#startWrite();
@@ -510,10 +544,11 @@ class SendChannel {
 
   /** Adds a packet to what is written next. */
   #sendPacket(packet: PacketToSend, payload: Buffer[]): void {
-    const header = this.#nextHeader().subarray(0, packetHeaderBytes(this.#pageSize));
+    const header = this.#nextHeader(packetHeaderBytes(this.#pageSize));
     fillPacket(header, this.#pageSize, packet);
     this.#hold(header);
     for (const piece of payload) this.#hold(piece);
+    this.#held++;
     this.#stats[STAT_PACKETS] += 1;
     if (this.#control.trace) {
       this.#trace('multifd_send_fill', {
@@ -526,14 +561,26 @@ class SendChannel {
     }
   }
 
-  #nextHeader(): Buffer {
-    this.#headerTurn = (this.#headerTurn + 1) % this.#headers.length;
-    return this.#headers[this.#headerTurn];
+  /** Room for the next header: beside the one before it wherever possible, so that they go out as one piece. */
+  #nextHeader(bytes: number): Buffer {
+    if (this.#headerTurn + bytes > this.#headers.length) this.#headerTurn = 0;
+    const at = this.#headerTurn;
+    this.#headerTurn += bytes;
+    return this.#headers.subarray(at, at + bytes);
   }
 
   #hold(piece: Buffer): void {
-    this.#pending.push(piece);
     this.#stats[STAT_BYTES] += piece.length;
+    const pending = this.#pending;
+    const last = pending.at(-1);
+    if (last?.buffer === this.#headers.buffer && piece.buffer === last.buffer) {
+      if (last.byteOffset + last.length === piece.byteOffset) {
+        const begin = last.byteOffset - this.#headers.byteOffset;
+        pending[pending.length - 1] = this.#headers.subarray(begin, begin + last.length + piece.length);
+        return;
+      }
+    }
+    pending.push(piece);
   }
 
   #trace(point: TracePoint, data: Record<string, unknown>): void {
@@ -639,6 +686,8 @@ class SendChannel {
     socket.write(pieces[last], this.#written);
     socket.uncork();
     pieces.length = 0;
+    this.#held = 0;
+    this.#heldPayload = 0;
   }
 
   readonly #written = (error?: Error | null): void => {

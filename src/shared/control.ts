@@ -42,6 +42,7 @@ import {
   SLOT_LENGTH,
   SLOT_NORMAL_NUM,
   SLOT_NUM,
+  SLOT_RANGE,
   SLOT_TYPE,
   STAT_COUNT,
   WORD_BOOTED,
@@ -54,6 +55,7 @@ import {
   WORD_TRACE,
   type Shape,
 } from './layout.js';
+import { maskOf } from '../ram/bitmap.js';
 import { waitChange } from './wait.js';
 
 /** STOP: goes up only. END: leave at the next idle moment, orderly. FAIL: drop everything. */
@@ -144,6 +146,13 @@ export class Slot {
   set allZero(value: boolean) {
     this.#words[this.#base + SLOT_ALL_ZERO] = value ? 1 : 0;
   }
+  /** The pages lie side by side from pages[0] on, and only that one is listed. */
+  get range(): boolean {
+    return this.#words[this.#base + SLOT_RANGE] === 1;
+  }
+  set range(value: boolean) {
+    this.#words[this.#base + SLOT_RANGE] = value ? 1 : 0;
+  }
   /** Bytes of a device-state payload. */
   get length(): number {
     return this.#words[this.#base + SLOT_LENGTH];
@@ -166,6 +175,7 @@ export class Slot {
     this.num = 0;
     this.normalNum = 0;
     this.allZero = false;
+    this.range = false;
     this.length = 0;
   }
 }
@@ -438,9 +448,9 @@ export function markBooted(control: SharedArrayBuffer): void {
   Atomics.notify(words, WORD_BOOTED);
 }
 
-/** Sets bits of a shared bitmap; several channels may do so at once. */
-export function markPages(words: Int32Array, first: number, count: number): void {
-  changePages(words, first, count, true);
+/** Sets bits of a shared bitmap; several channels may do so at once. Says whether none of them was set before. */
+export function markPages(words: Int32Array, first: number, count: number): boolean {
+  return changePages(words, first, count, true);
 }
 
 /** Clears them. */
@@ -448,15 +458,16 @@ export function unmarkPages(words: Int32Array, first: number, count: number): vo
   changePages(words, first, count, false);
 }
 
-function changePages(words: Int32Array, first: number, count: number, set: boolean): void {
+function changePages(words: Int32Array, first: number, count: number, set: boolean): boolean {
   let page = first;
+  let before = 0;
   const end = first + count;
   while (page < end) {
-    const bit = page & 31;
-    const bits = Math.min(32 - bit, end - page);
-    const mask = bits === 32 ? -1 : ((1 << bits) - 1) << bit;
-    if (set) Atomics.or(words, page >>> 5, mask);
+    const bits = Math.min(32 - (page & 31), end - page);
+    const mask = maskOf(page, bits);
+    if (set) before |= Atomics.or(words, page >>> 5, mask) & mask;
     else Atomics.and(words, page >>> 5, ~mask);
     page += bits;
   }
+  return before === 0;
 }

@@ -9,7 +9,7 @@
  *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC | STATE, SYNC_DONE | stats |
  *     | channel 1: ...                                                                             |
  *     +--------------------------------------------------------------------------------------------+
- *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH, ALL_ZERO | idstr | pages[N]         |
+ *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH, ALL_ZERO, RANGE | idstr | pages[N]  |
  *     | slot 1: ...                                                                                |
  *     +--------------------------------------------------------------------------------------------+
  *     slot data (a second one): dataBytes for each slot: staged pages, or one device-state payload.
@@ -73,6 +73,7 @@ export const SLOT_NORMAL_NUM = 3;
 export const SLOT_INSTANCE_ID = 4;
 export const SLOT_LENGTH = 5;
 export const SLOT_ALL_ZERO = 6;
+export const SLOT_RANGE = 7;
 const SLOT_IDSTR = LINE_WORDS;
 const SLOT_PAGES = SLOT_IDSTR + IDSTR_BYTES / WORD_BYTES;
 
@@ -84,6 +85,8 @@ export interface Shape {
   pageSize: number;
   /** Bytes of data a slot can hold. */
   dataBytes: number;
+  /** Packets whose pages a slot can list (default 1). */
+  packets?: number;
 }
 
 export class Layout {
@@ -95,7 +98,7 @@ export class Layout {
   readonly #slotBase: number;
 
   constructor(shape: Shape) {
-    this.pages = pagesPerPacket(shape.pageSize);
+    this.pages = pagesPerPacket(shape.pageSize) * (shape.packets ?? 1);
     this.slots = shape.channels + shape.clients;
     this.#slotBase = GLOBAL_WORDS + shape.channels * CHANNEL_WORDS;
     this.#slotWords = roundUp(SLOT_PAGES + this.pages, LINE_WORDS);
