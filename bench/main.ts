@@ -1,66 +1,185 @@
 /**
- * The benches: `npm run bench` runs all but those of BY_NAME, `npm run bench -- NAME ...` those named, `--json FILE` keeps the figures.
- * Each bench runs in a fresh process, in alternation within itself, on memory written before. A figure that misses its
- * bound is marked; the exit code stays 0, since on a shared machine a miss is a reason to look and not a failure.
+ * The benches, each in a fresh process, in alternation within itself, on memory written before.
+ *
+ *     this process                          a bench's process, with a process group of its own
+ *     fork NAME                      ---->  its run()
+ *     prints, marks missed bounds    <----  Row ..., as they come or all at the end
+ *     goes on, whatever came of it   <----  exits
+ *     --json, --html
+ *
+ * A missed bound leaves the exit code 0, since on a shared machine it is a reason to look and not a failure; a bench that
+ * fails makes it 1, after all others have run.
  */
-import { execFileSync, fork } from 'node:child_process';
+import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
-import os from 'node:os';
+import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { format, type Row } from './support/measure.js';
+import { describeMachine } from './support/machine.js';
+import type { Row } from './support/measure.js';
+import { boundOf, figure, isMissed, type Results } from './support/results.js';
 
-const BENCHES = ['none', 'zero', 'codec', 'memory'];
-/** Only when named: it takes eight minutes, and a QEMU. */
-const BY_NAME = ['qemu'];
+const BENCHES = [
+  ...['limit', 'kernels', 'handover', 'none', 'zero', 'codec', 'memory', 'growth', 'startup'],
+  ...['qemu', 'qemu-file'],
+];
+/** Only when named, for the time that they take. */
+const BY_NAME = ['qemu-all'];
 
-if (process.send !== undefined) {
-  const { run } = (await import(`./${process.argv[2]}.js`)) as { run: () => Promise<Row[]> };
-  process.send(await run());
+const HELP = `Usage: npm run bench -- [options] [NAME ...]
+
+Runs the benches NAME ..., by default all of the first line.
+
+  ${BENCHES.join(' ')}
+  ${BY_NAME.join(' ')}  (takes long: only when named)
+
+Options:
+  --json FILE  all figures, with the machine and the versions
+  --html FILE  the same as a page with plots, all in one file
+  -h, --help   display help
+
+Exit codes: 0 all have run, MISSED bounds or not, 1 a bench failed, 2 wrong usage, 130 after Ctrl-C, 143 after SIGTERM.`;
+
+/** The first argument of a bench's process. */
+const CHILD = 'run-one';
+/** For a bench's processes that were told to end to remove their files; then they are killed. */
+const END_MS = 3000;
+
+interface Usage {
+  names: string[];
+  json?: string;
+  html?: string;
+}
+
+/** The bench that runs now. */
+let running: ChildProcess | undefined;
+
+if (process.argv[2] === CHILD) await beBench(process.argv[3]);
+else await main(readUsage());
+
+// ---- a bench's process ----
+
+async function beBench(name: string): Promise<void> {
+  // Ends in order, with what is done on 'exit': processes killed, files removed.
+  process.on('SIGTERM', () => process.exit(143));
+  const orphaned = (): void => process.exit(1);
+  process.on('disconnect', orphaned);
+  const { run } = (await import(`./${name}.js`)) as { run: () => Promise<Row[]> | AsyncIterable<Row> };
+  const rows = await run();
+  for await (const row of rows)
+    await new Promise((resolve) => process.send?.(row, undefined, undefined, resolve));
+  process.off('disconnect', orphaned);
   process.disconnect();
-} else {
-  const { values, positionals } = parseArgs({
-    options: { json: { type: 'string' } },
-    allowPositionals: true,
-  });
-  const known = [...BENCHES, ...BY_NAME];
-  const unknown = positionals.filter((name) => !known.includes(name));
-  if (unknown.length > 0) {
-    console.error(`bench: given ${unknown.join(' ')}, allowed ${known.join(', ')}`);
-    process.exit(2);
-  }
-  console.log(
-    `${os.cpus()[0]?.model}, ${os.availableParallelism()} cores, Node ${process.version}, ${revision()}`,
-  );
+}
+
+// ---- this process ----
+
+async function main({ names, json, html }: Usage): Promise<void> {
+  // The plotting library is asked for only here, and before the work.
+  const page = html === undefined ? undefined : await import('./support/page.js');
+  endOn('SIGINT', 130);
+  endOn('SIGTERM', 143);
+  const machine = describeMachine();
+  console.log(Object.values(machine).join(', '));
   const rows: Row[] = [];
-  for (const name of positionals.length > 0 ? positionals : BENCHES) {
-    const child = fork(new URL(import.meta.url), [name]);
-    let got: Row[] = [];
-    child.on('message', (message) => (got = message as Row[]));
-    const [code] = (await once(child, 'exit')) as [number | null];
-    if (code !== 0) throw new Error(`bench ${name} exited with ${code}`);
-    for (const row of got) console.log(line(row));
-    rows.push(...got);
+  const failed: string[] = [];
+  const begun = performance.now();
+  for (const name of names) {
+    const how = await runBench(name, (row) => {
+      rows.push(row);
+      console.log(line(row));
+    });
+    if (how === undefined) continue;
+    console.error(`bench: ${name} failed: ${how}`);
+    failed.push(name);
   }
-  if (values.json !== undefined) fs.writeFileSync(values.json, `${JSON.stringify(rows, null, 2)}\n`);
+  const seconds = (performance.now() - begun) / 1000;
+  const results: Results = { machine, seconds, failed, rows };
+  const missed = rows.filter(isMissed).length;
+  const bounded = rows.filter((row) => boundOf(row) !== undefined).length;
+  console.log(`${rows.length} rows, ${missed} of ${bounded} bounds MISSED, ${seconds.toFixed()} s`);
+  if (failed.length > 0) console.log(`failed: ${failed.join(' ')}`);
+  if (json !== undefined) fs.writeFileSync(json, `${JSON.stringify(results, null, 2)}\n`);
+  if (html !== undefined && page !== undefined) fs.writeFileSync(html, page.renderPage(results));
+  if (failed.length > 0) process.exitCode = 1;
 }
 
 function line(row: Row): string {
-  const bound =
-    row.floor !== undefined
-      ? `  at least ${row.floor}${row.median < row.floor ? '  MISSED' : ''}`
-      : row.ceiling !== undefined
-        ? `  at most ${row.ceiling}${row.median > row.ceiling ? '  MISSED' : ''}`
-        : '';
-  return `${row.bench}: ${row.row}: ${format(row)} ${row.unit}${bound}`;
+  const { bench, row: name, unit, median, min, max } = row;
+  const bound = boundOf(row);
+  const judged = bound === undefined ? '' : `  ${bound}${isMissed(row) ? '  MISSED' : ''}`;
+  return `${bench}: ${name}: ${figure(median)} (${figure(min)} to ${figure(max)}) ${unit}`.trimEnd() + judged;
 }
 
-function revision(): string {
+/** @returns how it failed, or undefined */
+async function runBench(name: string, take: (row: Row) => void): Promise<string | undefined> {
+  // A group of its own, so that whatever it starts is ended with it.
+  const child = fork(new URL(import.meta.url), [CHILD, name], { detached: true });
+  running = child;
+  child.on('message', (message) => take(message as Row));
   try {
-    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], { stdio: ['ignore', 'pipe', 'ignore'] })
-      .toString()
-      .trim();
+    // Its last rows may be read after it is gone; the channel's end comes after them.
+    await Promise.all([once(child, 'exit'), once(child, 'disconnect')]);
+  } catch (error) {
+    return (error as Error).message;
+  } finally {
+    running = undefined;
+    endGroup(child, 'SIGKILL');
+  }
+  if (child.exitCode === 0) return undefined;
+  return `ended with ${child.exitCode ?? child.signalCode}`;
+}
+
+function endGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
+  try {
+    if (pid !== undefined) process.kill(-pid, signal);
   } catch {
-    return 'no revision';
+    // Nobody is left in it.
+  }
+}
+
+/** The terminal's Ctrl-C reaches only this process: the bench has a group of its own. */
+function endOn(signal: NodeJS.Signals, code: number): void {
+  process.on(signal, () => {
+    const child = running;
+    if (child === undefined) process.exit(code);
+    child.removeAllListeners();
+    child.once('exit', () => {
+      endGroup(child, 'SIGKILL');
+      process.exit(code);
+    });
+    endGroup(child, 'SIGTERM');
+    setTimeout(() => endGroup(child, 'SIGKILL'), END_MS);
+  });
+}
+
+// ---- its arguments ----
+
+function readUsage(): Usage {
+  try {
+    const { values, positionals } = parseArgs({
+      options: {
+        json: { type: 'string' },
+        html: { type: 'string' },
+        help: { type: 'boolean', short: 'h' },
+      },
+      allowPositionals: true,
+    });
+    if (values.help === true) {
+      console.log(HELP);
+      process.exit();
+    }
+    const { json, html } = values;
+    const known = [...BENCHES, ...BY_NAME];
+    const unknown = positionals.filter((name) => !known.includes(name));
+    if (unknown.length > 0) throw new Error(`given ${unknown.join(' ')}, allowed ${known.join(', ')}`);
+    if (json !== undefined && html !== undefined && path.resolve(json) === path.resolve(html))
+      throw new Error('given the same file for --json and --html');
+    // Now, and not after a quarter of an hour. What a file has stays there until then.
+    for (const file of [json, html]) if (file !== undefined) fs.closeSync(fs.openSync(file, 'a'));
+    return { names: positionals.length > 0 ? [...new Set(positionals)] : BENCHES, json, html };
+  } catch (error) {
+    console.error(`bench: ${(error as Error).message}; --help lists all options`);
+    return process.exit(2);
   }
 }

@@ -17,21 +17,28 @@ export function spread(values: readonly number[]): Spread {
  * Runs the sides in turn, A B A B ..., after one round that is not counted, so that a drift of the machine's speed
  * meets all sides alike.
  *
+ * @param how.warmUp false leaves that round out: for sides that are fresh processes each time
  * @returns each side's figures in the order of the rounds
  */
 export async function alternate<K extends string>(
   sides: Record<K, () => Promise<number>>,
   rounds: number,
+  { warmUp = true } = {},
 ): Promise<Record<K, number[]>> {
   const names = Object.keys(sides) as K[];
   const figures = Object.fromEntries(names.map((name) => [name, [] as number[]])) as Record<K, number[]>;
-  for (let round = 0; round <= rounds; round++) {
+  for (let round = warmUp ? 0 : 1; round <= rounds; round++) {
     for (const name of names) {
       const figure = await sides[name]();
       if (round > 0) figures[name].push(figure);
     }
   }
   return figures;
+}
+
+/** Milliseconds on a clock that all processes of this machine share: CLOCK_MONOTONIC. */
+export function monotonicMs(): number {
+  return Number(process.hrtime.bigint()) / 1e6;
 }
 
 /** Ratios a/b, round by round. */
@@ -55,6 +62,8 @@ export interface Row {
   floor?: number;
   /** For figures that must stay below: the ceiling. */
   ceiling?: number;
+  /** Where the figures page draws it: a point at `x` of a series. */
+  plot?: { chart: string; series: string; x: string | number };
 }
 
 export function row(
@@ -62,7 +71,7 @@ export function row(
   name: string,
   unit: string,
   values: readonly number[],
-  bound: Partial<Row> = {},
+  more: Pick<Row, 'floor' | 'ceiling' | 'plot'> = {},
 ): Row {
-  return { bench, row: name, unit, ...spread(values), ...bound };
+  return { bench, row: name, unit, ...spread(values), ...more };
 }

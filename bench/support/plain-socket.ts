@@ -1,18 +1,22 @@
 /**
- * The limit: plain Node sockets between workers, 512 KiB writes from shared memory, onread into shared memory, nothing
- * else. Run as a worker by none.ts.
+ * The limit in Node: a plain socket in a worker, 512 KiB writes from shared memory, onread into shared memory, nothing
+ * else. Run by plain.ts, one worker for each end of a connection.
  */
 import net from 'node:net';
 import { parentPort, workerData } from 'node:worker_threads';
+import { monotonicMs } from './measure.js';
 
-const { role, memory, port, base, bytes, pieceBytes } = workerData as {
+export interface PlainTask {
   role: 'send' | 'receive';
   memory: SharedArrayBuffer;
+  /** Of the receiver; 0 there. */
   port: number;
   base: number;
   bytes: number;
   pieceBytes: number;
-};
+}
+
+const { role, memory, port, base, bytes, pieceBytes } = workerData as PlainTask;
 
 if (role === 'receive') {
   const server = net.createServer({ pauseOnConnect: true }, (accepted) => {
@@ -29,7 +33,7 @@ if (role === 'receive') {
           have += count;
           if (have === bytes) {
             have = 0;
-            parentPort?.postMessage('received');
+            parentPort?.postMessage({ receivedMs: monotonicMs() });
           }
           return true;
         },

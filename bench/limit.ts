@@ -1,0 +1,68 @@
+/**
+ * Against the limit: what this machine moves between two processes over plain sockets, in C and in Node, and how fast C
+ * sees that memory is zero. Our own figures are in none.ts, zero.ts and kernels.ts; each codec's own one-thread speed is
+ * in codec.ts. Fresh processes for each figure, the cases in turn.
+ */
+import os from 'node:os';
+import { buildLimit, type Limit, type SocketsCase } from './support/limit.js';
+import { alternate, row, type Row } from './support/measure.js';
+import { nodeSockets } from './support/node-sockets.js';
+
+/** Enough for a quarter of a second at these speeds; writing the memory beforehand takes three times as long. */
+const BYTES = 3 * 2 ** 28;
+const ROUNDS = 3;
+const CASES: Omit<SocketsCase, 'bytes'>[] = [
+  { connections: 1, prefault: true },
+  { connections: 2, prefault: true },
+  { connections: 4, prefault: true },
+  { connections: 2, prefault: false },
+];
+
+export async function run(): Promise<Row[]> {
+  const limit = buildLimit();
+  if (limit === undefined) console.log('limit: rows in C left out: no cc that compiles limit.c');
+  return [...(await sockets(limit)), ...(limit === undefined ? [] : zero(limit))];
+}
+
+async function sockets(limit: Limit | undefined): Promise<Row[]> {
+  const rows: Row[] = [];
+  for (const it of CASES) {
+    const how = { ...it, bytes: BYTES };
+    const sides: Record<string, () => Promise<number>> = {
+      ...(limit !== undefined && { C: () => Promise.resolve(limit.sockets(how)) }),
+      Node: () => nodeSockets(how),
+    };
+    const figures = await alternate(sides, ROUNDS, { warmUp: false });
+    const memory = it.prefault ? 'prefaulted' : 'fresh';
+    const count = `${it.connections} connection${it.connections > 1 ? 's' : ''}`;
+    for (const [side, values] of Object.entries(figures)) {
+      const plot = {
+        chart: 'plain sockets between two processes',
+        series: `${side}, ${memory}`,
+        x: it.connections,
+      };
+      rows.push(row('limit', `plain sockets in ${side}, ${count}, ${memory}`, 'GB/s', values, { plot }));
+    }
+  }
+  return rows;
+}
+
+function zero(limit: Limit): Row[] {
+  const rows: Row[] = [];
+  const cores = os.availableParallelism();
+  for (const kind of ['memcmp', 'avx2'] as const) {
+    const name = kind === 'avx2' ? 'an AVX2 loop' : 'memcmp';
+    for (const threads of cores > 1 ? [1, cores] : [1]) {
+      // The program's own median is the figure.
+      const value = limit.zero(kind, threads, BYTES);
+      if (value === undefined) {
+        console.log(`limit: zero detection by ${name} left out: not on this processor`);
+        break;
+      }
+      const plot = { chart: 'zero detection in C', series: name, x: threads };
+      const count = `${threads} thread${threads > 1 ? 's' : ''}`;
+      rows.push(row('limit', `zero detection by ${name}, ${count}`, 'GB/s', [value], { plot }));
+    }
+  }
+  return rows;
+}

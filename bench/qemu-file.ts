@@ -1,0 +1,204 @@
+/**
+ * A paused guest into a file and back, against QEMU's own mapped-ram files with multifd. All files are in memory where there
+ * is a place for that, so that no disk is measured; the clock is this process's, on both sides alike.
+ *
+ *            clock on                        clock off
+ *     save   `migrate` at the source         the source says completed, and ours: `multifd receive` has given its result
+ *     load   QEMU: `migrate-incoming`        the destination says completed, and ours: sendMigration() is done
+ *            ours: sendMigration()
+ *
+ * Both sides load the file that ours saved, into memory without pages. What each saved and what each loaded is compared with
+ * the guest's RAM once.
+ */
+import { fork } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { MISSING_QEMU, QEMU } from '../src/cli/qemu/programs.js';
+import { nextMessage, stop } from './support/ends.js';
+import { Command } from './support/ends-command.js';
+import { writeImage } from './support/image.js';
+import { alternate, ratios, row, type Row } from './support/measure.js';
+import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder, type QemuOptions } from './support/qemu.js';
+
+const PAIRS = 5;
+const FLOOR = 1;
+const CHANNELS = 2;
+const PARAMETERS = { 'multifd-channels': CHANNELS };
+
+export async function* run(): AsyncGenerator<Row> {
+  if (QEMU === undefined) {
+    console.log(`qemu-file: skipped: ${MISSING_QEMU}`);
+    return;
+  }
+  const folder = workFolder();
+  try {
+    const bench = new FileBench(folder.path);
+    yield* bench.save();
+    yield* bench.load();
+  } finally {
+    folder.remove();
+  }
+}
+
+class FileBench {
+  readonly #folder: string;
+  readonly #image: string;
+  readonly #target: string;
+  readonly #ours: string;
+  readonly #qemus: string;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+    this.#image = path.join(folder, 'image');
+    this.#target = path.join(folder, 'target.ram');
+    this.#ours = path.join(folder, 'ours.mig');
+    this.#qemus = path.join(folder, 'qemu.mig');
+    writeImage(this.#image, RAM_BYTES, 'mixed');
+  }
+
+  async *save(): AsyncGenerator<Row> {
+    const seconds = await alternate(
+      {
+        qemu: () => this.#saveByQemu(),
+        ours: () => this.#saveByOurs(true),
+        oneWay: () => this.#saveByOurs(false),
+      },
+      PAIRS,
+    );
+    yield* rowsOf('save', seconds);
+    const name = '1 GiB mixed, save: multifd, without return path';
+    yield row('qemu-file', name, 's', seconds.oneWay);
+    yield row('qemu-file', `${name}: speed against QEMU`, '', ratios(seconds.qemu, seconds.oneWay));
+  }
+
+  async *load(): AsyncGenerator<Row> {
+    const seconds = await alternate(
+      {
+        qemu: () => this.#loadByQemu(this.#ours),
+        ours: () => this.#loadByOurs(),
+        command: () => this.#loadByCommand(),
+      },
+      PAIRS,
+    );
+    yield* rowsOf('load', seconds);
+    const name = '1 GiB mixed, load: multifd send, the whole command';
+    yield row('qemu-file', name, 's', seconds.command);
+    yield row('qemu-file', `${name}: speed against QEMU`, '', ratios(seconds.qemu, seconds.command));
+    await this.#loadByQemu(this.#qemus);
+    mustBeSame(this.#image, this.#target, "QEMU, from QEMU's file");
+    await this.#loadByQemu(this.#ours);
+    mustBeSame(this.#image, this.#target, 'QEMU, from our file');
+    await this.#loadByOurs();
+    mustBeSame(this.#image, this.#target, 'multifd send');
+  }
+
+  async #saveByQemu(): Promise<number> {
+    fs.rmSync(this.#qemus, { force: true });
+    return this.#withSource(['multifd', 'mapped-ram'], (source) =>
+      clock(async () => {
+        await source.execute('migrate', { uri: `file:${this.#qemus}` });
+        await source.migrated();
+      }),
+    );
+  }
+
+  /** With the return path the source waits to be told that the file is there. */
+  async #saveByOurs(returnPath: boolean): Promise<number> {
+    fs.rmSync(this.#ours, { force: true });
+    const args = ['--listen', 'tcp:127.0.0.1:0', '--out', this.#ours, '--channels', String(CHANNELS)];
+    const receive = new Command('receive', args);
+    try {
+      const { address: uri } = await receive.record<{ address: string }>('listening');
+      return await this.#withSource(['multifd', ...(returnPath ? ['return-path'] : [])], (source) =>
+        clock(async () => {
+          const result = receive.record('result');
+          await source.execute('migrate', { uri });
+          await Promise.all([source.migrated(), result]);
+        }),
+      );
+    } finally {
+      await receive.end();
+    }
+  }
+
+  async #loadByQemu(file: string): Promise<number> {
+    return this.#withDestination(['multifd', 'mapped-ram'], (destination) =>
+      clock(async () => {
+        await destination.execute('migrate-incoming', { uri: `file:${file}` });
+        await destination.migrated();
+      }),
+    );
+  }
+
+  async #loadByOurs(): Promise<number> {
+    const sender = fork(new URL('./support/ends-sender.js', import.meta.url));
+    try {
+      await nextMessage(sender);
+      return await this.#withDestination(['multifd'], async (destination) => {
+        const to = await destination.listen();
+        return clock(async () => {
+          sender.send({ file: this.#ours, to, channels: CHANNELS });
+          await Promise.all([nextMessage(sender), destination.migrated()]);
+        });
+      });
+    } finally {
+      await stop(sender);
+    }
+  }
+
+  /** With the start of Node, which is not small beside the rest. */
+  async #loadByCommand(): Promise<number> {
+    return this.#withDestination(['multifd'], async (destination) => {
+      const to = await destination.listen();
+      return clock(async () => {
+        const send = new Command('send', [this.#ours, '--to', to, '--channels', String(CHANNELS)]);
+        try {
+          await Promise.all([send.record('result'), destination.migrated()]);
+        } finally {
+          await send.end();
+        }
+      });
+    });
+  }
+
+  async #withSource<T>(capabilities: string[], use: (source: PausedQemu) => Promise<T>): Promise<T> {
+    return this.#withQemu('from', { ram: this.#image, prealloc: true }, capabilities, use);
+  }
+
+  async #withDestination<T>(capabilities: string[], use: (to: PausedQemu) => Promise<T>): Promise<T> {
+    makeRam(this.#target, false);
+    return this.#withQemu('to', { ram: this.#target, prealloc: false, incoming: true }, capabilities, use);
+  }
+
+  async #withQemu<T>(
+    name: string,
+    options: QemuOptions,
+    capabilities: string[],
+    use: (qemu: PausedQemu) => Promise<T>,
+  ): Promise<T> {
+    const qemu = await PausedQemu.start(this.#folder, name, options);
+    try {
+      await qemu.setMigration(capabilities, PARAMETERS);
+      return await use(qemu);
+    } finally {
+      await qemu.kill();
+    }
+  }
+}
+
+/** Seconds. */
+async function clock(work: () => Promise<void>): Promise<number> {
+  const begun = performance.now();
+  await work();
+  return (performance.now() - begun) / 1000;
+}
+
+function rowsOf(what: string, { qemu, ours }: { qemu: number[]; ours: number[] }): Row[] {
+  const name = `1 GiB mixed, ${what}`;
+  const plot = (series: string): Partial<Row> => ({ plot: { chart: 'file', series, x: what } });
+  return [
+    row('qemu-file', `${name}: QEMU ${QEMU?.version}`, 's', qemu, plot('QEMU')),
+    row('qemu-file', `${name}: multifd`, 's', ours, plot('multifd')),
+    row('qemu-file', `${name}: speed against QEMU`, '', ratios(qemu, ours), { floor: FLOOR }),
+  ];
+}

@@ -1,0 +1,36 @@
+/** One end of the plain sockets between two processes; a child of node-sockets.ts. */
+import { serve } from './child.js';
+import { digestGuest, fillGuest, prefaultGuest } from './guest-ram.js';
+import { monotonicMs } from './measure.js';
+import { PlainReceivers, PlainSenders } from './plain.js';
+
+export interface PlainStart {
+  role: 'send' | 'receive';
+  connections: number;
+  bytes: number;
+  prefault: boolean;
+}
+
+serve<PlainStart>(async ({ role, connections, bytes, prefault }, parent) => {
+  const memory = new SharedArrayBuffer(bytes);
+  if (role === 'receive') {
+    if (prefault) prefaultGuest(memory);
+    const receivers = await PlainReceivers.open(memory, connections);
+    const received = receivers.received();
+    parent.tell({ ports: receivers.ports });
+    parent.tell({ endedMs: await received, digest: digestGuest(memory) });
+    await receivers.close();
+  } else {
+    fillGuest(memory, 'random');
+    // Before the clock: it would take a core from those that send.
+    const digest = digestGuest(memory);
+    const { ports } = await parent.next<{ ports: number[] }>();
+    const senders = await PlainSenders.open(memory, ports);
+    const begunMs = monotonicMs();
+    senders.send();
+    parent.tell({ begunMs, digest });
+    // The parent has the receiver's word that all is there.
+    await parent.next();
+    await senders.close();
+  }
+});

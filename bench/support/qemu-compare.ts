@@ -1,0 +1,172 @@
+/**
+ * Ours against QEMU's own multifd: the same image, the same channels, the same machine, in alternation. QEMU migrates a
+ * paused guest, whose RAM is a prepared file, to another QEMU; ours is the two processes of ends.ts with the same file.
+ * Both clocks run from the start of the migration to the last page in place (QEMU's: total-time); processes and their
+ * memory are there before.
+ *
+ *     the destination's memory   QEMU                                       ours
+ *     fresh                      a file without pages                       never touched
+ *     prefaulted                 a file with all its pages, prealloc=on     written
+ *
+ * RAM is compared each time with ours, and between the QEMUs once for each method and image.
+ */
+import os from 'node:os';
+import path from 'node:path';
+import { MISSING_QEMU, QEMU } from '../../src/cli/qemu/programs.js';
+import type { Compression } from '../../src/index.js';
+import { move, type Moved } from './ends.js';
+import { writeImage, type Image } from './image.js';
+import { ratios, row, type Row } from './measure.js';
+import { openLimit } from './qemu-limit.js';
+import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder } from './qemu.js';
+
+export interface Case {
+  compression: Compression;
+  image: Image;
+  channels: number;
+  prefault: boolean;
+  pairs: number;
+  /** Speed against QEMU that must be reached. */
+  floor?: number;
+  /** Size on the wire against QEMU's that must not be passed. */
+  wireCeiling?: number;
+  /** What C reaches, and the share of it that must be reached. */
+  limit?: { of: 'sockets' | 'memcmp'; floor: number };
+}
+
+type Side = 'qemu' | 'ours' | 'limit';
+const SIDES: readonly Side[] = ['qemu', 'ours', 'limit'];
+
+/** One migration, or undefined where a case does not want this side. */
+type Sides = Record<Side, (it: Case) => Promise<Moved> | undefined>;
+
+/** Of each side, in the order of the rounds. */
+type Figures = Record<Side, { speed: number[]; wireBytes: number[] }>;
+
+export async function* compare(bench: string, cases: readonly Case[]): AsyncGenerator<Row> {
+  if (QEMU === undefined) {
+    console.log(`${bench}: skipped: ${MISSING_QEMU}`);
+    return;
+  }
+  const folder = workFolder();
+  try {
+    for (const image of new Set(cases.map((it) => it.image)))
+      writeImage(path.join(folder.path, image), RAM_BYTES, image);
+    const sides = await openSides(folder.path);
+    // The programs are read from the disk before they count.
+    await measure(sides, { ...cases[0], pairs: 1 });
+    for (const it of cases) yield* rowsOf(bench, it, await measure(sides, it));
+  } finally {
+    folder.remove();
+  }
+}
+
+async function openSides(folder: string): Promise<Sides> {
+  const limit = await openLimit();
+  const cores = os.availableParallelism();
+  const verified = new Set<string>();
+  return {
+    qemu: (it) => {
+      const verify = !verified.has(methodOf(it));
+      verified.add(methodOf(it));
+      return qemuToQemu(folder, it, verify);
+    },
+    ours: (it) => move({ ...it, image: path.join(folder, it.image), bytes: RAM_BYTES }),
+    limit: (it) => {
+      if (limit === undefined || it.limit === undefined) return undefined;
+      const { channels: connections, prefault } = it;
+      const rate =
+        it.limit.of === 'sockets'
+          ? limit.sockets({ connections, bytes: RAM_BYTES, prefault })
+          : limit.zero('memcmp', cores, RAM_BYTES);
+      return Promise.resolve({ seconds: RAM_BYTES / 1e9 / rate, wireBytes: RAM_BYTES });
+    },
+  };
+}
+
+/** No round is left out at the start: each has fresh processes, and the image is in memory. */
+async function measure(sides: Sides, it: Case): Promise<Figures> {
+  const none = (): Figures[Side] => ({ speed: [], wireBytes: [] });
+  const figures: Figures = { qemu: none(), ours: none(), limit: none() };
+  for (let pair = 0; pair < it.pairs; pair++) {
+    for (const side of SIDES) {
+      const moved = await sides[side](it);
+      if (moved === undefined) continue;
+      figures[side].speed.push(RAM_BYTES / 1e9 / moved.seconds);
+      figures[side].wireBytes.push(moved.wireBytes);
+    }
+  }
+  return figures;
+}
+
+async function qemuToQemu(folder: string, it: Case, verify: boolean): Promise<Moved> {
+  const source = path.join(folder, it.image);
+  const target = path.join(folder, 'target.ram');
+  makeRam(target, it.prefault);
+  const started = await Promise.allSettled([
+    PausedQemu.start(folder, 'from', { ram: source, prealloc: true }),
+    PausedQemu.start(folder, 'to', { ram: target, prealloc: it.prefault, incoming: true }),
+  ]);
+  try {
+    const [from, to] = started.map((one) => {
+      if (one.status === 'rejected') throw one.reason;
+      return one.value;
+    });
+    for (const qemu of [from, to]) {
+      await qemu.setMigration(['multifd', 'return-path'], {
+        'multifd-channels': it.channels,
+        'multifd-compression': it.compression,
+      });
+    }
+    await from.execute('migrate', { uri: await to.listen() });
+    const info = await from.migrated();
+    if (verify) {
+      await to.migrated();
+      mustBeSame(source, target, `QEMU, ${methodOf(it)}`);
+    }
+    return { seconds: Number(info['total-time']) / 1000, wireBytes: Number(info.ram?.transferred) };
+  } finally {
+    await Promise.all(
+      started.map(async (one) => {
+        if (one.status === 'fulfilled') await one.value.kill();
+      }),
+    );
+  }
+}
+
+function methodOf({ compression, image }: Case): string {
+  return `${compression}, ${image}`;
+}
+
+function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] {
+  const { compression, channels, floor, wireCeiling } = it;
+  const method = methodOf(it);
+  const memory = it.prefault ? 'prefaulted' : 'fresh';
+  const name = `${method}, ${channels} channel${channels > 1 ? 's' : ''}, ${memory}`;
+  const speed = (who: string, { speed }: Figures[Side], series?: string): Row =>
+    row(bench, `${name}: ${who}`, 'GB/s', speed, {
+      // The page's chart by method takes its bars from these with 2 channels.
+      ...(it.prefault &&
+        series !== undefined && {
+          plot: { chart: 'channels', series: `${method}: ${series}`, x: channels },
+        }),
+    });
+  const share = (what: string, other: Figures[Side], more: Partial<Row> = {}): Row =>
+    row(bench, `${name}: ${what}`, '', ratios(ours.speed, other.speed), more);
+
+  const rows = [
+    speed(`QEMU ${QEMU?.version}`, qemu, 'QEMU'),
+    speed('multifd', ours, 'multifd'),
+    share('speed against QEMU', qemu, { floor }),
+  ];
+  if (compression !== 'none') {
+    const sizes = ratios(ours.wireBytes, qemu.wireBytes);
+    rows.push(row(bench, `${name}: size on the wire against QEMU`, '', sizes, { ceiling: wireCeiling }));
+  }
+  if (it.limit !== undefined && limit.speed.length > 0) {
+    const what = it.limit.of === 'sockets' ? 'the plain sockets in C' : 'memcmp on all cores';
+    const plot = { chart: 'limit', series: 'multifd', x: `${method}: ${what}` };
+    rows.push(speed(what, limit), share(`share of ${what}`, limit, { floor: it.limit.floor, plot }));
+  }
+  return rows;
+}

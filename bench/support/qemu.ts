@@ -1,0 +1,180 @@
+/**
+ * QEMUs for the benches: a guest of 1 GiB that never runs, its RAM a file, so that it can be prepared and compared. Each is
+ * killed by its id, at the latest when this process ends; everything that is waited for has a time limit.
+ */
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { QEMU } from '../../src/cli/qemu/programs.js';
+import { Qmp } from '../../src/cli/qemu/qmp.js';
+import { within } from '../../src/cli/qemu/within.js';
+
+export const RAM_BYTES = 2 ** 30;
+/** For each wait; the longest migration takes ten seconds. */
+const WAIT_MS = 60_000;
+const START_POLL_MS = 10;
+/** Short beside what is measured, and few enough commands not to be seen by QEMU. */
+const POLL_MS = 2;
+const ANY_PORT = 'tcp:127.0.0.1:0';
+
+/** Part of the answer to query-migrate. */
+export interface MigrationInfo {
+  status?: string;
+  'error-desc'?: string;
+  /** Milliseconds. */
+  'total-time'?: number;
+  ram?: { transferred: number };
+  'socket-address'?: { port: string }[];
+}
+
+export interface QemuOptions {
+  /** The file that is its RAM. */
+  ram: string;
+  /** Does it map all its pages at the start, and make those that are not there? */
+  prealloc: boolean;
+  /** Does it wait for a migration? */
+  incoming?: boolean;
+}
+
+const running = new Set<ChildProcess>();
+const folders = new Set<string>();
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+  for (const folder of folders) fs.rmSync(folder, { recursive: true, force: true });
+});
+
+/** Where files are memory, if there is such a place: no disk is measured. */
+export function workFolder(): { path: string; remove: () => void } {
+  const root = process.env.TMPDIR === undefined && fs.existsSync('/dev/shm') ? '/dev/shm' : os.tmpdir();
+  const folder = fs.mkdtempSync(path.join(root, 'multifd-bench-'));
+  folders.add(folder);
+  const remove = (): void => {
+    fs.rmSync(folder, { recursive: true, force: true });
+    folders.delete(folder);
+  };
+  return { path: folder, remove };
+}
+
+/** A file for a guest's RAM: `written` has all its pages, as zeros; without it there are none yet. */
+export function makeRam(file: string, written: boolean): void {
+  const handle = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_CREAT);
+  try {
+    // Pages that are there already are only written again.
+    if (!written) fs.ftruncateSync(handle, 0);
+    fs.ftruncateSync(handle, RAM_BYTES);
+    const zeros = Buffer.alloc(written ? 2 ** 22 : 0);
+    for (let at = 0; written && at < RAM_BYTES; at += zeros.length)
+      fs.writeSync(handle, zeros, 0, zeros.length, at);
+  } finally {
+    fs.closeSync(handle);
+  }
+}
+
+/** @throws Error where the files differ */
+export function mustBeSame(source: string, target: string, who: string): void {
+  const { status, stderr } = spawnSync('cmp', [source, target], { encoding: 'utf8', timeout: WAIT_MS });
+  if (status !== 0) throw new Error(`${who}: RAM differs: ${stderr}`);
+}
+
+export class PausedQemu {
+  readonly #child: ChildProcess;
+  #qmp!: Qmp;
+
+  private constructor(child: ChildProcess) {
+    this.#child = child;
+    running.add(child);
+    child.once('exit', () => running.delete(child));
+  }
+
+  /** @param name of its socket in `folder` */
+  static async start(
+    folder: string,
+    name: string,
+    { ram, prealloc, incoming }: QemuOptions,
+  ): Promise<PausedQemu> {
+    if (QEMU === undefined) throw new Error('no QEMU');
+    const socket = path.join(folder, `${name}.qmp`);
+    fs.rmSync(socket, { force: true });
+    const child = spawn(
+      QEMU.command,
+      [
+        ...QEMU.firmware,
+        ...['-nodefaults', '-display', 'none', '-accel', 'tcg', '-S', '-m', `${RAM_BYTES / 2 ** 20}M`],
+        ...['-machine', 'pc,memory-backend=ram', '-qmp', `unix:${socket},server=on,wait=off`],
+        '-object',
+        `memory-backend-file,id=ram,size=${RAM_BYTES},mem-path=${ram},share=on,prealloc=${prealloc ? 'on' : 'off'}`,
+        ...(incoming === true ? ['-incoming', 'defer'] : []),
+      ],
+      { env: QEMU.env, stdio: ['ignore', 'ignore', 'inherit'] },
+    );
+    const qemu = new PausedQemu(child);
+    try {
+      await qemu.#connect(socket);
+      return qemu;
+    } catch (error) {
+      await qemu.kill();
+      throw error;
+    }
+  }
+
+  async #connect(socket: string): Promise<void> {
+    for (const late = performance.now() + WAIT_MS; ;) {
+      if (this.ended) throw new Error('QEMU did not start');
+      const qmp = await Qmp.connect(socket).catch(() => undefined);
+      if (qmp !== undefined) {
+        this.#qmp = qmp;
+        return;
+      }
+      if (performance.now() > late) throw new Error(`QEMU does not answer after ${WAIT_MS} ms`);
+      await sleep(START_POLL_MS);
+    }
+  }
+
+  get ended(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
+  async execute(command: string, args?: object): Promise<unknown> {
+    return this.#qmp.execute(command, args, WAIT_MS);
+  }
+
+  async setMigration(capabilities: string[], parameters: object): Promise<void> {
+    await this.execute('migrate-set-capabilities', {
+      capabilities: capabilities.map((capability) => ({ capability, state: true })),
+    });
+    await this.execute('migrate-set-parameters', {
+      'max-bandwidth': 2 ** 40,
+      'downtime-limit': 100_000,
+      ...parameters,
+    });
+  }
+
+  /** @returns the URI where it listens now */
+  async listen(): Promise<string> {
+    await this.execute('migrate-incoming', { uri: ANY_PORT });
+    const info = (await this.execute('query-migrate')) as MigrationInfo;
+    return `tcp:127.0.0.1:${info['socket-address']?.[0].port}`;
+  }
+
+  /** Until it says that its migration, either way, is completed. */
+  async migrated(): Promise<MigrationInfo> {
+    for (const late = performance.now() + WAIT_MS; ;) {
+      const info = (await this.execute('query-migrate')) as MigrationInfo;
+      if (info.status === 'completed') return info;
+      if (info.status === 'failed') throw new Error(`QEMU failed to migrate: ${info['error-desc']}`);
+      if (performance.now() > late) throw new Error(`QEMU has not migrated after ${WAIT_MS} ms`);
+      await sleep(POLL_MS);
+    }
+  }
+
+  /** Its guest is of no use to anybody: SIGKILL. */
+  async kill(): Promise<void> {
+    this.#qmp?.close();
+    if (this.ended) return;
+    const exit = new Promise<void>((resolve) => this.#child.once('exit', () => resolve()));
+    this.#child.kill('SIGKILL');
+    await within(exit, WAIT_MS, 'end of a QEMU that was killed');
+  }
+}

@@ -1,0 +1,48 @@
+/** One end of a start-up, a child of startup.ts: everything is loaded and waits, then a session up to its first packet. */
+import diagnostics from 'node:diagnostics_channel';
+import { createReceiver, createSender, type Address } from '../../src/index.js';
+import { serve, type Peer } from './child.js';
+import { monotonicMs } from './measure.js';
+
+export interface StartupStart {
+  role: 'send' | 'receive';
+  channels: number;
+}
+
+const PAGE = 4096;
+const FILLER = 0x5a;
+
+async function send(channels: number, memory: SharedArrayBuffer, parent: Peer): Promise<void> {
+  const { address } = await parent.next<{ address: Address }>();
+  const sender = await createSender({ address, channels, blocks: [{ name: 'pc.ram', memory }] });
+  const openMs = monotonicMs();
+  await sender.queuePage('pc.ram', 0);
+  await sender.flush();
+  parent.tell({ openMs });
+  await sender.sync();
+  await sender.end();
+}
+
+async function receive(channels: number, memory: SharedArrayBuffer, parent: Peer): Promise<void> {
+  await parent.next();
+  // Told by the channel's thread as soon as the packet's header is there.
+  let firstMs: number | undefined;
+  diagnostics.subscribe('multifd_recv_unfill', () => (firstMs ??= monotonicMs()));
+  const begunMs = monotonicMs();
+  const blocks = [{ name: 'pc.ram', memory }];
+  const receiver = await createReceiver({ address: { port: 0 }, channels, blocks });
+  parent.tell({ address: receiver.address });
+  await receiver.sync();
+  const page = Buffer.from(memory);
+  if (!page.equals(Buffer.alloc(PAGE, FILLER))) throw new Error('the first packet brought something else');
+  if (firstMs === undefined) throw new Error('no packet was told');
+  parent.tell({ begunMs, firstMs });
+  await receiver.end();
+}
+
+serve<StartupStart>(async ({ role, channels }, parent) => {
+  const memory = new SharedArrayBuffer(PAGE);
+  if (role === 'send') Buffer.from(memory).fill(FILLER);
+  parent.tell({ readyMs: monotonicMs() });
+  await (role === 'send' ? send : receive)(channels, memory, parent);
+});
