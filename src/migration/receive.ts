@@ -36,7 +36,7 @@ import { CONNECT_TIMEOUT_MS, callHook, requireOptions } from './options.js';
 import { watchStall } from './watch.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
-const EXACT_IDLE_MS = 50;
+const EXACT_IDLE_MS = 5;
 const GUESSED_IDLE_MS = 1000;
 
 export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'> {

@@ -265,12 +265,16 @@ class OutgoingMigration {
     await this.#endSection();
     await this.#write(builder.part());
     for (const block of description.blocks) {
-      for await (const { page, count, present } of readPageRuns(handle, block)) {
-        const offset = page * description.pageSize;
-        const length = count * description.pageSize;
-        if (present) await sender.queueRange(block.name, offset, length);
-        else if (mode === 'multifd') await sender.queueZeroRange(block.name, offset, length);
-        else await this.#zeroRecords(block.name, offset, length);
+      // Apart, since a packet whose pages need not be looked at is one of its own.
+      for (const wanted of [true, false]) {
+        for await (const { page, count, present } of readPageRuns(handle, block)) {
+          if (present !== wanted) continue;
+          const offset = page * description.pageSize;
+          const length = count * description.pageSize;
+          if (present) await sender.queueRange(block.name, offset, length);
+          else if (mode === 'multifd') await sender.queueZeroRange(block.name, offset, length);
+          else await this.#zeroRecords(block.name, offset, length);
+        }
       }
     }
     await this.#endSection();

@@ -134,6 +134,7 @@ class ReceiveChannel {
   readonly #expectation: PacketExpectation;
   readonly #method: ReceiveMethod | undefined;
   readonly #header: Buffer;
+  readonly #start: Buffer;
   readonly #headerBytes: number;
   readonly #packet: PacketHeader;
   /** A compressed payload. */
@@ -189,7 +190,8 @@ class ReceiveChannel {
     this.#landing = Buffer.allocUnsafeSlow(LANDING_PACKETS * this.#headerBytes);
     if (this.#method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
     this.#pages = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
-    this.#want = this.#header.subarray(0, PACKET_START_BYTES);
+    this.#start = this.#header.subarray(0, PACKET_START_BYTES);
+    this.#want = this.#start;
     this.#surplus = Buffer.from(task.surplus);
   }
 
@@ -237,10 +239,12 @@ class ReceiveChannel {
           return this.#packet.normalPages > 0 ? this.#landing.subarray(0, this.#headerBytes) : this.#landing;
         },
         callback: (count) => {
+          this.#clock.busy();
           if (this.#landed) {
             this.#surplus = this.#landing.subarray(0, count);
             this.#feed();
           } else this.#filled(count);
+          this.#maybeIdle();
           return !this.#paused && !this.#ended;
         },
       },
@@ -265,6 +269,11 @@ class ReceiveChannel {
       );
     });
     socket.setKeepAlive(true, 10_000);
+  }
+
+  /** Between packets, and not waiting for anybody here, the channel waits for the source. */
+  #maybeIdle(): void {
+    if (!this.#paused && this.#state === 'START' && this.#have === 0) this.#clock.idle();
   }
 
   #resume(): void {
@@ -315,7 +324,6 @@ class ReceiveChannel {
       if ((unfillPacketStart(surplus) & MULTIFD_FLAG_DEVICE_STATE) !== 0) return false;
       this.#surplus = surplus.subarray(bytes);
       this.#stats[STAT_BYTES] += bytes;
-      this.#clock.busy();
       this.#takeHeader(surplus);
     } catch (thrown) {
       this.#fail(thrown);
@@ -353,7 +361,6 @@ class ReceiveChannel {
   #step(): void {
     switch (this.#state) {
       case 'START': {
-        this.#clock.busy();
         const flags = unfillPacketStart(this.#header);
         if ((flags & MULTIFD_FLAG_DEVICE_STATE) !== 0) {
           this.#expect('DEVICE_HEADER', this.#header.subarray(PACKET_START_BYTES, DEVICE_STATE_HEADER_BYTES));
@@ -564,8 +571,7 @@ class ReceiveChannel {
   #nextPacket(): void {
     this.#stats[STAT_PACKETS] += 1;
     this.packetNum = undefined;
-    this.#expect('START', this.#header.subarray(0, PACKET_START_BYTES));
-    this.#clock.idle();
+    this.#expect('START', this.#start);
     const { progressMs } = this.#control;
     if (progressMs === 0) return;
     const now = performance.now();
@@ -586,6 +592,7 @@ class ReceiveChannel {
         if (this.#waits > 0 || this.#ended) return;
         this.#paused = false;
         this.#feed();
+        this.#maybeIdle();
         if (!this.#paused && !this.#ended) this.#resume();
       },
       (thrown: unknown) => this.#fail(thrown),

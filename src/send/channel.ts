@@ -29,6 +29,7 @@ import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
+import { isZeroRange } from '../ram/zero-page.js';
 import {
   CHANNEL_ENDED,
   CHANNEL_RUNNING,
@@ -107,6 +108,8 @@ const SPIN = 400;
 const MAX_HELD = 16;
 /** Payload of method none that goes into one write, or a packet's more. */
 const MAX_HELD_PAYLOAD = 4 * 2 ** 20;
+/** Packets of pages from a file that go into one write: 512 KiB each, twice. */
+const MAX_HELD_STAGINGS = 4;
 /** See #watchStall(); the slack is for a thread that gets no processor. */
 const STALL_PERIODS = 4;
 const STALL_SLACK_MS = 100;
@@ -152,7 +155,10 @@ class SendChannel {
   /** Packets in #pending, and bytes of their payloads. */
   #held = 0;
   #heldPayload = 0;
-  /** Pages of files: one for the packet on its way, one for that with the codec, one for the packet in the making. */
+  /**
+   * Pages of files. Method none: those of one write on its way and of one in the making. Else one for the packet on its
+   * way, one for that with the codec, and one for the packet in the making.
+   */
   readonly #staging: Buffer[] = [];
   #turn = 0;
   /** Made and not yet handed to the socket. */
@@ -212,7 +218,7 @@ class SendChannel {
   async run(): Promise<void> {
     const { blocks } = this.#task;
     if (blocks.some((block) => block.kind === 'file')) {
-      const count = this.#method === undefined ? 2 : 3;
+      const count = this.#method === undefined ? 2 * MAX_HELD_STAGINGS : 3;
       for (let i = 0; i < count; i++) this.#staging.push(Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES));
       for (const block of blocks)
         this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r') : undefined);
@@ -284,7 +290,7 @@ class SendChannel {
     // All that was needed of the slot: the next job may come while this one is worked on.
     if (!staged) this.#control.done(this.#id);
     for (let at = 0; at < num;) {
-      if (!staged && this.#files[block] === undefined) {
+      if (!staged) {
         at += this.#holdPackets(block, first, at, num, allZero, range);
         // What is held waits for more if that is there already: one system call for both.
         if (at === num && this.#heldPayload === 0 && this.#control.hasJob(this.#id)) return;
@@ -310,8 +316,8 @@ class SendChannel {
   }
 
   /**
-   * Packets of shared pages that need no codec, from page `at` of the job on: all of them with method none, else those of
-   * zero pages up to the first that has others. As many as one write takes.
+   * Packets of pages outside the slot that need no codec, from page `at` of the job on: all of them with method none, else
+   * those of zero pages up to the first that has others. As many as one write takes.
    *
    * All in one go and without waiting in between, since at the start of a migration, when its code is new and slow, each
    * step of a stream and of a promise costs as much as the kernel's copy of a few pages.
@@ -328,22 +334,71 @@ class SendChannel {
     allZero: boolean,
     range: boolean,
   ): number {
-    const windows = this.#shared[block] as Windows;
+    const windows = this.#shared[block];
+    const file = this.#files[block];
     const partition = this.#partition;
-    const size = this.#pageSize;
-    let done = 0;
+    let done =
+      range && windows !== undefined ? this.#holdZeroRange(windows, block, first + at, num - at, allZero) : 0;
     while (at + done < num && this.#held < MAX_HELD && this.#heldPayload < MAX_HELD_PAYLOAD) {
       const count = this.#takePages(first, at + done, num, range);
-      this.#detectZeroPages(count, allZero, windows, this.#headers);
+      const staging = this.#staging[this.#turn];
+      if (file !== undefined && !allZero) this.#readFile(file, count, staging);
+      this.#detectZeroPages(count, allZero, windows, staging);
       const { normal } = partition;
       this.#detected = normal > 0 && this.#method !== undefined;
       if (this.#detected || this.#compressing !== undefined) break;
-      const payload = this.#pieces(windows, this.#headers, 0, normal);
+      const payload = this.#pieces(windows, staging, 0, normal);
       this.#sendRam(block, normal, count - normal, partition.pages, payload);
-      this.#heldPayload += normal * size;
       done += count;
+      if (normal === 0) continue;
+      // Of a file's pages each packet has a staging buffer, however few they are.
+      this.#heldPayload +=
+        file === undefined ? normal * this.#pageSize : MAX_HELD_PAYLOAD / MAX_HELD_STAGINGS;
+      if (file !== undefined) this.#nextStaging();
     }
     return done;
+  }
+
+  /**
+   * All-zero guests are scanned and told as fast as memory is read: packets of zero pages side by side, as many as one
+   * write takes, all of them or none.
+   *
+   * @returns how many pages they hold
+   */
+  #holdZeroRange(windows: Windows, block: number, first: number, num: number, allZero: boolean): number {
+    const size = this.#pageSize;
+    const limit = this.#queued.length;
+    const count = Math.min(num, limit * (MAX_HELD - this.#held));
+    const offset = first * size;
+    if (count <= limit || this.#compressing !== undefined || this.#control.trace) return 0;
+    if (!allZero) {
+      if (this.#task.zeroPageDetection !== 'multifd' || count * size > Windows.runLimit(offset)) return 0;
+      if (!isZeroRange(windows.windowAt(offset), offset % Windows.WINDOW_BYTES, count * size)) return 0;
+    }
+    const bytes = packetHeaderBytes(size);
+    const packets = Math.ceil(count / limit);
+    const headers = this.#nextHeader(packets * bytes);
+    this.#partition.allZero(first, Math.min(limit, count));
+    const packet: PacketToSend = {
+      flags: this.#methodFlag,
+      normalPages: 0,
+      zeroPages: limit,
+      nextPacketSize: 0,
+      packetNum: 0,
+      ramblock: this.#names[block],
+      pages: this.#partition.pages,
+    };
+    for (let i = 0; i < packets; i++) {
+      packet.zeroPages = Math.min(limit, count - i * limit);
+      packet.packetNum = this.#control.nextPacketNum();
+      fillRange(this.#partition.pages, 0, first + i * limit, packet.zeroPages);
+      fillPacket(headers.subarray(i * bytes, (i + 1) * bytes), size, packet);
+    }
+    this.#hold(headers);
+    this.#held += packets;
+    this.#stats[STAT_PACKETS] += packets;
+    this.#stats[STAT_ZERO_PAGES] += count;
+    return count;
   }
 
   /**
@@ -363,8 +418,7 @@ class SendChannel {
     const file = this.#files[block];
     // Where page `i` lies, unless it is shared: in the slot, or read from the file in one go.
     const staging = staged !== undefined ? staged.data : this.#staging[this.#turn];
-    if (file !== undefined && !allZero) this.#readFile(file, num, staging);
-
+    if (!this.#detected && file !== undefined && !allZero) this.#readFile(file, num, staging);
     if (!this.#detected) this.#detectZeroPages(num, allZero, windows, staging);
     this.#detected = false;
     const { normal } = this.#partition;

@@ -33,6 +33,8 @@ export class ChannelClock {
   }
 
   #switch(from: number, sum: number, to: number): void {
+    // Nothing changes: asked often, and the time is not cheap.
+    if (this.#stats[to] > 0) return;
     const now = sharedNow();
     const since = this.#stats[from];
     // Before the sum: a reader in between misses a moment rather than count it twice.
