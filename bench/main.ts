@@ -80,7 +80,11 @@ async function main({ names, json, html }: Usage): Promise<void> {
   endOn('SIGINT', 130);
   endOn('SIGTERM', 143);
   const machine = describeMachine();
-  console.log(Object.values(machine).join(', '));
+  console.log(
+    Object.entries(machine)
+      .map(([name, value]) => `${name} ${value}`)
+      .join(', '),
+  );
   const rows: Row[] = [];
   const failed: string[] = [];
   const begun = performance.now();

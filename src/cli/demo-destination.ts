@@ -24,7 +24,8 @@ async function listen(setup: DestinationSetup): Promise<Replies['listen']> {
   if (setup.prefault) await ram.prefault(never);
   receiver = await createReceiver({
     address: { host: '127.0.0.1', port: 0 },
-    blocks: ram.engineBlocks,
+    // Just made, and at most written with zeroes since.
+    blocks: ram.engineBlocks.map((block) => ({ ...block, fresh: true })),
     channels: setup.channels,
     compression: setup.compression,
     pageSize: setup.pageSize,

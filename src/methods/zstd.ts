@@ -141,7 +141,7 @@ class NodeZstdReceiver implements ReceiveMethod {
 
 class BindingSender implements SendMethod {
   readonly #level: number;
-  readonly #collector = new Collector();
+  readonly #collector = new Collector(8);
 
   constructor(level: number) {
     this.#level = level;
@@ -175,7 +175,7 @@ class BindingSender implements SendMethod {
 class BindingReceiver implements ReceiveMethod {
   readonly #pageSize: number;
   readonly #walker = new FrameWalker();
-  readonly #collector = new Collector();
+  readonly #collector = new Collector(6);
   #stream: Decompress | undefined;
   #pages: Buffer = Buffer.alloc(0);
   #filled = 0;
@@ -278,20 +278,26 @@ function forgetInput(stream: Decompress | undefined): void {
 
 /**
  * The binding returns a new buffer for each packet, fzstd one for each block, outside the JavaScript heap: the collector
- * does not see the pressure until it has let 60 to 90 MiB a channel pile up. A young collection every eighth packet keeps
- * the binding's at 10 to 20 MiB and costs less than the page faults that it saves. What fzstd keeps of the frame's
+ * does not see the pressure until it has let 60 to 90 MiB a channel pile up. A young collection every few packets keeps
+ * the binding's at 10 MiB and costs less than the page faults that it saves. What fzstd keeps of the frame's
  * history outlives two of those and grows old, so a full one follows now and then; it takes 2 ms of each half second.
  * V8 gives the function only to contexts made after the flag is set, so nothing of the embedder changes.
  */
 class Collector {
+  readonly #every: number;
   #packets = 0;
   #streamed = 0;
   static #collect: ((options: { type: 'minor' | 'major' }) => void) | undefined;
 
+  /** @param every packets between two young collections */
+  constructor(every: number) {
+    this.#every = every;
+  }
+
   /** A packet is done. */
   count(streamed = false): void {
     if (streamed && ++this.#streamed % 64 === 0) Collector.#run('major');
-    else if (++this.#packets % 8 === 0) Collector.#run('minor');
+    else if (++this.#packets % this.#every === 0) Collector.#run('minor');
   }
 
   static #run(type: 'minor' | 'major'): void {

@@ -149,7 +149,7 @@ class SendChannel {
   readonly #files: (FileBlock | undefined)[];
   readonly #methodFlag: number;
   readonly #method: SendMethod | undefined;
-  /** Enough for all that is on its way and all that is held back. */
+  /** A ring: what is on its way, what is held back, and what is left over at its end. */
   readonly #headers: Buffer;
   #headerTurn = 0;
   /** Packets in #pending, and bytes of their payloads. */
@@ -209,7 +209,7 @@ class SendChannel {
         Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
       );
     }
-    this.#headers = Buffer.alloc(2 * (MAX_HELD + 2) * packetHeaderBytes(task.pageSize));
+    this.#headers = Buffer.alloc(3 * (MAX_HELD + 2) * packetHeaderBytes(task.pageSize));
     this.#listed = new Uint32Array(control.slotOf(task.id).pages.length);
     this.#queued = new Uint32Array(pagesPerPacket(task.pageSize));
     this.#partition = new Partition(task.pageSize);

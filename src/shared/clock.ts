@@ -5,9 +5,12 @@
 import { performance } from 'node:perf_hooks';
 import { STAT_BUSY_MS, STAT_BUSY_SINCE, STAT_IDLE_MS, STAT_IDLE_SINCE } from './layout.js';
 
+/** When this thread's own clock began. */
+const ORIGIN_MS = performance.timeOrigin;
+
 /** Milliseconds on a clock that all threads of the process share. */
 function sharedNow(): number {
-  return performance.timeOrigin + performance.now();
+  return ORIGIN_MS + performance.now();
 }
 
 export class ChannelClock {
