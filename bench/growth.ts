@@ -5,7 +5,7 @@
  */
 import fs from 'node:fs';
 import os from 'node:os';
-import { alternate, ratios, row, type Row } from './support/measure.js';
+import { alternate, ratios, row, type Plot, type Row } from './support/measure.js';
 import { migrate, Migration, type MigrationReport } from './support/migrate.js';
 
 const MIB = 2 ** 20;
@@ -73,11 +73,11 @@ function ram(reports: Map<number, MigrationReport>): Row[] {
   const ofSize = [...reports].sort(([a], [b]) => a - b);
   for (const [size, report] of ofSize) {
     const name = `RAM of ${size / MIB} MiB, ${CHANNELS} channels`;
-    const plot = { chart: 'growth: time per GiB with the RAM', series: 'none, mixed', x: size / GIB };
+    const plot: Plot = { chart: 'size', series: 'none, mixed', x: size / GIB };
     rows.push(row('growth', `${name}: time per GiB`, 's', secondsPerGib(size, report), { plot }));
     for (const [side, title] of SIDES) {
       const above = report[side].above / CHANNELS / MIB;
-      const plot = { chart: 'growth: memory a channel with the RAM', series: title, x: size / GIB };
+      const plot: Plot = { chart: 'memory-size', series: title, x: size / GIB };
       const more = { ceiling: MEMORY_CEILING, plot };
       rows.push(row('growth', `${name}: ${title} above the guest, a channel`, 'MiB', [above], more));
     }
@@ -101,11 +101,11 @@ async function channels(known: MigrationReport): Promise<Row[]> {
   for (const channels of [1, 2, 4, 8, 16]) {
     const report = channels === CHANNELS ? known : await migrated(SMALL, { channels });
     const name = `${channels} channel${channels > 1 ? 's' : ''}, RAM of 1024 MiB`;
-    const plot = { chart: 'growth: speed with the channels', series: 'none, mixed', x: channels };
+    const plot: Plot = { chart: 'growth-channels', series: 'none, mixed', x: channels };
     rows.push(row('growth', name, 'GB/s', speeds(report), { plot }));
     for (const [side, title] of SIDES) {
       const above = report[side].above / channels / MIB;
-      const plot = { chart: 'growth: memory a channel with the channels', series: title, x: channels };
+      const plot: Plot = { chart: 'memory-channels', series: title, x: channels };
       const more = { ceiling: MEMORY_CEILING, plot };
       rows.push(row('growth', `${name}: ${title} above the guest, a channel`, 'MiB', [above], more));
     }
@@ -117,7 +117,7 @@ async function pageSizes(known: MigrationReport): Promise<Row[]> {
   const rows: Row[] = [];
   for (const pageSize of [4096, 16384, 65536]) {
     const report = pageSize === PAGE_SIZE ? known : await migrated(SMALL, { pageSize });
-    const plot = { chart: 'growth: speed with the page size', series: 'none, mixed', x: pageSize / 1024 };
+    const plot: Plot = { chart: 'page-size', series: 'none, mixed', x: pageSize / 1024 };
     const name = `pages of ${pageSize / 1024} KiB, RAM of 1024 MiB, ${CHANNELS} channels`;
     rows.push(row('growth', name, 'GB/s', speeds(report), { plot }));
   }

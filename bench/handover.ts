@@ -71,11 +71,11 @@ async function handover(channels: number): Promise<Row[]> {
   return [
     row('handover', `${name}: jobs a second`, '', jobs, {
       ...(channels === 2 && { floor: JOBS_FLOOR }),
-      plot: { chart: 'hand-over: jobs a second', series: 'no payload', x: channels },
+      plot: { chart: 'handover', series: 'no payload', x: channels },
     }),
     ...([0.5, 0.99] as const).map((share) =>
       row('handover', `${name}: publish to done, p${share * 100}`, 'µs', [at(share)], {
-        plot: { chart: 'hand-over: publish to done', series: `p${share * 100}`, x: channels },
+        plot: { chart: 'latency', series: `p${share * 100}`, x: channels },
       }),
     ),
   ];
@@ -189,13 +189,13 @@ async function queueing(): Promise<Row[]> {
   rows.push(
     row('handover', `${name}: queueing and hand-over`, 'ns', calls, {
       ceiling: QUEUEING_CEILING,
-      plot: { chart: 'queueing, ns a page', series: 'queueing and hand-over', x: channels },
+      plot: { chart: 'queueing', series: 'queueing and hand-over', x: channels },
     }),
   );
   if (all.length > 0) {
     rows.push(
       row('handover', `${name}: CPU time in all`, 'ns', all, {
-        plot: { chart: 'queueing, ns a page', series: 'CPU time in all', x: channels },
+        plot: { chart: 'queueing', series: 'CPU time in all', x: channels },
       }),
     );
   } else console.log('handover: CPU time of the main thread left out: the system does not tell it');

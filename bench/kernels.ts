@@ -16,7 +16,7 @@ import {
   unfillPacket,
 } from '../src/wire/packet.js';
 import { fillImage } from './support/image.js';
-import { alternate, row, type Row } from './support/measure.js';
+import { alternate, row, type Plot, type Row } from './support/measure.js';
 import { endlessFrame } from './support/zstd-frames.js';
 
 const PAGE = 4096;
@@ -69,7 +69,7 @@ async function zeroDetection(): Promise<Row[]> {
     );
     for (const [side, values] of Object.entries(figures)) {
       const speed = values.map((ns) => length / ns);
-      const plot = { chart: 'zero detection, one thread', series: side, x: name };
+      const plot: Plot = { chart: 'zero-detection', series: side, x: name };
       rows.push(row('kernels', `zero detection of ${name}: ${side}`, 'GB/s', speed, { plot }));
     }
   }
@@ -110,7 +110,7 @@ async function headers(): Promise<Row[]> {
   );
   return Object.entries(figures).map(([side, values]) =>
     row('kernels', `${side}, a packet of ${pages.length} pages`, 'ns', values, {
-      plot: { chart: 'packet header', series: side, x: `${pages.length} pages` },
+      plot: { chart: 'header', series: side, x: `${pages.length} pages` },
     }),
   );
 }
@@ -212,7 +212,7 @@ async function codecs(): Promise<Row[]> {
     }
     const figures = await alternate(sides, ROUNDS);
     for (const [side, values] of Object.entries(figures)) {
-      const plot = { chart: 'codecs, one thread, level 1, program bytes', series: side, x: name };
+      const plot: Plot = { chart: 'codecs', series: side, x: name };
       rows.push(row('kernels', `${name}: ${side}`, 'GB/s', values, { plot }));
     }
   }

@@ -5,7 +5,7 @@
  */
 import os from 'node:os';
 import { buildLimit, type Limit, type SocketsCase } from './support/limit.js';
-import { alternate, row, type Row } from './support/measure.js';
+import { alternate, row, type Plot, type Row } from './support/measure.js';
 import { nodeSockets } from './support/node-sockets.js';
 
 /** Enough for a quarter of a second at these speeds; writing the memory beforehand takes three times as long. */
@@ -36,8 +36,8 @@ async function sockets(limit: Limit | undefined): Promise<Row[]> {
     const memory = it.prefault ? 'prefaulted' : 'fresh';
     const count = `${it.connections} connection${it.connections > 1 ? 's' : ''}`;
     for (const [side, values] of Object.entries(figures)) {
-      const plot = {
-        chart: 'plain sockets between two processes',
+      const plot: Plot = {
+        chart: 'sockets',
         series: `${side}, ${memory}`,
         x: it.connections,
       };
@@ -59,7 +59,7 @@ function zero(limit: Limit): Row[] {
         console.log(`limit: zero detection by ${name} left out: not on this processor`);
         break;
       }
-      const plot = { chart: 'zero detection in C', series: name, x: threads };
+      const plot: Plot = { chart: 'zero-limit', series: name, x: threads };
       const count = `${threads} thread${threads > 1 ? 's' : ''}`;
       rows.push(row('limit', `zero detection by ${name}, ${count}`, 'GB/s', [value], { plot }));
     }

@@ -25,7 +25,7 @@ export async function run(): Promise<Row[]> {
           row('memory', `${name}: ${side}, a channel`, 'MiB', [above / channels / MIB], {
             ceiling: CEILING,
             plot: {
-              chart: 'memory above the guest, a channel',
+              chart: 'memory',
               series: `${compression}, ${side}`,
               x: `${size / MIB} MiB, ${channels} channels`,
             },

@@ -7,7 +7,7 @@
  */
 import type { Address, Compression } from '../src/index.js';
 import { Child } from './support/child.js';
-import { monotonicMs, row, type Row } from './support/measure.js';
+import { monotonicMs, row, type Plot, type Row } from './support/measure.js';
 import { migrate } from './support/migrate.js';
 
 const GIB = 2 ** 30;
@@ -41,7 +41,7 @@ async function startups(): Promise<Row[]> {
     for (let round = 0; round < ROUNDS; round++) rounds.push(await startup(channels));
     for (const [step, name] of Object.entries(STEPS) as [keyof Startup, string][]) {
       const values = rounds.map((round) => round[step]);
-      const plot = { chart: 'start-up, ms', series: name, x: channels };
+      const plot: Plot = { chart: 'startup', series: name, x: channels };
       const count = `${channels} channel${channels > 1 ? 's' : ''}`;
       rows.push(row('startup', `${count}: ${name}`, 'ms', values, { plot }));
     }
@@ -83,7 +83,7 @@ async function delays(): Promise<Row[]> {
         rows.push(
           row('startup', `event loop of the ${side}, ${compression}, 1 GiB: delay, ${what}`, 'ms', [value], {
             ...(what === 'p99' && { ceiling: DELAY_CEILING }),
-            plot: { chart: 'delay of the main loop, ms', series: `${side}, ${compression}`, x: what },
+            plot: { chart: 'loop-delay', series: `${side}, ${compression}`, x: what },
           }),
         );
       }

@@ -50,6 +50,35 @@ export function format(spread: Spread, digits = 2): string {
   return `${spread.median.toFixed(digits)} (${spread.min.toFixed(digits)} to ${spread.max.toFixed(digits)})`;
 }
 
+/** The charts of the figures page, page.ts. */
+export type ChartKey =
+  | 'method'
+  | 'channels'
+  | 'growth-channels'
+  | 'size'
+  | 'page-size'
+  | 'limit'
+  | 'sockets'
+  | 'zero-limit'
+  | 'memory'
+  | 'memory-size'
+  | 'memory-channels'
+  | 'file'
+  | 'handover'
+  | 'latency'
+  | 'queueing'
+  | 'zero-detection'
+  | 'header'
+  | 'codecs'
+  | 'startup'
+  | 'loop-delay';
+
+export interface Plot {
+  chart: ChartKey;
+  series: string;
+  x: string | number;
+}
+
 /** One line of a bench's output. */
 export interface Row {
   bench: string;
@@ -63,7 +92,7 @@ export interface Row {
   /** For figures that must stay below: the ceiling. */
   ceiling?: number;
   /** Where the figures page draws it: a point at `x` of a series. */
-  plot?: { chart: string; series: string; x: string | number };
+  plot?: Plot;
 }
 
 export function row(

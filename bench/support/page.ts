@@ -2,14 +2,14 @@
  * The figures of a run as one page without anything to load: the bounds, plots (page-chart.ts), all rows. Which row goes into
  * which plot says the row (`plot`), what plots there are says `CHARTS`.
  */
-import type { Row } from './measure.js';
+import type { ChartKey, Row } from './measure.js';
 import { renderChart, type ChartKind, type Series } from './page-chart.js';
 import { escape, html, raw, type Html } from './page-html.js';
 import { style } from './page-style.js';
 import { boundOf, figure, isMissed, type Results } from './results.js';
 
 interface Chart {
-  key: string;
+  key: ChartKey;
   title: string;
   /** What the figures are, with their unit. */
   unit: string;
@@ -39,21 +39,57 @@ const CHARTS: readonly Chart[] = [
     axis: 'channels',
     kind: 'lines',
   },
+  {
+    key: 'growth-channels',
+    title: 'Throughput by channels, 1 to 16',
+    unit: 'GB of guest RAM a second',
+    axis: 'channels',
+    kind: 'lines',
+    note: 'Method none, half of the guest zero.',
+  },
   { key: 'size', title: 'Time by RAM size', unit: 'seconds a GiB', axis: 'GiB of RAM', kind: 'lines' },
   {
     key: 'page-size',
     title: 'Throughput by page size',
     unit: 'GB of guest RAM a second',
-    axis: 'bytes a page',
+    axis: 'KiB a page',
     kind: 'lines',
   },
   { key: 'limit', title: 'Share of the limit', unit: 'share; 1 is the limit', axis: 'limit', kind: 'bars' },
+  {
+    key: 'sockets',
+    title: 'The limit: plain sockets between two processes',
+    unit: 'GB a second',
+    axis: 'connections',
+    kind: 'lines',
+  },
+  {
+    key: 'zero-limit',
+    title: 'The limit: zero detection in C',
+    unit: 'GB a second',
+    axis: 'threads',
+    kind: 'lines',
+  },
   {
     key: 'memory',
     title: "Memory above the guest's RAM",
     unit: 'MiB a channel',
     axis: 'case',
     kind: 'bars',
+  },
+  {
+    key: 'memory-size',
+    title: "Memory above the guest's RAM, by its size",
+    unit: 'MiB a channel',
+    axis: 'GiB of RAM',
+    kind: 'lines',
+  },
+  {
+    key: 'memory-channels',
+    title: "Memory above the guest's RAM, by channels",
+    unit: 'MiB a channel',
+    axis: 'channels',
+    kind: 'lines',
   },
   {
     key: 'file',
@@ -63,6 +99,20 @@ const CHARTS: readonly Chart[] = [
     kind: 'bars',
   },
   { key: 'handover', title: 'Hand-over of jobs', unit: 'jobs a second', axis: 'channels', kind: 'lines' },
+  { key: 'latency', title: 'Hand-over, publish to done', unit: 'µs', axis: 'channels', kind: 'lines' },
+  { key: 'queueing', title: 'Queueing', unit: 'ns a page', axis: 'channels', kind: 'bars' },
+  { key: 'zero-detection', title: 'Zero detection', unit: 'GB a second', axis: 'of', kind: 'bars' },
+  { key: 'header', title: 'Packet header', unit: 'ns a packet', axis: 'of', kind: 'bars' },
+  {
+    key: 'codecs',
+    title: 'Codecs, one thread',
+    unit: 'GB a second',
+    axis: 'backend',
+    kind: 'bars',
+    note: 'Level 1, program bytes in packets of 512 KiB.',
+  },
+  { key: 'startup', title: 'Start-up', unit: 'ms', axis: 'channels', kind: 'lines' },
+  { key: 'loop-delay', title: 'Delay of the main loop', unit: 'ms', axis: 'of all turns', kind: 'bars' },
 ];
 /** The chart by method is the one by channels, seen where both sides have so many. */
 const METHOD_CHANNELS = 2;

@@ -16,7 +16,7 @@ import { MISSING_QEMU, QEMU } from '../../src/cli/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
 import { move, type Moved } from './ends.js';
 import { writeImage, type Image } from './image.js';
-import { ratios, row, type Row } from './measure.js';
+import { ratios, row, type Plot, type Row } from './measure.js';
 import { openLimit } from './qemu-limit.js';
 import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder } from './qemu.js';
 
@@ -165,7 +165,7 @@ function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] 
   }
   if (it.limit !== undefined && limit.speed.length > 0) {
     const what = it.limit.of === 'sockets' ? 'the plain sockets in C' : 'memcmp on all cores';
-    const plot = { chart: 'limit', series: 'multifd', x: `${method}: ${what}` };
+    const plot: Plot = { chart: 'limit', series: 'multifd', x: `${method}: ${what}` };
     rows.push(speed(what, limit), share(`share of ${what}`, limit, { floor: it.limit.floor, plot }));
   }
   return rows;
