@@ -10,12 +10,11 @@
  * Both sides load the file that ours saved, into memory without pages. What each saved and what each loaded is compared with
  * the guest's RAM once.
  */
-import { fork } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { MISSING_QEMU, QEMU } from '../src/cli/qemu/programs.js';
-import { nextMessage, stop } from './support/ends.js';
-import { Command } from './support/ends-command.js';
+import { Child } from './support/child.js';
+import { Command } from './support/command.js';
 import { writeImage } from './support/image.js';
 import { alternate, ratios, row, type Row } from './support/measure.js';
 import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder, type QemuOptions } from './support/qemu.js';
@@ -130,20 +129,19 @@ class FileBench {
     );
   }
 
+  /** By an embedder, a process that has loaded the package before. */
   async #loadByOurs(): Promise<number> {
-    const sender = fork(new URL('./support/ends-sender.js', import.meta.url));
-    try {
-      await nextMessage(sender);
-      return await this.#withDestination(['multifd'], async (destination) => {
-        const to = await destination.listen();
-        return clock(async () => {
-          sender.send({ file: this.#ours, to, channels: CHANNELS });
-          await Promise.all([nextMessage(sender), destination.migrated()]);
-        });
+    const sender = new Child('./file-sender.js', {});
+    await sender.next();
+    const seconds = await this.#withDestination(['multifd'], async (destination) => {
+      const to = await destination.listen();
+      return clock(async () => {
+        sender.tell({ file: this.#ours, to, channels: CHANNELS });
+        await Promise.all([sender.next(), destination.migrated()]);
       });
-    } finally {
-      await stop(sender);
-    }
+    });
+    await sender.end();
+    return seconds;
   }
 
   /** With the start of Node, which is not small beside the rest. */

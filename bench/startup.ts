@@ -76,7 +76,7 @@ async function delays(): Promise<Row[]> {
     ['none', 3],
     ['zstd', 1],
   ] as const satisfies [Compression, number][]) {
-    const how = { size: GIB, channels: 2, compression, warmUpBytes: WARM_UP_BYTES };
+    const how = { size: GIB, channels: 2, compression, warmUpBytes: WARM_UP_BYTES, watchLoop: true };
     const { send, receive } = await migrate(how, passes);
     for (const [side, { delay }] of Object.entries({ sender: send, receiver: receive })) {
       for (const [what, value] of Object.entries(delay)) {

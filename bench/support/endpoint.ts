@@ -4,18 +4,21 @@
  */
 import fs from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import v8 from 'node:v8';
+import vm from 'node:vm';
 import { createReceiver, createSender, type Address } from '../../src/index.js';
 import { serve, type Peer } from './child.js';
-import { collectGarbage, digestGuest, fillGuest, prefaultGuest } from './guest-ram.js';
+import { digest, fillImage, prefault, windows } from './image.js';
 import { monotonicMs } from './measure.js';
-import type { Delay, EndReport, MigrationCase, Moved, Pass } from './migrate.js';
+import type { Delay, EndReport, MigrationStart, Moved, Pass } from './migrate.js';
 
-type Start = Required<MigrationCase> & { role: 'send' | 'receive' };
+type Start = MigrationStart & { role: 'send' | 'receive' };
 
 /** An open session: runs one pass over `bytes`. */
 interface End {
   move(bytes: number): Promise<void>;
   end(): Promise<void>;
+  wireBytes(): number;
 }
 
 /** The histogram's timer fires so often. */
@@ -24,6 +27,21 @@ const RESOLUTION_MS = 1;
 function statusBytes(field: string): number {
   const match = new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(fs.readFileSync('/proc/self/status', 'utf8'));
   return Number(match?.[1]) * 1024;
+}
+
+function readImage(memory: SharedArrayBuffer, file: string): void {
+  const handle = fs.openSync(file, 'r');
+  try {
+    for (const window of windows(memory)) {
+      for (let at = 0; at < window.length;) {
+        const count = fs.readSync(handle, window, at, window.length - at, null);
+        if (count === 0) throw new Error(`${file} ends before the guest's RAM`);
+        at += count;
+      }
+    }
+  } finally {
+    fs.closeSync(handle);
+  }
 }
 
 async function openSender(start: Start, memory: SharedArrayBuffer, parent: Peer): Promise<End> {
@@ -37,22 +55,30 @@ async function openSender(start: Start, memory: SharedArrayBuffer, parent: Peer)
       await sender.sync();
     },
     end: () => sender.end(),
+    wireBytes: () => sender.stats().bytes,
   };
 }
 
 async function openReceiver(start: Start, memory: SharedArrayBuffer, parent: Peer): Promise<End> {
   const { channels, compression, pageSize } = start;
-  const blocks = [{ name: 'pc.ram', memory }];
+  // All of it is zero, written or not: what a QEMU takes for granted of its destination as well.
+  const blocks = [{ name: 'pc.ram', memory, fresh: true }];
   const receiver = await createReceiver({ address: { port: 0 }, blocks, channels, compression, pageSize });
   parent.tell({ address: receiver.address });
-  return { move: () => receiver.sync(), end: () => receiver.end() };
+  return {
+    move: () => receiver.sync(),
+    end: () => receiver.end(),
+    wireBytes: () => receiver.stats().bytes,
+  };
 }
 
 serve<Start>(async (start, parent) => {
   const base = statusBytes('VmRSS');
   const memory = new SharedArrayBuffer(start.size);
-  if (start.role === 'send') fillGuest(memory, start.image);
-  else prefaultGuest(memory);
+  if (start.role === 'receive') {
+    if (start.prefault) prefault(memory);
+  } else if (start.file !== undefined) readImage(memory, start.file);
+  else fillImage(memory, start.image);
   collectGarbage();
   // The peak so far is forgotten.
   fs.writeFileSync('/proc/self/clear_refs', '5');
@@ -63,7 +89,7 @@ serve<Start>(async (start, parent) => {
   for (;;) {
     const { bytes, counts } = await parent.next<Pass>();
     if (bytes === 0) break;
-    if (counts) histogram.enable();
+    if (counts && start.watchLoop) histogram.enable();
     const begunMs = monotonicMs();
     await end.move(bytes);
     parent.tell({ begunMs, endedMs: monotonicMs() } satisfies Moved);
@@ -77,6 +103,15 @@ serve<Start>(async (start, parent) => {
     p99: late(histogram.percentile(99)),
     max: late(histogram.max),
   };
-  parent.tell({ above, delay, digest: digestGuest(memory) } satisfies EndReport);
+  parent.tell({ above, delay, digest: digest(memory), wireBytes: end.wireBytes() } satisfies EndReport);
   await end.end();
 });
+
+/** Frees what is not used any more, such as the piece that an image was made in; for who measures memory next. */
+function collectGarbage(): void {
+  v8.setFlagsFromString('--expose-gc');
+  const collect = vm.runInNewContext('globalThis.gc') as () => void;
+  // The first finds it, the second waits for the thread that frees it.
+  collect();
+  collect();
+}

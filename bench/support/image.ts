@@ -16,6 +16,7 @@ import crypto from 'node:crypto';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
+import zlib from 'node:zlib';
 import { seededRandom } from '../../src/cli/random.js';
 
 const MiB = 2 ** 20;
@@ -69,6 +70,13 @@ export function prefault(memory: SharedArrayBuffer): void {
 /** All of the memory, in pieces that a typed array can have. */
 export function* windows(memory: SharedArrayBuffer): Generator<Buffer> {
   for (let at = 0; at < memory.byteLength; at += WINDOW_BYTES) yield window(memory, at, WINDOW_BYTES);
+}
+
+/** CRC-32 of all of it. */
+export function digest(memory: SharedArrayBuffer): number {
+  let crc = 0;
+  for (const bytes of windows(memory)) crc = zlib.crc32(bytes, crc);
+  return crc;
 }
 
 function window(memory: SharedArrayBuffer, at: number, bytes: number): Buffer {

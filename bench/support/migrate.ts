@@ -1,5 +1,5 @@
 /**
- * A whole migration between two fresh processes, for the benches of memory, growth and delay: both guests' RAM is there
+ * A whole migration between two fresh processes: both guests' RAM is there
  * before the clock starts; each pass begins with queueRange() and ends when both sides' sync() has returned; at the end
  * the memories are compared by digest.
  */
@@ -13,9 +13,18 @@ export interface MigrationCase {
   compression?: Compression;
   pageSize?: number;
   image?: Image;
+  /** The source's RAM is this file's bytes, instead of an image. */
+  file?: string;
+  /** Is the destination's memory written, as zeroes, before the clock starts (default), or never touched? */
+  prefault?: boolean;
+  /** Is the main loops' delay wanted? It costs a timer a millisecond. */
+  watchLoop?: boolean;
   /** A first pass over so many bytes that is not reported: code that is run for the first time is slow. */
   warmUpBytes?: number;
 }
+
+/** What an end is told. */
+export type MigrationStart = MigrationCase & Required<Omit<MigrationCase, 'file'>>;
 
 /** Of the main thread's event loop, in milliseconds, while passes run. */
 export interface Delay {
@@ -29,6 +38,7 @@ export interface EndReport {
   above: number;
   delay: Delay;
   digest: number;
+  wireBytes: number;
 }
 
 /** To both ends: a pass over so many bytes, 0 for the end. */
@@ -42,7 +52,14 @@ export interface Moved {
   endedMs: number;
 }
 
-const DEFAULTS = { compression: 'none', pageSize: 4096, image: 'mixed', warmUpBytes: 0 } as const;
+const DEFAULTS = {
+  compression: 'none',
+  pageSize: 4096,
+  image: 'mixed',
+  prefault: true,
+  watchLoop: false,
+  warmUpBytes: 0,
+} as const;
 
 export class Migration {
   readonly #sender: Child;
@@ -56,7 +73,7 @@ export class Migration {
   }
 
   static async open(how: MigrationCase): Promise<Migration> {
-    const all = { ...DEFAULTS, ...how };
+    const all: MigrationStart = { ...DEFAULTS, ...how };
     const receiver = new Child('./endpoint.js', { role: 'receive', ...all });
     const sender = new Child('./endpoint.js', { role: 'send', ...all });
     sender.tell(await receiver.next<{ address: Address }>());

@@ -1,6 +1,6 @@
 /** One end of the plain sockets between two processes; a child of node-sockets.ts. */
 import { serve } from './child.js';
-import { digestGuest, fillGuest, prefaultGuest } from './guest-ram.js';
+import { digest as digestOf, fillImage, prefault as prefaultAll } from './image.js';
 import { monotonicMs } from './measure.js';
 import { PlainReceivers, PlainSenders } from './plain.js';
 
@@ -14,16 +14,16 @@ export interface PlainStart {
 serve<PlainStart>(async ({ role, connections, bytes, prefault }, parent) => {
   const memory = new SharedArrayBuffer(bytes);
   if (role === 'receive') {
-    if (prefault) prefaultGuest(memory);
+    if (prefault) prefaultAll(memory);
     const receivers = await PlainReceivers.open(memory, connections);
     const received = receivers.received();
     parent.tell({ ports: receivers.ports });
-    parent.tell({ endedMs: await received, digest: digestGuest(memory) });
+    parent.tell({ endedMs: await received, digest: digestOf(memory) });
     await receivers.close();
   } else {
-    fillGuest(memory, 'random');
+    fillImage(memory, 'random');
     // Before the clock: it would take a core from those that send.
-    const digest = digestGuest(memory);
+    const digest = digestOf(memory);
     const { ports } = await parent.next<{ ports: number[] }>();
     const senders = await PlainSenders.open(memory, ports);
     const begunMs = monotonicMs();

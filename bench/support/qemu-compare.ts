@@ -1,6 +1,6 @@
 /**
  * Ours against QEMU's own multifd: the same image, the same channels, the same machine, in alternation. QEMU migrates a
- * paused guest, whose RAM is a prepared file, to another QEMU; ours is the two processes of ends.ts with the same file.
+ * paused guest, whose RAM is a prepared file, to another QEMU; ours is the two processes of migrate.ts with the same file.
  * Both clocks run from the start of the migration to the last page in place (QEMU's: total-time); processes and their
  * memory are there before.
  *
@@ -14,7 +14,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { MISSING_QEMU, QEMU } from '../../src/cli/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
-import { move, type Moved } from './ends.js';
+import { migrate } from './migrate.js';
 import { writeImage, type Image } from './image.js';
 import { ratios, row, type Plot, type Row } from './measure.js';
 import { openLimit } from './qemu-limit.js';
@@ -36,6 +36,11 @@ export interface Case {
 
 type Side = 'qemu' | 'ours' | 'limit';
 const SIDES: readonly Side[] = ['qemu', 'ours', 'limit'];
+
+interface Moved {
+  seconds: number;
+  wireBytes: number;
+}
 
 /** One migration, or undefined where a case does not want this side. */
 type Sides = Record<Side, (it: Case) => Promise<Moved> | undefined>;
@@ -71,7 +76,7 @@ async function openSides(folder: string): Promise<Sides> {
       verified.add(methodOf(it));
       return qemuToQemu(folder, it, verify);
     },
-    ours: (it) => move({ ...it, image: path.join(folder, it.image), bytes: RAM_BYTES }),
+    ours: (it) => ourOwn(path.join(folder, it.image), it),
     limit: (it) => {
       if (limit === undefined || it.limit === undefined) return undefined;
       const { channels: connections, prefault } = it;
@@ -97,6 +102,12 @@ async function measure(sides: Sides, it: Case): Promise<Figures> {
     }
   }
   return figures;
+}
+
+async function ourOwn(file: string, { channels, compression, prefault }: Case): Promise<Moved> {
+  const how = { size: RAM_BYTES, file, channels, compression, prefault };
+  const { seconds, send } = await migrate(how);
+  return { seconds: seconds[0], wireBytes: send.wireBytes };
 }
 
 async function qemuToQemu(folder: string, it: Case, verify: boolean): Promise<Moved> {
