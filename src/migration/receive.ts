@@ -264,7 +264,8 @@ class IncomingMigration {
       const idleMs = scanner.exact ? EXACT_IDLE_MS : GUESSED_IDLE_MS;
       let timer: NodeJS.Timeout | undefined;
       const idle = new Promise<'idle'>((resolve) => {
-        timer = setTimeout(() => resolve('idle'), idleMs);
+        // A late timer comes before the sockets' news; these are waited for as well.
+        timer = setTimeout(() => setImmediate(() => resolve('idle')), idleMs);
       });
       const first = await Promise.race([next, idle]);
       clearTimeout(timer);

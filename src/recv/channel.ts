@@ -591,6 +591,7 @@ class ReceiveChannel {
         this.#waits--;
         if (this.#waits > 0 || this.#ended) return;
         this.#paused = false;
+        this.#clock.busy();
         this.#feed();
         this.#maybeIdle();
         if (!this.#paused && !this.#ended) this.#resume();
@@ -604,6 +605,8 @@ class ReceiveChannel {
   async #sync(): Promise<void> {
     const control = this.#control;
     this.#stats[STAT_SYNCS] += 1;
+    // What it waits for now is the other channels and the calling thread.
+    this.#clock.idle();
     if (control.progressMs > 0) control.postProgress();
     this.#syncsSeen = (this.#syncsSeen + 1) | 0;
     control.syncDone(this.#id);

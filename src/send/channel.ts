@@ -303,7 +303,7 @@ class SendChannel {
       }
       const count = this.#detected ? this.#partition.num : this.#takePages(first, at, num, range);
       at += count;
-      await this.#sendPacketOf(block, count, allZero, staged ? slot : undefined, at === num);
+      await this.#sendPacketOf(block, count, allZero, staged ? slot : undefined);
     }
   }
 
@@ -405,15 +405,8 @@ class SendChannel {
    * The pages of #queued as one packet.
    *
    * @param staged the slot, if it holds the pages' bytes: given back as soon as they are not needed any more
-   * @param last the job has no more
    */
-  async #sendPacketOf(
-    block: number,
-    num: number,
-    allZero: boolean,
-    staged: Slot | undefined,
-    last: boolean,
-  ): Promise<void> {
+  async #sendPacketOf(block: number, num: number, allZero: boolean, staged: Slot | undefined): Promise<void> {
     const windows = this.#shared[block];
     const file = this.#files[block];
     // Where page `i` lies, unless it is shared: in the slot, or read from the file in one go.
@@ -455,12 +448,11 @@ class SendChannel {
     if (normal > 0) this.#nextStaging();
     this.#sendRam(block, normal, num - normal, this.#partition.pages, payload);
 
-    const inSlot = staged !== undefined && normal > 0 && this.#method === undefined;
-    // A packet without payload waits for the next one if that is there already: one system call for both.
-    const more = !last || (staged === undefined && this.#control.hasJob(this.#id));
-    if (normal > 0 || !more || this.#held >= MAX_HELD) await this.#startWrite();
-    if (inSlot) await this.#flushed();
-    if (inSlot || (staged !== undefined && normal === 0)) this.#control.done(this.#id);
+    await this.#startWrite();
+    if (staged === undefined) return;
+    // Method none: the kernel reads the pages from the slot.
+    if (normal > 0 && this.#method === undefined) await this.#flushed();
+    if (normal === 0 || this.#method === undefined) this.#control.done(this.#id);
   }
 
   #sendRam(block: number, normal: number, zero: number, pages: Uint32Array, payload: Buffer[]): void {

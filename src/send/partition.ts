@@ -23,10 +23,11 @@ export class Partition {
   readonly #pageSize: number;
   readonly #zeroPages: Uint32Array;
   #zeroes = 0;
-  /** Incompressible pages, where they are, and the first word of each. */
+  /** Of each normal page, whether it is incompressible, and its first word if so; then those pages, and where they are. */
+  readonly #isRaw: Uint8Array;
+  readonly #words: Int32Array;
   readonly #rawPages: Uint32Array;
   readonly #rawPositions: Uint16Array;
-  readonly #rawWords: Int32Array;
 
   constructor(pageSize: number) {
     this.#pageSize = pageSize;
@@ -35,7 +36,8 @@ export class Partition {
     this.#zeroPages = new Uint32Array(pagesPerPacket(pageSize));
     this.#rawPages = new Uint32Array(pagesPerPacket(pageSize));
     this.#rawPositions = new Uint16Array(pagesPerPacket(pageSize));
-    this.#rawWords = new Int32Array(pagesPerPacket(pageSize));
+    this.#isRaw = new Uint8Array(pagesPerPacket(pageSize));
+    this.#words = new Int32Array(pagesPerPacket(pageSize));
   }
 
   /** All of `queued` is sent as one kind. */
@@ -77,39 +79,36 @@ export class Partition {
   }
 
   /**
-   * Moves the pages that no codec makes smaller behind the others: in a packet normal pages may come in any order. A page
-   * that begins as another such one of this packet is most likely its copy, which a codec does make smaller.
+   * Moves the pages that no codec makes smaller behind the others: in a packet normal pages may come in any order. Pages
+   * that begin alike are most likely copies, and all but one of those a codec does make smaller: all of them stay.
    *
    * @param windows where the pages are, unless they lie in `staging`
    */
   sortOut(windows: Windows | undefined, staging: Buffer): void {
     const size = this.#pageSize;
     const { pages, positions, normal } = this;
-    let packed = 0;
-    let raw = 0;
+    const raw = this.#isRaw;
+    const words = this.#words;
     for (let i = 0; i < normal; i++) {
-      const page = pages[i];
-      const position = positions[i];
-      const bytes = windows === undefined ? staging : windows.windowAt(page * size);
-      const at = windows === undefined ? position * size : (page * size) % Windows.WINDOW_BYTES;
-      if (isIncompressible(bytes, at, size) && this.#isNew(bytes.readInt32LE(at), raw)) {
-        this.#rawPages[raw] = page;
-        this.#rawPositions[raw++] = position;
+      const bytes = windows === undefined ? staging : windows.windowAt(pages[i] * size);
+      const at = windows === undefined ? positions[i] * size : (pages[i] * size) % Windows.WINDOW_BYTES;
+      raw[i] = isIncompressible(bytes, at, size) ? 1 : 0;
+      words[i] = raw[i] === 1 ? bytes.readInt32LE(at) : 0;
+    }
+    let packed = 0;
+    let behind = 0;
+    for (let i = 0; i < normal; i++) {
+      if (raw[i] === 1 && !hasTwin(raw, words, i, normal)) {
+        this.#rawPages[behind] = pages[i];
+        this.#rawPositions[behind++] = positions[i];
       } else {
-        pages[packed] = page;
-        positions[packed++] = position;
+        pages[packed] = pages[i];
+        positions[packed++] = positions[i];
       }
     }
     this.packed = packed;
-    pages.set(this.#rawPages.subarray(0, raw), packed);
-    positions.set(this.#rawPositions.subarray(0, raw), packed);
-  }
-
-  /** Notes the word behind `count` others, unless it is among them. */
-  #isNew(word: number, count: number): boolean {
-    const words = this.#rawWords;
-    words[count] = word;
-    return indexOf(words, word) === count;
+    pages.set(this.#rawPages.subarray(0, behind), packed);
+    positions.set(this.#rawPositions.subarray(0, behind), packed);
   }
 
   #begin(num: number): void {
@@ -176,11 +175,10 @@ export function fillRange(pages: Uint32Array | Uint16Array, at: number, first: n
   for (let i = 0; i < count; i++) pages[at + i] = first + i;
 }
 
-/** Where the word is, which is there. */
-function indexOf(words: Int32Array, word: number): number {
-  let i = 0;
-  while (words[i] !== word) i++;
-  return i;
+/** Does another raw page begin with the same word as page `i`? */
+function hasTwin(raw: Uint8Array, words: Int32Array, i: number, count: number): boolean {
+  for (let j = 0; j < count; j++) if (words[j] === words[i] && raw[j] === 1 && j !== i) return true;
+  return false;
 }
 
 /** From byte `at` on, how many of `count` pages begin with a zero byte, or do not. */

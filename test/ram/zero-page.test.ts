@@ -1,4 +1,7 @@
 /** The fast test for zero against its plain twin. */
+import { once } from 'node:events';
+import os from 'node:os';
+import { Worker } from 'node:worker_threads';
 import t from 'tap';
 import { isZeroRange, isZeroRangePlain } from '../../src/ram/zero-page.js';
 
@@ -123,4 +126,60 @@ t.test('shared memory, and a view that begins inside its buffer, are read in the
   all[2 * 4096] = 1;
   t.equal(isZeroRange(view, 0, 4096), true);
   t.equal(isZeroRange(view, 4096, 4096), false);
+});
+
+/** A guest: told so, it paints the front of its memory with a pattern, after a pause that is never the same. */
+const PAINTER = `
+  const { workerData } = require('node:worker_threads');
+  const { memory, control, frontBytes, pattern } = workerData;
+  const words = new Int32Array(control);
+  const front = Buffer.from(memory, 0, frontBytes);
+  const paint = Buffer.alloc(frontBytes, Buffer.from(pattern));
+  let seed = 1;
+  for (;;) {
+    // Asleep it would come too late each time.
+    while (Atomics.load(words, 0) === 0);
+    if (Atomics.load(words, 0) === 2) break;
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    for (let i = seed >>> 17; i > 0; i--) Atomics.load(words, 1);
+    paint.copy(front);
+    Atomics.store(words, 0, 0);
+  }
+`;
+
+/** Takes processor time, so that a look is interrupted now and then, and all of the painting falls in between. */
+const BUSY = `
+  const words = new Int32Array(require('node:worker_threads').workerData);
+  while (Atomics.load(words, 0) !== 2);
+`;
+
+t.test('a guest that writes meanwhile does not make other pages zero', async (t) => {
+  const size = 2 ** 23;
+  const frontBytes = 2 ** 20;
+  // It begins and ends with zeroes, as all that is looked at first.
+  const pattern = Buffer.of(0, 0xff, 0, 0);
+  const memory = new SharedArrayBuffer(size);
+  const bytes = Buffer.from(memory);
+  bytes.fill(pattern, frontBytes);
+  const control = new SharedArrayBuffer(8);
+  const words = new Int32Array(control);
+  const painter = new Worker(PAINTER, { eval: true, workerData: { memory, control, frontBytes, pattern } });
+  const threads = [painter];
+  for (let i = 1; i < os.availableParallelism(); i++)
+    threads.push(new Worker(BUSY, { eval: true, workerData: control }));
+  await Promise.all(threads.map((thread) => once(thread, 'online')));
+  const late = performance.now() + 5000;
+  let scans = 0;
+  let wrong = 0;
+  while (performance.now() < late) {
+    bytes.fill(0, 0, frontBytes);
+    Atomics.store(words, 0, 1);
+    scans++;
+    if (isZeroRange(bytes, 0, size)) wrong++;
+    while (Atomics.load(words, 0) === 1);
+  }
+  Atomics.store(words, 0, 2);
+  await Promise.all(threads.map((thread) => once(thread, 'exit')));
+  t.equal(wrong, 0, `${scans} looks`);
+  t.ok(scans > 100, `${scans} looks`);
 });
