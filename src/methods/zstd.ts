@@ -91,9 +91,7 @@ class NodeZstdSender implements SendMethod {
     return output.subarray(0, output.length - engine.outputLeft);
   }
 
-  raw(pieces: readonly Buffer[]): Buffer[] {
-    return rawFrame(pieces);
-  }
+  readonly raw = rawFrame;
 
   close(): void {
     this.#engine.close();
@@ -151,9 +149,7 @@ class BindingSender implements SendMethod {
     return pages.length === 0 ? NOTHING : this.#compress(pages);
   }
 
-  raw(pieces: readonly Buffer[]): Buffer[] {
-    return rawFrame(pieces);
-  }
+  readonly raw = rawFrame;
 
   async #compress(pages: Buffer): Promise<Buffer> {
     let payload: Buffer;

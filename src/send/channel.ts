@@ -99,6 +99,16 @@ interface CompressingPacket {
   settled: boolean;
 }
 
+/** What is kept of a slot of pages. */
+interface Job {
+  block: number;
+  num: number;
+  allZero: boolean;
+  /** The pages lie side by side from `first` on; else they are in #listed. */
+  range: boolean;
+  first: number;
+}
+
 /** Posts an event to the calling thread. */
 export type Report = (point: TracePoint, data: Record<string, unknown>) => void;
 
@@ -284,14 +294,14 @@ class SendChannel {
 
   async #sendPages(slot: Slot): Promise<void> {
     const { block, num, allZero, range } = slot;
+    const job: Job = { block, num, allZero, range, first: slot.pages[0] };
     const staged = this.#shared[block] === undefined && this.#files[block] === undefined;
-    const first = slot.pages[0];
     if (!range) this.#listed.set(slot.pages.subarray(0, num));
     // All that was needed of the slot: the next job may come while this one is worked on.
     if (!staged) this.#control.done(this.#id);
     for (let at = 0; at < num;) {
       if (!staged) {
-        at += this.#holdPackets(block, first, at, num, allZero, range);
+        at += this.#holdPackets(job, at);
         // What is held waits for more if that is there already: one system call for both.
         if (at === num && this.#heldPayload === 0 && this.#control.hasJob(this.#id)) return;
         if (this.#held > 0) await this.#startWrite();
@@ -301,14 +311,14 @@ class SendChannel {
           continue;
         }
       }
-      const count = this.#detected ? this.#partition.num : this.#takePages(first, at, num, range);
+      const count = this.#detected ? this.#partition.num : this.#takePages(job, at);
       at += count;
       await this.#sendPacketOf(block, count, allZero, staged ? slot : undefined);
     }
   }
 
   /** The next packet's pages into #queued. */
-  #takePages(first: number, at: number, num: number, range: boolean): number {
+  #takePages({ num, range, first }: Job, at: number): number {
     const count = Math.min(this.#queued.length, num - at);
     if (range) fillRange(this.#queued, 0, first + at, count);
     else this.#queued.set(this.#listed.subarray(at, at + count));
@@ -326,21 +336,15 @@ class SendChannel {
    *
    * @returns how many pages they hold
    */
-  #holdPackets(
-    block: number,
-    first: number,
-    at: number,
-    num: number,
-    allZero: boolean,
-    range: boolean,
-  ): number {
-    const windows = this.#shared[block];
-    const file = this.#files[block];
+  #holdPackets(job: Job, at: number): number {
+    const windows = this.#shared[job.block];
+    const file = this.#files[job.block];
     const partition = this.#partition;
-    let done =
-      range && windows !== undefined ? this.#holdZeroRange(windows, block, first + at, num - at, allZero) : 0;
-    while (at + done < num && this.#held < MAX_HELD && this.#heldPayload < MAX_HELD_PAYLOAD) {
-      const count = this.#takePages(first, at + done, num, range);
+    const zeroes = job.allZero ? job.num - at : this.#zeroPagesAhead(job, at);
+    let done = 0;
+    while (at + done < job.num && this.#held < MAX_HELD && this.#heldPayload < MAX_HELD_PAYLOAD) {
+      const allZero = done < zeroes;
+      const count = this.#takePages(job, at + done);
       const staging = this.#staging[this.#turn];
       if (file !== undefined && !allZero) this.#readFile(file, count, staging);
       this.#detectZeroPages(count, allZero, windows, staging);
@@ -348,7 +352,7 @@ class SendChannel {
       this.#detected = normal > 0 && this.#method !== undefined;
       if (this.#detected || this.#compressing !== undefined) break;
       const payload = this.#pieces(windows, staging, 0, normal);
-      this.#sendRam(block, normal, count - normal, partition.pages, payload);
+      this.#sendRam(job.block, normal, count - normal, partition.pages, payload);
       done += count;
       if (normal === 0) continue;
       // Of a file's pages each packet has a staging buffer, however few they are.
@@ -360,45 +364,20 @@ class SendChannel {
   }
 
   /**
-   * All-zero guests are scanned and told as fast as memory is read: packets of zero pages side by side, as many as one
-   * write takes, all of them or none.
-   *
-   * @returns how many pages they hold
+   * All-zero guests are looked at as fast as memory is read: pages side by side in shared memory, whole packets of them, as
+   * many as one write takes, in one look. All of them or none: what it does not see, the look at each packet does.
    */
-  #holdZeroRange(windows: Windows, block: number, first: number, num: number, allZero: boolean): number {
+  #zeroPagesAhead({ block, num, range, first }: Job, at: number): number {
+    const windows = this.#shared[block];
     const size = this.#pageSize;
     const limit = this.#queued.length;
-    const count = Math.min(num, limit * (MAX_HELD - this.#held));
-    const offset = first * size;
-    if (count <= limit || this.#compressing !== undefined || this.#control.trace) return 0;
-    if (!allZero) {
-      if (this.#task.zeroPageDetection !== 'multifd' || count * size > Windows.runLimit(offset)) return 0;
-      if (!isZeroRange(windows.windowAt(offset), offset % Windows.WINDOW_BYTES, count * size)) return 0;
-    }
-    const bytes = packetHeaderBytes(size);
-    const packets = Math.ceil(count / limit);
-    const headers = this.#nextHeader(packets * bytes);
-    this.#partition.allZero(first, Math.min(limit, count));
-    const packet: PacketToSend = {
-      flags: this.#methodFlag,
-      normalPages: 0,
-      zeroPages: limit,
-      nextPacketSize: 0,
-      packetNum: 0,
-      ramblock: this.#names[block],
-      pages: this.#partition.pages,
-    };
-    for (let i = 0; i < packets; i++) {
-      packet.zeroPages = Math.min(limit, count - i * limit);
-      packet.packetNum = this.#control.nextPacketNum();
-      fillRange(this.#partition.pages, 0, first + i * limit, packet.zeroPages);
-      fillPacket(headers.subarray(i * bytes, (i + 1) * bytes), size, packet);
-    }
-    this.#hold(headers);
-    this.#held += packets;
-    this.#stats[STAT_PACKETS] += packets;
-    this.#stats[STAT_ZERO_PAGES] += count;
-    return count;
+    const count = Math.min(num - at, limit * (MAX_HELD - this.#held));
+    const offset = (first + at) * size;
+    // What the codec has goes first; then this is asked again.
+    if (windows === undefined || !range || this.#compressing !== undefined) return 0;
+    if (this.#task.zeroPageDetection !== 'multifd') return 0;
+    if (count <= limit || count * size > Windows.runLimit(offset)) return 0;
+    return isZeroRange(windows.windowAt(offset), offset % Windows.WINDOW_BYTES, count * size) ? count : 0;
   }
 
   /**

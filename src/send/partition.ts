@@ -48,13 +48,6 @@ export class Partition {
     if (kind === 'normal') fillRange(this.positions, 0, 0, num);
   }
 
-  /** The same for pages side by side. */
-  allZero(first: number, num: number): void {
-    fillRange(this.pages, 0, first, num);
-    this.num = num;
-    this.normal = 0;
-  }
-
   /** Looks at pages in shared memory. */
   detect(queued: Uint32Array, num: number, windows: Windows): void {
     this.#begin(num);

@@ -96,7 +96,7 @@ t.test('all of one kind', (t) => {
   t.same([...partition.positions.subarray(0, 3)], [0, 1, 2]);
   partition.all(Uint32Array.of(5, 3, 9), 2, 'zero');
   t.same([partition.normal, partition.num, ...partition.pages.subarray(0, 2)], [0, 2, 5, 3]);
-  partition.allZero(2 ** 32 - 2, 2);
+  partition.all(Uint32Array.of(2 ** 32 - 2, 2 ** 32 - 1), 2, 'zero');
   t.same(
     [partition.normal, partition.num, ...partition.pages.subarray(0, 2)],
     [0, 2, 2 ** 32 - 2, 2 ** 32 - 1],
