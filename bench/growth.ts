@@ -5,7 +5,7 @@
  */
 import fs from 'node:fs';
 import os from 'node:os';
-import { alternate, ratios, row, type Plot, type Row } from './support/measure.js';
+import { alternate, counted, ratios, row, type Plot, type Row } from './support/measure.js';
 import { migrate, Migration, type MigrationReport } from './support/migrate.js';
 
 const MIB = 2 ** 20;
@@ -100,7 +100,7 @@ async function channels(known: MigrationReport): Promise<Row[]> {
   const rows: Row[] = [];
   for (const channels of [1, 2, 4, 8, 16]) {
     const report = channels === CHANNELS ? known : await migrated(SMALL, { channels });
-    const name = `${channels} channel${channels > 1 ? 's' : ''}, RAM of 1024 MiB`;
+    const name = `${counted(channels, 'channel')}, RAM of 1024 MiB`;
     const plot: Plot = { chart: 'growth-channels', series: 'none, mixed', x: channels };
     rows.push(row('growth', name, 'GB/s', speeds(report), { plot }));
     for (const [side, title] of SIDES) {

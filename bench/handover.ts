@@ -17,7 +17,7 @@ import { CHANNEL_RUNNING, Control, PAYLOAD_RAM, STOP_END, type Slot } from '../s
 import { Engine, mustBeEqual } from './support/engine.js';
 import type { HandoverTask } from './support/handover-worker.js';
 import { fillImage, prefault } from './support/image.js';
-import { row, type Row } from './support/measure.js';
+import { counted, row, type Row } from './support/measure.js';
 import { profileSelfTimes } from './support/profile.js';
 import { mainThreadCpuNs } from './support/thread-cpu.js';
 
@@ -66,7 +66,7 @@ async function handover(channels: number): Promise<Row[]> {
   const ended = workers.map((worker) => once(worker, 'exit'));
   control.stop(STOP_END);
   await Promise.all(ended);
-  const name = `${channels} channel${channels > 1 ? 's' : ''}`;
+  const name = counted(channels, 'channel');
   const at = (share: number): number => latencies[Math.floor(latencies.length * share)];
   return [
     row('handover', `${name}: jobs a second`, '', jobs, {
@@ -163,23 +163,19 @@ async function queueing(): Promise<Row[]> {
   fillImage(source, 'zero');
   prefault(destination);
   const engine = await Engine.open(source, destination, { channels });
-  const pass = async (): Promise<void> => {
-    await engine.sender.queueRange('pc.ram', 0, QUEUED_BYTES);
-    await Promise.all([engine.sender.sync(), engine.receiver.sync()]);
-  };
   const perPage = (ms: number): number => (ms * 1e6 * PAGE) / QUEUED_BYTES / QUEUEING_PASSES;
-  await pass();
+  await engine.move();
   const calls: number[] = [];
   const all: number[] = [];
   for (let round = 0; round < QUEUEING_ROUNDS; round++) {
     const times = await profileSelfTimes(async () => {
-      for (let i = 0; i < QUEUEING_PASSES; i++) await pass();
+      for (let i = 0; i < QUEUEING_PASSES; i++) await engine.move();
     });
     const own = times.filter(({ name, url }) => url.startsWith(LIBRARY) && !WAITING.includes(name));
     calls.push(perPage(own.reduce((sum, { ms }) => sum + ms, 0)));
     // Not under the profiler, which takes time of the thread.
     const before = mainThreadCpuNs();
-    for (let i = 0; i < QUEUEING_PASSES; i++) await pass();
+    for (let i = 0; i < QUEUEING_PASSES; i++) await engine.move();
     const after = mainThreadCpuNs();
     if (before !== undefined && after !== undefined) all.push(perPage((after - before) / 1e6));
   }

@@ -5,7 +5,7 @@
  */
 import os from 'node:os';
 import { buildLimit, type Limit, type SocketsCase } from './support/limit.js';
-import { alternate, row, type Plot, type Row } from './support/measure.js';
+import { alternate, counted, row, type Plot, type Row } from './support/measure.js';
 import { nodeSockets } from './support/node-sockets.js';
 
 /** Enough for a quarter of a second at these speeds; writing the memory beforehand takes three times as long. */
@@ -34,7 +34,7 @@ async function sockets(limit: Limit | undefined): Promise<Row[]> {
     };
     const figures = await alternate(sides, ROUNDS, { warmUp: false });
     const memory = it.prefault ? 'prefaulted' : 'fresh';
-    const count = `${it.connections} connection${it.connections > 1 ? 's' : ''}`;
+    const count = counted(it.connections, 'connection');
     for (const [side, values] of Object.entries(figures)) {
       const plot: Plot = {
         chart: 'sockets',
@@ -60,7 +60,7 @@ function zero(limit: Limit): Row[] {
         break;
       }
       const plot: Plot = { chart: 'zero-limit', series: name, x: threads };
-      const count = `${threads} thread${threads > 1 ? 's' : ''}`;
+      const count = counted(threads, 'thread');
       rows.push(row('limit', `zero detection by ${name}, ${count}`, 'GB/s', [value], { plot }));
     }
   }

@@ -7,7 +7,7 @@
  */
 import type { Address, Compression } from '../src/index.js';
 import { Child } from './support/child.js';
-import { monotonicMs, row, type Plot, type Row } from './support/measure.js';
+import { counted, monotonicMs, row, type Plot, type Row } from './support/measure.js';
 import { migrate } from './support/migrate.js';
 
 const GIB = 2 ** 30;
@@ -42,7 +42,7 @@ async function startups(): Promise<Row[]> {
     for (const [step, name] of Object.entries(STEPS) as [keyof Startup, string][]) {
       const values = rounds.map((round) => round[step]);
       const plot: Plot = { chart: 'startup', series: name, x: channels };
-      const count = `${channels} channel${channels > 1 ? 's' : ''}`;
+      const count = counted(channels, 'channel');
       rows.push(row('startup', `${count}: ${name}`, 'ms', values, { plot }));
     }
   }

@@ -1,7 +1,7 @@
 /** An all-zero guest: zero-page detection, headers, and zero pages at the receiver. */
 import { Engine, mustBeEqual, rate } from './support/engine.js';
 import { fillImage, prefault } from './support/image.js';
-import { row, type Row } from './support/measure.js';
+import { counted, row, type Row } from './support/measure.js';
 
 const BYTES = 2 ** 30;
 const ROUNDS = 9;
@@ -25,7 +25,7 @@ export async function run(): Promise<Row[]> {
     await engine.close();
     // Two channels with two ends are four busy threads: on two cores each has half a core.
     const bound = channels === 1 ? { floor: FLOOR } : {};
-    rows.push(row('zero', `all zero, ${channels} channel${channels > 1 ? 's' : ''}`, 'GB/s', figures, bound));
+    rows.push(row('zero', `all zero, ${counted(channels, 'channel')}`, 'GB/s', figures, bound));
   }
   return rows;
 }

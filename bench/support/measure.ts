@@ -46,8 +46,9 @@ export function ratios(a: readonly number[], b: readonly number[]): number[] {
   return a.map((value, index) => value / b[index]);
 }
 
-export function format(spread: Spread, digits = 2): string {
-  return `${spread.median.toFixed(digits)} (${spread.min.toFixed(digits)} to ${spread.max.toFixed(digits)})`;
+/** `1 channel`, `2 channels`. */
+export function counted(count: number, what: string): string {
+  return `${count} ${what}${count > 1 ? 's' : ''}`;
 }
 
 /** The charts of the figures page, page.ts. */

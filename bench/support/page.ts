@@ -181,10 +181,7 @@ function boundsSection(rows: readonly Row[]): Html {
     <table>
       <thead>
         <tr>
-          <th>row</th>
-          <th>median</th>
-          <th>spread</th>
-          <th>bound</th>
+          ${HEAD}
           <th></th>
         </tr>
       </thead>
@@ -192,9 +189,7 @@ function boundsSection(rows: readonly Row[]): Html {
         ${rows.map(
           (row) =>
             html`<tr class="${isMissed(row) && 'missed'}">
-              <th scope="row">${row.bench}: ${row.row}</th>
-              <td>${figure(row.median)} ${row.unit}</td>
-              <td>${spreadOf(row)}</td>
+              ${cellsOf(row, `${row.bench}: ${row.row}`)}
               <td>${boundOf(row)}</td>
               <td>${isMissed(row) ? html`<b>MISSED</b>` : 'reached'}</td>
             </tr>`,
@@ -209,19 +204,14 @@ function benchDetails(bench: string, rows: readonly Row[]): Html {
     <table>
       <thead>
         <tr>
-          <th>row</th>
-          <th>median</th>
-          <th>spread</th>
-          <th>bound</th>
+          ${HEAD}
         </tr>
       </thead>
       <tbody>
         ${rows.map(
           (row) =>
             html`<tr>
-              <th scope="row">${row.row}</th>
-              <td>${figure(row.median)} ${row.unit}</td>
-              <td>${spreadOf(row)}</td>
+              ${cellsOf(row, row.row)}
               <td>${boundOf(row)}${isMissed(row) && html` <b class="missed">MISSED</b>`}</td>
             </tr> `,
         )}
@@ -230,8 +220,16 @@ function benchDetails(bench: string, rows: readonly Row[]): Html {
   </details> `;
 }
 
-function spreadOf({ min, max }: Row): string {
-  return min === max ? '' : `${figure(min)} to ${figure(max)}`;
+/** What both tables of rows begin with. */
+const HEAD = html`<th>row</th>
+  <th>median</th>
+  <th>spread</th>
+  <th>bound</th>`;
+
+function cellsOf({ median, min, max, unit }: Row, name: string): Html {
+  return html`<th scope="row">${name}</th>
+    <td>${figure(median)} ${unit}</td>
+    <td>${min === max ? '' : `${figure(min)} to ${figure(max)}`}</td>`;
 }
 
 // ---- plots ----

@@ -14,10 +14,10 @@ import os from 'node:os';
 import path from 'node:path';
 import { MISSING_QEMU, QEMU } from '../../src/cli/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
+import { buildLimit } from './limit.js';
 import { migrate } from './migrate.js';
 import { writeImage, type Image } from './image.js';
-import { ratios, row, type Plot, type Row } from './measure.js';
-import { openLimit } from './qemu-limit.js';
+import { counted, ratios, row, type Plot, type Row } from './measure.js';
 import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder } from './qemu.js';
 
 export interface Case {
@@ -57,7 +57,7 @@ export async function* compare(bench: string, cases: readonly Case[]): AsyncGene
   try {
     for (const image of new Set(cases.map((it) => it.image)))
       writeImage(path.join(folder.path, image), RAM_BYTES, image);
-    const sides = await openSides(folder.path);
+    const sides = openSides(folder.path);
     // The programs are read from the disk before they count.
     await measure(sides, { ...cases[0], pairs: 1 });
     for (const it of cases) yield* rowsOf(bench, it, await measure(sides, it));
@@ -66,8 +66,8 @@ export async function* compare(bench: string, cases: readonly Case[]): AsyncGene
   }
 }
 
-async function openSides(folder: string): Promise<Sides> {
-  const limit = await openLimit();
+function openSides(folder: string): Sides {
+  const limit = buildLimit();
   const cores = os.availableParallelism();
   const verified = new Set<string>();
   return {
@@ -84,6 +84,7 @@ async function openSides(folder: string): Promise<Sides> {
         it.limit.of === 'sockets'
           ? limit.sockets({ connections, bytes: RAM_BYTES, prefault })
           : limit.zero('memcmp', cores, RAM_BYTES);
+      if (rate === undefined) return undefined;
       return Promise.resolve({ seconds: RAM_BYTES / 1e9 / rate, wireBytes: RAM_BYTES });
     },
   };
@@ -153,7 +154,7 @@ function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] 
   const { compression, channels, floor, wireCeiling } = it;
   const method = methodOf(it);
   const memory = it.prefault ? 'prefaulted' : 'fresh';
-  const name = `${method}, ${channels} channel${channels > 1 ? 's' : ''}, ${memory}`;
+  const name = `${method}, ${counted(channels, 'channel')}, ${memory}`;
   const speed = (who: string, { speed }: Figures[Side], series?: string): Row =>
     row(bench, `${name}: ${who}`, 'GB/s', speed, {
       // The page's chart by method takes its bars from these with 2 channels.
