@@ -1,6 +1,6 @@
 /**
- * A whole migration between two fresh processes: both guests' RAM is there
- * before the clock starts; each pass begins with queueRange() and ends when both sides' sync() has returned; at the end
+ * A whole migration between two fresh processes: both guests' RAM is there, and all channels are connected, before the
+ * clock starts; each pass begins with queueRange() and ends when both sides' sync() has returned; at the end
  * the memories are compared by digest.
  */
 import type { Address, Compression } from '../../src/index.js';
@@ -77,6 +77,7 @@ export class Migration {
     const receiver = new Child('./endpoint.js', { role: 'receive', ...all });
     const sender = new Child('./endpoint.js', { role: 'send', ...all });
     sender.tell(await receiver.next<{ address: Address }>());
+    await Promise.all([receiver.next<{ open: true }>(), sender.next<{ open: true }>()]);
     const migration = new Migration(sender, receiver, all.size);
     if (all.warmUpBytes > 0) await migration.#move({ bytes: all.warmUpBytes, counts: false });
     return migration;

@@ -26,6 +26,7 @@ import { METHODS, type ReceiveMethod } from '../methods/methods.js';
 import type { Compression } from '../options.js';
 import type { BlockDescription } from '../ram/block.js';
 import { FileBlock } from '../ram/file-block.js';
+import { runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { copyPages } from '../ram/copy.js';
 import { isZeroRange } from '../ram/zero-page.js';
@@ -153,6 +154,8 @@ class ReceiveChannel {
   #device: { idstr: string; instanceId: number } | undefined;
   /** Bytes that were read before the state that takes them was known. */
   #surplus: Buffer;
+  #surplusAt = 0;
+  #surplusEnd: number;
   readonly #landing: Buffer;
   #landed = true;
 
@@ -193,6 +196,7 @@ class ReceiveChannel {
     this.#start = this.#header.subarray(0, PACKET_START_BYTES);
     this.#want = this.#start;
     this.#surplus = Buffer.from(task.surplus);
+    this.#surplusEnd = this.#surplus.length;
   }
 
   async run(): Promise<void> {
@@ -241,7 +245,9 @@ class ReceiveChannel {
         callback: (count) => {
           this.#clock.busy();
           if (this.#landed) {
-            this.#surplus = this.#landing.subarray(0, count);
+            this.#surplus = this.#landing;
+            this.#surplusAt = 0;
+            this.#surplusEnd = count;
             this.#feed();
           } else this.#filled(count);
           this.#maybeIdle();
@@ -306,25 +312,27 @@ class ReceiveChannel {
 
   /** Bytes that came with the hello, or to the landing, go through the same states. */
   #feed(): void {
-    while (this.#surplus.length > 0 && !this.#paused && !this.#ended) {
+    while (this.#surplusAt < this.#surplusEnd && !this.#paused && !this.#ended) {
       if (this.#feedHeader()) continue;
-      const count = Math.min(this.#surplus.length, this.#want.length - this.#have);
-      this.#surplus.copy(this.#want, this.#have, 0, count);
-      this.#surplus = this.#surplus.subarray(count);
+      const at = this.#surplusAt;
+      const count = Math.min(this.#surplusEnd - at, this.#want.length - this.#have);
+      this.#surplus.copy(this.#want, this.#have, at, at + count);
+      this.#surplusAt += count;
       this.#filled(count);
     }
   }
 
   /** A whole header is decoded where it lies. */
   #feedHeader(): boolean {
-    const bytes = this.#headerBytes;
-    const surplus = this.#surplus;
-    if (this.#state !== 'START' || this.#have > 0 || surplus.length < bytes) return false;
+    const at = this.#surplusAt;
+    if (this.#state !== 'START' || this.#have > 0 || this.#surplusEnd - at < this.#headerBytes) return false;
+    // Its magic and version are looked at with all the rest.
+    const flags = this.#surplus.readUInt32BE(at + PACKET_START_BYTES - 4);
+    if ((flags & MULTIFD_FLAG_DEVICE_STATE) !== 0) return false;
+    this.#surplusAt += this.#headerBytes;
+    this.#stats[STAT_BYTES] += this.#headerBytes;
     try {
-      if ((unfillPacketStart(surplus) & MULTIFD_FLAG_DEVICE_STATE) !== 0) return false;
-      this.#surplus = surplus.subarray(bytes);
-      this.#stats[STAT_BYTES] += bytes;
-      this.#takeHeader(surplus);
+      this.#takeHeader(this.#surplus, at);
     } catch (thrown) {
       this.#fail(thrown);
     }
@@ -373,7 +381,7 @@ class ReceiveChannel {
         return;
       }
       case 'HEADER':
-        this.#takeHeader(this.#header);
+        this.#takeHeader(this.#header, 0);
         return;
       case 'PAYLOAD':
         if (this.#method === undefined && this.#nextPage < this.#packet.normalPages) this.#expectRun();
@@ -403,9 +411,9 @@ class ReceiveChannel {
     }
   }
 
-  #takeHeader(header: Buffer): void {
+  #takeHeader(bytes: Buffer, at: number): void {
     const packet = this.#packet;
-    unfillPacket(header, this.#expectation, packet);
+    unfillPacket(bytes, this.#expectation, packet, at);
     this.packetNum = packet.packetNum;
     if (this.#control.trace) {
       this.#trace('multifd_recv_unfill', {
@@ -552,10 +560,8 @@ class ReceiveChannel {
   /** From entry `i` of the page list on, before `end`, how many pages lie side by side in one window. */
   #runLength(i: number, end: number): number {
     const { pages } = this.#packet;
-    const limit = Math.min(end - i, Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize);
-    let run = 1;
-    while (run < limit && pages[i + run] === pages[i] + run) run++;
-    return run;
+    const limit = Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize;
+    return runLength(pages, i, Math.min(end - i, limit));
   }
 
   /** The packet is in place. */

@@ -28,6 +28,7 @@ import { formatAddress, type Address, type Compression, type ZeroPageDetection }
 import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';
+import { fillRange, runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import {
@@ -63,7 +64,7 @@ import {
   pagesPerPacket,
   type PacketToSend,
 } from '../wire/packet.js';
-import { Partition, fillRange, runLength } from './partition.js';
+import { Partition, normalRun } from './partition.js';
 
 /** What the calling thread gives to the worker. */
 export interface SendChannelTask {
@@ -95,7 +96,7 @@ interface CompressingPacket {
   pages: Uint32Array;
   made: Promise<Buffer>;
   /** The rest of the payload: pages as they are. */
-  raw: Buffer[];
+  raw: readonly Buffer[];
   settled: boolean;
 }
 
@@ -125,7 +126,17 @@ const STALL_PERIODS = 4;
 const STALL_SLACK_MS = 100;
 /** At an orderly end, how long the peer may take to read what is left. */
 const FINISH_TIMEOUT_MS = 10_000;
-const NO_PAYLOAD: Buffer[] = [];
+const NO_PAYLOAD: readonly Buffer[] = [];
+
+/**
+ * What a socket's stream calls when it is uncorked (a Writable's implementer provides it). Called directly, as nothing
+ * else is under way then: the stream's own accounts of each piece cost as much as the kernel's copy of a page.
+ */
+const WRITES_PIECES = '_writev';
+type Chunks = { chunk: Buffer }[] & { allBuffers?: boolean };
+interface PieceWriter {
+  [WRITES_PIECES](chunks: Chunks, written: (error?: Error | null) => void): void;
+}
 
 export async function runSendChannel(task: SendChannelTask, report: Report): Promise<ChannelOutcome> {
   const control = Control.attach(task.shared);
@@ -162,6 +173,8 @@ class SendChannel {
   /** A ring: what is on its way, what is held back, and what is left over at its end. */
   readonly #headers: Buffer;
   #headerTurn = 0;
+  /** Those from here to #headerTurn are not in #pending yet. */
+  #headersFrom = 0;
   /** Packets in #pending, and bytes of their payloads. */
   #held = 0;
   #heldPayload = 0;
@@ -185,6 +198,11 @@ class SendChannel {
   readonly #partition: Partition;
   /** #partition is that of the packet to be made next. */
   #detected = false;
+  /**
+   * How many packets of zero pages are looked at in one go, as fast as memory is read: after one of them two, and twice as
+   * many each time that it was right, so that little is looked at twice.
+   */
+  #zeroesAhead = 0;
   #socket: net.Socket | undefined;
   #broken: MultifdError | undefined;
   #wakeWriter: (() => void) | undefined;
@@ -340,15 +358,17 @@ class SendChannel {
     const windows = this.#shared[job.block];
     const file = this.#files[job.block];
     const partition = this.#partition;
-    const zeroes = job.allZero ? job.num - at : this.#zeroPagesAhead(job, at);
     let done = 0;
     while (at + done < job.num && this.#held < MAX_HELD && this.#heldPayload < MAX_HELD_PAYLOAD) {
-      const allZero = done < zeroes;
+      const run = this.#holdRun(job, at + done);
+      done += run;
+      if (run > 0) continue;
       const count = this.#takePages(job, at + done);
       const staging = this.#staging[this.#turn];
-      if (file !== undefined && !allZero) this.#readFile(file, count, staging);
-      this.#detectZeroPages(count, allZero, windows, staging);
+      if (file !== undefined && !job.allZero) this.#readFile(file, count, staging);
+      this.#detectZeroPages(count, job.allZero, windows, staging);
       const { normal } = partition;
+      this.#zeroesAhead = normal === 0 ? 2 : 0;
       this.#detected = normal > 0 && this.#method !== undefined;
       if (this.#detected || this.#compressing !== undefined) break;
       const payload = this.#pieces(windows, staging, 0, normal);
@@ -364,20 +384,50 @@ class SendChannel {
   }
 
   /**
-   * All-zero guests are looked at as fast as memory is read: pages side by side in shared memory, whole packets of them, as
-   * many as one write takes, in one look. All of them or none: what it does not see, the look at each packet does.
+   * Packets of pages that lie side by side in shared memory and are all of one kind: no page list, one look for all of
+   * them. Such pages are most of what a first pass sends.
+   *
+   * @returns how many pages they hold; 0 where it is not as simple as that
    */
-  #zeroPagesAhead({ block, num, range, first }: Job, at: number): number {
+  #holdRun({ block, num, range, allZero, first }: Job, at: number): number {
     const windows = this.#shared[block];
     const size = this.#pageSize;
     const limit = this.#queued.length;
-    const count = Math.min(num - at, limit * (MAX_HELD - this.#held));
-    const offset = (first + at) * size;
+    const page = first + at;
+    const packets = MAX_HELD - this.#held;
     // What the codec has goes first; then this is asked again.
-    if (windows === undefined || !range || this.#compressing !== undefined) return 0;
-    if (this.#task.zeroPageDetection !== 'multifd') return 0;
-    if (count <= limit || count * size > Windows.runLimit(offset)) return 0;
-    return isZeroRange(windows.windowAt(offset), offset % Windows.WINDOW_BYTES, count * size) ? count : 0;
+    if (!range || this.#compressing !== undefined) return 0;
+    if (allZero) return this.#holdZeroRun(block, page, Math.min(num - at, packets * limit));
+    if (windows === undefined) return 0;
+    const window = windows.windowAt(page * size);
+    const offset = (page * size) % Windows.WINDOW_BYTES;
+    const left = Math.min(num - at, Windows.runLimit(page * size) / size);
+    const detects = this.#task.zeroPageDetection === 'multifd';
+    if (detects && this.#zeroesAhead > 0) {
+      const count = Math.min(left, limit * Math.min(packets, this.#zeroesAhead));
+      const zero = isZeroRange(window, offset, count * size);
+      this.#zeroesAhead = zero ? 2 * this.#zeroesAhead : 0;
+      if (zero) return this.#holdZeroRun(block, page, count);
+    }
+    if (this.#method !== undefined) return 0;
+    const room = Math.ceil((MAX_HELD_PAYLOAD - this.#heldPayload) / (limit * size));
+    let count = Math.min(left, limit * Math.min(packets, room));
+    if (detects) count = normalRun(window, offset, size, count);
+    // What does not fill a packet goes with the pages behind it.
+    if (count < left) count -= count % limit;
+    for (let i = 0; i < count; i += limit) {
+      const normal = Math.min(limit, count - i);
+      this.#sendRam(block, normal, 0, page + i, [windows.view((page + i) * size, normal * size)]);
+    }
+    this.#heldPayload += count * size;
+    return count;
+  }
+
+  #holdZeroRun(block: number, page: number, count: number): number {
+    const limit = this.#queued.length;
+    for (let i = 0; i < count; i += limit)
+      this.#sendRam(block, 0, Math.min(limit, count - i), page + i, NO_PAYLOAD);
+    return count;
   }
 
   /**
@@ -395,7 +445,7 @@ class SendChannel {
     this.#detected = false;
     const { normal } = this.#partition;
     const method = this.#method;
-    let payload: Buffer[];
+    let payload: readonly Buffer[];
     if (method === undefined || normal === 0) {
       payload = this.#pieces(windows, staging, 0, normal);
     } else {
@@ -434,7 +484,14 @@ class SendChannel {
     if (normal === 0 || this.#method === undefined) this.#control.done(this.#id);
   }
 
-  #sendRam(block: number, normal: number, zero: number, pages: Uint32Array, payload: Buffer[]): void {
+  /** @param pages as in PacketToSend */
+  #sendRam(
+    block: number,
+    normal: number,
+    zero: number,
+    pages: Uint32Array | number,
+    payload: readonly Buffer[],
+  ): void {
     let payloadBytes = 0;
     for (const piece of payload) payloadBytes += piece.length;
     this.#sendPacket(
@@ -536,9 +593,9 @@ class SendChannel {
 
   async #sendDeviceState(slot: Slot): Promise<void> {
     await this.#sendCompressed();
-    const header = this.#nextHeader(DEVICE_STATE_HEADER_BYTES);
+    const at = this.#nextHeader(DEVICE_STATE_HEADER_BYTES);
+    const header = this.#headers.subarray(at, at + DEVICE_STATE_HEADER_BYTES);
     fillDeviceState(header, { idstr: slot.idstr, instanceId: slot.instanceId, nextPacketSize: slot.length });
-    this.#hold(header);
     this.#hold(slot.data.subarray(0, slot.length));
     this.#stats[STAT_PACKETS] += 1;
     this.#stats[STAT_DEVICE_STATES] += 1;
@@ -568,10 +625,9 @@ class SendChannel {
   }
 
   /** Adds a packet to what is written next. */
-  #sendPacket(packet: PacketToSend, payload: Buffer[]): void {
+  #sendPacket(packet: PacketToSend, payload: readonly Buffer[]): void {
     const header = this.#nextHeader(packetHeaderBytes(this.#pageSize));
-    fillPacket(header, this.#pageSize, packet);
-    this.#hold(header);
+    fillPacket(this.#headers, this.#pageSize, packet, header);
     for (const piece of payload) this.#hold(piece);
     this.#held++;
     this.#stats[STAT_PACKETS] += 1;
@@ -586,26 +642,30 @@ class SendChannel {
     }
   }
 
-  /** Room for the next header: beside the one before it wherever possible, so that they go out as one piece. */
-  #nextHeader(bytes: number): Buffer {
-    if (this.#headerTurn + bytes > this.#headers.length) this.#headerTurn = 0;
+  /** Where there is room for the next header: headers side by side go out as one piece. */
+  #nextHeader(bytes: number): number {
+    if (this.#headerTurn + bytes > this.#headers.length) {
+      this.#holdHeaders();
+      this.#headerTurn = 0;
+      this.#headersFrom = 0;
+    }
     const at = this.#headerTurn;
     this.#headerTurn += bytes;
-    return this.#headers.subarray(at, at + bytes);
+    this.#stats[STAT_BYTES] += bytes;
+    return at;
   }
 
+  #holdHeaders(): void {
+    if (this.#headerTurn > this.#headersFrom)
+      this.#pending.push(this.#headers.subarray(this.#headersFrom, this.#headerTurn));
+    this.#headersFrom = this.#headerTurn;
+  }
+
+  /** Behind the headers that there are. */
   #hold(piece: Buffer): void {
+    this.#holdHeaders();
     this.#stats[STAT_BYTES] += piece.length;
-    const pending = this.#pending;
-    const last = pending.at(-1);
-    if (last?.buffer === this.#headers.buffer && piece.buffer === last.buffer) {
-      if (last.byteOffset + last.length === piece.byteOffset) {
-        const begin = last.byteOffset - this.#headers.byteOffset;
-        pending[pending.length - 1] = this.#headers.subarray(begin, begin + last.length + piece.length);
-        return;
-      }
-    }
-    pending.push(piece);
+    this.#pending.push(piece);
   }
 
   #trace(point: TracePoint, data: Record<string, unknown>): void {
@@ -701,15 +761,22 @@ class SendChannel {
   async #startWrite(): Promise<void> {
     if (this.#writing || this.#broken !== undefined) await this.#flushed();
     if (this.#peerEnded) throw new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel');
+    this.#holdHeaders();
     const socket = this.#socket as net.Socket;
     const pieces = this.#pending;
     const last = pieces.length - 1;
     if (last < 0) return;
     this.#writing = true;
-    socket.cork();
-    for (let i = 0; i < last; i++) socket.write(pieces[i]);
-    socket.write(pieces[last], this.#written);
-    socket.uncork();
+    if (WRITES_PIECES in socket) {
+      const chunks: Chunks = pieces.map((chunk) => ({ chunk }));
+      chunks.allBuffers = true;
+      (socket as unknown as PieceWriter)[WRITES_PIECES](chunks, this.#written);
+    } else {
+      socket.cork();
+      for (let i = 0; i < last; i++) socket.write(pieces[i]);
+      socket.write(pieces[last], this.#written);
+      socket.uncork();
+    }
     pieces.length = 0;
     this.#held = 0;
     this.#heldPayload = 0;

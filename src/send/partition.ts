@@ -7,6 +7,7 @@
  * then costs another tenth to compile (bench: none and zero). What is left here runs once for each run of pages.
  */
 import { isIncompressible } from '../methods/incompressible.js';
+import { fillRange, runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { pagesPerPacket } from '../wire/packet.js';
@@ -155,23 +156,24 @@ export class Partition {
   }
 }
 
-/** From entry `i` on, how many pages lie side by side, `limit` at most. */
-export function runLength(pages: Uint32Array | Uint16Array, i: number, limit: number): number {
-  const ahead = pages[i] - i;
-  let end = i + 1;
-  while (end < i + limit && pages[end] === ahead + end) end++;
-  return end - i;
-}
-
-/** Pages `first`, `first + 1`, ... into entries `at` and on. */
-export function fillRange(pages: Uint32Array | Uint16Array, at: number, first: number, count: number): void {
-  for (let i = 0; i < count; i++) pages[at + i] = first + i;
-}
-
 /** Does another raw page begin with the same word as page `i`? */
 function hasTwin(raw: Uint8Array, words: Int32Array, i: number, count: number): boolean {
   for (let j = 0; j < count; j++) if (words[j] === words[i] && raw[j] === 1 && j !== i) return true;
   return false;
+}
+
+/** From byte `at` on, how many of `count` pages are certainly not zero, by their first, middle or last byte. */
+export function normalRun(bytes: Buffer, at: number, size: number, count: number): number {
+  let run = 0;
+  let page = at;
+  while (
+    run < count &&
+    (bytes[page] !== 0 || bytes[page + (size >>> 1)] !== 0 || bytes[page + size - 1] !== 0)
+  ) {
+    run++;
+    page += size;
+  }
+  return run;
 }
 
 /** From byte `at` on, how many of `count` pages begin with a zero byte, or do not. */

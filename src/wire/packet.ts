@@ -20,7 +20,7 @@
  * Filled by a send channel, unfilled by a receive channel, both in their worker threads, into and out of buffers
  * that live as long as the channel.
  */
-import { MultifdError, hex32, receivedExpected } from '../errors.js';
+import { MultifdError, hex32, receivedExpected, type ErrorCode } from '../errors.js';
 import { MULTIFD_MAGIC, MULTIFD_VERSION } from './hello.js';
 
 /** MULTIFD_PACKET_SIZE of QEMU: the page bytes that one packet holds at most. */
@@ -47,6 +47,7 @@ const OFF_PACKET_NUM = 24;
 const OFF_ZERO_PAGES = 32;
 const OFF_RAMBLOCK = 64;
 const OFF_OFFSETS = OFF_RAMBLOCK + RAMBLOCK_NAME_BYTES;
+const RESERVED = new Uint8Array(OFF_RAMBLOCK - OFF_ZERO_PAGES - 4);
 
 const TWO_32 = 0x1_0000_0000;
 
@@ -69,30 +70,36 @@ export interface PacketToSend {
   packetNum: number;
   /** The block's name in 256 NUL-padded bytes; undefined for a SYNC packet. */
   ramblock: Uint8Array | undefined;
-  pages: Uint32Array;
+  /** Or the first page of all, where they lie side by side. */
+  pages: Uint32Array | number;
 }
 
-/** Writes the whole header into `header`; unused fields and offsets become 0, as QEMU 10.0 sends them. */
-export function fillPacket(header: Buffer, pageSize: number, packet: PacketToSend): void {
+/** Writes the whole header, to `begin` and on; unused fields and offsets become 0, as QEMU 10.0 sends them. */
+export function fillPacket(into: Buffer, pageSize: number, packet: PacketToSend, begin = 0): void {
+  const { pages, ramblock } = packet;
   const listed = packet.normalPages + packet.zeroPages;
-  const view = viewOf(header);
+  const view = viewOf(into, begin);
+  const limit = pagesPerPacket(pageSize);
+  const end = begin + packetHeaderBytes(pageSize);
   view.setUint32(0, MULTIFD_MAGIC);
   view.setUint32(OFF_VERSION, MULTIFD_VERSION);
   view.setUint32(OFF_FLAGS, packet.flags);
   // QEMU 10.0 announces N in data packets and 0 in packets that only say SYNC.
-  view.setUint32(OFF_PAGES_ALLOC, listed > 0 ? pagesPerPacket(pageSize) : 0);
+  view.setUint32(OFF_PAGES_ALLOC, listed > 0 ? limit : 0);
   view.setUint32(OFF_NORMAL_PAGES, packet.normalPages);
   view.setUint32(OFF_NEXT_PACKET_SIZE, packet.nextPacketSize);
   view.setUint32(OFF_PACKET_NUM, Math.floor(packet.packetNum / TWO_32));
   view.setUint32(OFF_PACKET_NUM + 4, packet.packetNum % TWO_32);
   view.setUint32(OFF_ZERO_PAGES, packet.zeroPages);
-  header.fill(0, OFF_ZERO_PAGES + 4, packet.ramblock === undefined ? OFF_OFFSETS : OFF_RAMBLOCK);
-  if (packet.ramblock !== undefined) header.set(packet.ramblock, OFF_RAMBLOCK);
-  fillOffsets(view, packet.pages, listed, pageSize);
-  header.fill(0, OFF_OFFSETS + 8 * listed);
+  into.set(RESERVED, begin + OFF_ZERO_PAGES + 4);
+  if (ramblock === undefined) into.fill(0, begin + OFF_RAMBLOCK, begin + OFF_OFFSETS);
+  else into.set(ramblock, begin + OFF_RAMBLOCK);
+  if (typeof pages === 'number') fillOffsetRange(view, pages, listed, pageSize);
+  else fillOffsets(view, pages, listed, pageSize);
+  if (listed < limit) into.fill(0, begin + OFF_OFFSETS + 8 * listed, end);
 }
 
-/** The loop over the pages alone: the sooner it is compiled, the sooner a migration is at speed. */
+/** The loops over the pages alone: the sooner they are compiled, the sooner a migration is at speed. */
 function fillOffsets(view: DataView, pages: Uint32Array, listed: number, pageSize: number): void {
   // A page index times its size: bits that leave the low word are the high one.
   const shift = 31 - Math.clz32(pageSize);
@@ -103,8 +110,17 @@ function fillOffsets(view: DataView, pages: Uint32Array, listed: number, pageSiz
   }
 }
 
-function viewOf(header: Buffer): DataView {
-  return new DataView(header.buffer, header.byteOffset, header.length);
+function fillOffsetRange(view: DataView, first: number, listed: number, pageSize: number): void {
+  const shift = 31 - Math.clz32(pageSize);
+  for (let i = 0, at = OFF_OFFSETS; i < listed; i++, at += 8) {
+    view.setUint32(at, (first + i) >>> (32 - shift));
+    view.setUint32(at + 4, (first + i) << shift);
+  }
+}
+
+/** Of a header, or as much of one as is there. */
+function viewOf(bytes: Buffer, begin: number): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset + begin, bytes.length - begin);
 }
 
 /** What a receive channel knows before it reads, and a header is checked against. */
@@ -113,7 +129,14 @@ export interface PacketExpectation {
   /** The method bits of the configured compression. */
   methodFlag: number;
   /** Index of a block, and its size in bytes, by its name; or undefined. */
-  findBlock(name: string): { index: number; size: number } | undefined;
+  findBlock(name: string): KnownBlock | undefined;
+  /** What findBlock() gave last, and for which bytes: most packets have the name of the packet before. */
+  last?: { name: Buffer; block: KnownBlock };
+}
+
+export interface KnownBlock {
+  index: number;
+  size: number;
 }
 
 /** A decoded header; one object a channel, refilled for every packet. */
@@ -143,7 +166,10 @@ export class PacketHeader {
  * @throws MultifdError ERR_MULTIFD_MAGIC, ERR_MULTIFD_VERSION
  */
 export function unfillPacketStart(bytes: Buffer): number {
-  const view = viewOf(bytes);
+  return unfillStart(viewOf(bytes, 0));
+}
+
+function unfillStart(view: DataView): number {
   const magic = view.getUint32(0);
   if (magic !== MULTIFD_MAGIC) {
     throw new MultifdError(
@@ -162,83 +188,104 @@ export function unfillPacketStart(bytes: Buffer): number {
 }
 
 /**
- * Decodes a whole RAM header into `into`, every number bounded before it is used, in QEMU's order: the first
+ * Decodes the whole RAM header at `begin` into `into`, every number bounded before it is used, in QEMU's order: the first
  * failure wins.
  *
  * @throws MultifdError ERR_MULTIFD_MAGIC, _VERSION, _PAGES_ALLOC, _NORMAL_PAGES, _ZERO_PAGES, _RAMBLOCK, _OFFSET,
  *   _METHOD, _PACKET_SIZE; from _PAGES_ALLOC on with `packetNum`
  */
-export function unfillPacket(header: Buffer, expected: PacketExpectation, into: PacketHeader): void {
+export function unfillPacket(
+  bytes: Buffer,
+  expected: PacketExpectation,
+  into: PacketHeader,
+  begin = 0,
+): void {
   const { pageSize } = expected;
   const limit = pagesPerPacket(pageSize);
-  const view = viewOf(header);
-  into.flags = unfillPacketStart(header);
+  const view = viewOf(bytes, begin);
+  into.flags = unfillStart(view);
   into.packetNum = view.getUint32(OFF_PACKET_NUM) * TWO_32 + view.getUint32(OFF_PACKET_NUM + 4);
   into.normalPages = 0;
   into.zeroPages = 0;
   into.nextPacketSize = 0;
   into.block = -1;
-  const refuse = (code: ConstructorParameters<typeof MultifdError>[0], message: string): never => {
-    throw new MultifdError(code, message, { packetNum: into.packetNum });
-  };
 
   const pagesAlloc = view.getUint32(OFF_PAGES_ALLOC);
-  if (pagesAlloc > limit) {
-    refuse('ERR_MULTIFD_PAGES_ALLOC', receivedExpected('pages_alloc', pagesAlloc, `at most ${limit}`));
-  }
   const normalPages = view.getUint32(OFF_NORMAL_PAGES);
-  if (normalPages > pagesAlloc) {
-    refuse(
-      'ERR_MULTIFD_NORMAL_PAGES',
-      receivedExpected('normal_pages', normalPages, `at most ${pagesAlloc}`),
-    );
-  }
   const zeroPages = view.getUint32(OFF_ZERO_PAGES);
-  if (zeroPages > pagesAlloc - normalPages) {
-    refuse(
-      'ERR_MULTIFD_ZERO_PAGES',
-      receivedExpected('zero_pages', zeroPages, `at most ${pagesAlloc - normalPages}`),
-    );
-  }
+  if (pagesAlloc > limit) refuseCount(into, 'ERR_MULTIFD_PAGES_ALLOC', 'pages_alloc', pagesAlloc, limit);
+  if (normalPages > pagesAlloc)
+    refuseCount(into, 'ERR_MULTIFD_NORMAL_PAGES', 'normal_pages', normalPages, pagesAlloc);
+  if (zeroPages > pagesAlloc - normalPages)
+    refuseCount(into, 'ERR_MULTIFD_ZERO_PAGES', 'zero_pages', zeroPages, pagesAlloc - normalPages);
   const listed = normalPages + zeroPages;
   if (listed === 0) return;
 
-  // Byte 255 counts as NUL whatever was sent.
-  const nameField = header.subarray(OFF_RAMBLOCK, OFF_RAMBLOCK + RAMBLOCK_NAME_BYTES - 1);
-  const nul = nameField.indexOf(0);
-  const name = nameField.toString('latin1', 0, nul < 0 ? nameField.length : nul);
-  const block = expected.findBlock(name);
-  if (block === undefined) {
-    return refuse(
-      'ERR_MULTIFD_RAMBLOCK',
-      receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block'),
-    );
-  }
+  const block = findBlock(bytes, begin, expected, into);
   const good = unfillOffsets(view, into.pages, listed, pageSize, block.size);
-  if (good < listed) refuseOffset(header, good, name, block.size, pageSize, refuse);
+  if (good < listed) refuseOffset(view, good, blockName(bytes, begin), block.size, pageSize, into);
   const method = into.flags & MULTIFD_FLAG_COMPRESSION_MASK;
   if (method !== expected.methodFlag) {
-    refuse(
-      'ERR_MULTIFD_METHOD',
-      receivedExpected('method bits', methodName(method), methodName(expected.methodFlag)),
-    );
+    const received = receivedExpected('method bits', methodName(method), methodName(expected.methodFlag));
+    refuse(into, 'ERR_MULTIFD_METHOD', received);
   }
+  // Method none: receivers of QEMU read normal_pages * PAGE whatever the field says.
+  let nextPacketSize = normalPages * pageSize;
   if (normalPages > 0 && method !== MULTIFD_FLAG_NOCOMP) {
-    const size = view.getUint32(OFF_NEXT_PACKET_SIZE);
-    if (size === 0 || size > MAX_PAYLOAD_BYTES) {
-      refuse(
-        'ERR_MULTIFD_PACKET_SIZE',
-        receivedExpected('next_packet_size', size, `1 to ${MAX_PAYLOAD_BYTES}`),
-      );
+    nextPacketSize = view.getUint32(OFF_NEXT_PACKET_SIZE);
+    if (nextPacketSize === 0 || nextPacketSize > MAX_PAYLOAD_BYTES) {
+      const allowed = `1 to ${MAX_PAYLOAD_BYTES}`;
+      const received = receivedExpected('next_packet_size', nextPacketSize, allowed);
+      refuse(into, 'ERR_MULTIFD_PACKET_SIZE', received);
     }
-    into.nextPacketSize = size;
-  } else {
-    // Method none: receivers of QEMU read normal_pages * PAGE whatever the field says.
-    into.nextPacketSize = normalPages * pageSize;
   }
+  into.nextPacketSize = nextPacketSize;
   into.normalPages = normalPages;
   into.zeroPages = zeroPages;
   into.block = block.index;
+}
+
+function refuse(into: PacketHeader, code: ErrorCode, message: string): never {
+  throw new MultifdError(code, message, { packetNum: into.packetNum });
+}
+
+function refuseCount(
+  into: PacketHeader,
+  code: ErrorCode,
+  what: string,
+  received: number,
+  most: number,
+): never {
+  return refuse(into, code, receivedExpected(what, received, `at most ${most}`));
+}
+
+function findBlock(
+  bytes: Buffer,
+  begin: number,
+  expected: PacketExpectation,
+  into: PacketHeader,
+): KnownBlock {
+  const { last } = expected;
+  const at = begin + OFF_RAMBLOCK;
+  const end = at + RAMBLOCK_NAME_BYTES;
+  if (last !== undefined && bytes.compare(last.name, 0, RAMBLOCK_NAME_BYTES, at, end) === 0)
+    return last.block;
+  const name = blockName(bytes, begin);
+  const block = expected.findBlock(name);
+  if (block === undefined) {
+    const received = receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block');
+    return refuse(into, 'ERR_MULTIFD_RAMBLOCK', received);
+  }
+  expected.last = { name: Buffer.from(bytes.subarray(at, end)), block };
+  return block;
+}
+
+function blockName(bytes: Buffer, begin: number): string {
+  const at = begin + OFF_RAMBLOCK;
+  // Byte 255 counts as NUL whatever was sent.
+  const field = bytes.subarray(at, at + RAMBLOCK_NAME_BYTES - 1);
+  const nul = field.indexOf(0);
+  return field.toString('latin1', 0, nul < 0 ? field.length : nul);
 }
 
 /** @returns how many offsets, from the first on, are those of pages of the block */
@@ -265,19 +312,20 @@ function unfillOffsets(
 }
 
 function refuseOffset(
-  header: Buffer,
+  view: DataView,
   i: number,
   name: string,
   blockSize: number,
   pageSize: number,
-  refuse: (code: 'ERR_MULTIFD_OFFSET', message: string) => never,
-): void {
+  into: PacketHeader,
+): never {
   const at = OFF_OFFSETS + 8 * i;
   // Above 2^53 this rounds, and is still far above any block.
-  const offset = header.readUInt32BE(at) * TWO_32 + header.readUInt32BE(at + 4);
+  const offset = view.getUint32(at) * TWO_32 + view.getUint32(at + 4);
   const allowed =
     offset > blockSize - pageSize ? `at most ${blockSize - pageSize}` : `a multiple of ${pageSize}`;
-  refuse('ERR_MULTIFD_OFFSET', receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, allowed));
+  const received = receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, allowed);
+  return refuse(into, 'ERR_MULTIFD_OFFSET', received);
 }
 
 const METHOD_NAMES: Record<number, string> = {

@@ -66,9 +66,10 @@ for (const kind of ['shared', 'listed'] as const) {
           const page = Number(offset) / PAGE;
           times[page]++;
           if (normal.has(page) !== at < packet.normalPages) wrong++;
+          else if (normal.has(page) && packet.pages[at].readUInt32LE(0) !== page + 1) wrong++;
         }
       }
-      t.equal(wrong, 0, 'pages as what they are');
+      t.equal(wrong, 0, 'pages as what they are, with their bytes');
       t.ok(
         times.every((count) => count === PHASES),
         'every page once in each phase',

@@ -1,8 +1,9 @@
 /** Normal and zero pages, packed and raw ones, against a plain twin. */
 import t from 'tap';
 import { isIncompressible } from '../../src/methods/incompressible.js';
+import { runLength } from '../../src/ram/page-list.js';
 import { Windows } from '../../src/ram/windows.js';
-import { Partition, runLength } from '../../src/send/partition.js';
+import { Partition, normalRun } from '../../src/send/partition.js';
 import { Random } from '../support/random.js';
 
 const KINDS = [
@@ -126,4 +127,22 @@ t.test('a run ends where pages do not follow, and at the limit', (t) => {
   // Of whatever lies in the list behind its end nothing is looked at.
   t.equal(runLength(Uint32Array.of(2 ** 32 - 1, 0), 0, 2), 1);
   t.end();
+});
+
+t.test('pages that are certainly not zero, up to the first that may be', async (t) => {
+  for (const size of [4096, 65536]) {
+    // Where the first byte that is not zero lies: the places that are looked at, and beside them.
+    const seen = [0, size / 2, size - 1];
+    const unseen = [1, size / 2 - 1, size / 2 + 1, size - 2, undefined];
+    for (const at of unseen) {
+      const bytes = Buffer.alloc(64 + 5 * size);
+      for (const [page, place] of [...seen, at, seen[0]].entries())
+        if (place !== undefined) bytes[64 + page * size + place] = 1 + page;
+      t.equal(normalRun(bytes, 64, size, 5), 3, `byte ${at} of ${size}`);
+      t.equal(normalRun(bytes, 64, size, 2), 2);
+      t.equal(normalRun(bytes, 64 + 3 * size, size, 2), 0);
+      t.equal(normalRun(bytes, 64 + 4 * size, size, 1), 1);
+      t.equal(normalRun(bytes, 64, size, 0), 0);
+    }
+  }
 });

@@ -11,6 +11,7 @@ import {
   MULTIFD_PACKET_BYTES,
   PACKET_START_BYTES,
   PacketHeader,
+  type PacketExpectation,
   type PacketToSend,
   RAMBLOCK_NAME_BYTES,
   fillPacket,
@@ -229,7 +230,7 @@ for (const { what, pageSize, bytes, packet } of VECTORS) {
       block: pages > 0 ? 3 : -1,
       sync: packet.flags === 0x01,
     });
-    t.same(listed(unfilled), [...packet.pages]);
+    t.same(listed(unfilled), [...(packet.pages as Uint32Array)]);
     t.same(expected.asked, pages > 0 ? [packet.name] : [], 'a block is looked up only for pages');
     t.equal(unfillPacketStart(bytes.subarray(0, 12)), packet.flags);
   });
@@ -263,6 +264,76 @@ t.test('a full packet of 128 pages fills the header to its last byte', async (t)
   t.equal(into.toString('hex', 1336), '00000ffffff80000');
   const unfilled = unfill(into, receiver({ size: 2 ** 44 }));
   t.same(listed(unfilled), [...pages]);
+});
+
+t.test('pages side by side are listed by the first of them', async (t) => {
+  for (const pageSize of [4096, 65536]) {
+    for (const first of [0, 5, 0x000fffff, 0x00100000, 0xffffffff - 99]) {
+      for (const count of [1, 3, 524288 / pageSize].map((count) => Math.min(count, 100))) {
+        for (const normalPages of [0, count]) {
+          const packet = {
+            flags: 0,
+            normalPages,
+            zeroPages: count - normalPages,
+            nextPacketSize: normalPages * pageSize,
+            packetNum: 2 ** 33 + 7,
+            ramblock: nameBytes('pc.ram'),
+          };
+          const listed = Buffer.alloc(320 + 4194304 / pageSize, 0xee);
+          const ranged = Buffer.from(listed);
+          const pages = Uint32Array.from({ length: count }, (_, i) => first + i);
+          fillPacket(listed, pageSize, { ...packet, pages });
+          fillPacket(ranged, pageSize, { ...packet, pages: first });
+          t.equal(ranged.toString('hex'), listed.toString('hex'), `${count} pages from ${first} on`);
+        }
+      }
+    }
+  }
+});
+
+t.test('headers side by side in one buffer are filled and unfilled where they lie', async (t) => {
+  const small = VECTORS.filter(({ pageSize }) => pageSize === 4096);
+  const into = Buffer.alloc(1344 * small.length + 64, 0xee);
+  for (const [i, { packet }] of small.entries()) fillPacket(into, 4096, packet, 32 + 1344 * i);
+  t.equal(into.toString('hex', 0, 32), 'ee'.repeat(32));
+  t.equal(into.toString('hex', into.length - 32), 'ee'.repeat(32));
+  const header = new PacketHeader(4096);
+  for (const [i, { what, bytes, packet }] of small.entries()) {
+    t.equal(into.toString('hex', 32 + 1344 * i, 32 + 1344 * (i + 1)), bytes.toString('hex'), what);
+    const compression = (['none', 'zlib', 'zstd'] as const)[(packet.flags & 0x3e) >> 1];
+    unfillPacket(into, receiver({ name: packet.name, compression }), header, 32 + 1344 * i);
+    t.equal(header.packetNum, packet.packetNum);
+    t.same(listed(header), [...(packet.pages as Uint32Array)]);
+  }
+  const broken = patched(into, [32 + 1344 + 3, '00']);
+  const unfillSecond = (): void => unfillPacket(broken, receiver({}), header, 32 + 1344);
+  t.throws(unfillSecond, { code: 'ERR_MULTIFD_MAGIC' });
+});
+
+t.test('names that change from packet to packet, and one that is unknown between them', async (t) => {
+  const blocks: Record<string, { index: number; size: number }> = {
+    'pc.ram': { index: 0, size: 40960 },
+    'vga.vram': { index: 1, size: 8192 },
+  };
+  const names = ['pc.ram', 'vga.vram', 'pc.ram', 'pc.ra', 'vga.vram', 'vga.vram', 'pc.ram'];
+  const expected: PacketExpectation = {
+    pageSize: 4096,
+    methodFlag: 0,
+    findBlock: (name) => blocks[name],
+  };
+  const into = new PacketHeader(4096);
+  const bytes = Buffer.alloc(1344);
+  const packet = { flags: 0, normalPages: 0, zeroPages: 1, nextPacketSize: 0, packetNum: 1 };
+  for (const name of names) {
+    fillPacket(bytes, 4096, { ...packet, ramblock: nameBytes(name), pages: 1 });
+    const unfillIt = (): void => unfillPacket(bytes, expected, into);
+    if (name === 'pc.ra') t.throws(unfillIt, { code: 'ERR_MULTIFD_RAMBLOCK' });
+    else unfillIt();
+    t.equal(into.block, ['pc.ram', 'vga.vram'].indexOf(name), name);
+  }
+  // Page 5 is one of pc.ram's ten, and not of the two of vga.vram.
+  fillPacket(bytes, 4096, { ...packet, ramblock: nameBytes('vga.vram'), pages: 5 });
+  t.throws(() => unfillPacket(bytes, expected, into), { code: 'ERR_MULTIFD_OFFSET' });
 });
 
 /** Two normal pages, 30 zero pages, not in order. */
