@@ -141,7 +141,7 @@ export abstract class Session implements AsyncDisposable {
       // Workers are the session's and end with it.
       idleTimeout: Infinity,
       // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
-      resourceLimits: { maxYoungGenerationSizeMb: 6 },
+      resourceLimits: { maxYoungGenerationSizeMb: 3 },
       execArgv: WORKER_FLAGS,
       env: workerEnvironment(),
       workerData: control.shared.control,

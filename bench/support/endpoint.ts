@@ -79,13 +79,15 @@ async function openReceiver(start: Start, memory: SharedArrayBuffer, parent: Pee
 }
 
 serve<Start>(async (start, parent) => {
-  const base = statusBytes('VmRSS');
   const memory = new SharedArrayBuffer(start.size);
   if (start.role === 'receive') {
     if (start.prefault) prefault(memory);
   } else if (start.file !== undefined) readImage(memory, start.file);
   else fillImage(memory, start.image);
   collectGarbage();
+  // Memory that is not touched yet is not in the process's, and will be.
+  const untouched = start.role === 'receive' && !start.prefault ? memory.byteLength : 0;
+  const base = statusBytes('VmRSS') + untouched;
   // The peak so far is forgotten.
   fs.writeFileSync('/proc/self/clear_refs', '5');
   const open = start.role === 'send' ? openSender : openReceiver;
@@ -103,7 +105,7 @@ serve<Start>(async (start, parent) => {
     parent.tell({ begunMs, endedMs: monotonicMs() } satisfies Moved);
     histogram.disable();
   }
-  const above = statusBytes('VmHWM') - base - memory.byteLength;
+  const above = statusBytes('VmHWM') - base;
   // The histogram holds the times between two firings of a timer; what they are above its period is delay.
   const late = (ns: number): number => Math.max(0, ns / 1e6 - RESOLUTION_MS);
   const delay: Delay = {

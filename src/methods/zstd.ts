@@ -139,7 +139,7 @@ class NodeZstdReceiver implements ReceiveMethod {
 
 class BindingSender implements SendMethod {
   readonly #level: number;
-  readonly #collector = new Collector(8);
+  readonly #collector = new Collector(6);
 
   constructor(level: number) {
     this.#level = level;
