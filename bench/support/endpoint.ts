@@ -4,7 +4,6 @@
  */
 import fs from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { setTimeout as sleep } from 'node:timers/promises';
 import v8 from 'node:v8';
 import vm from 'node:vm';
 import { createReceiver, createSender, type Address } from '../../src/index.js';
@@ -17,8 +16,8 @@ type Start = MigrationStart & { role: 'send' | 'receive' };
 
 /** An open session: runs one pass over `bytes`. */
 interface End {
-  /** Are all its channels connected? */
-  open(): boolean;
+  /** All its channels are connected. */
+  ready: Promise<void>;
   move(bytes: number): Promise<void>;
   end(): Promise<void>;
   wireBytes(): number;
@@ -53,7 +52,7 @@ async function openSender(start: Start, memory: SharedArrayBuffer, parent: Peer)
   const blocks = [{ name: 'pc.ram', memory }];
   const sender = await createSender({ address, blocks, channels, compression, pageSize });
   return {
-    open: () => true,
+    ready: Promise.resolve(),
     move: async (bytes) => {
       await sender.queueRange('pc.ram', 0, bytes);
       await sender.sync();
@@ -70,8 +69,7 @@ async function openReceiver(start: Start, memory: SharedArrayBuffer, parent: Pee
   const receiver = await createReceiver({ address: { port: 0 }, blocks, channels, compression, pageSize });
   parent.tell({ address: receiver.address });
   return {
-    // Each has a hello, and a thread that has taken it over.
-    open: () => receiver.stats().channels.every((channel) => channel.bytes > 0),
+    ready: receiver.ready,
     move: () => receiver.sync(),
     end: () => receiver.end(),
     wireBytes: () => receiver.stats().bytes,
@@ -92,7 +90,7 @@ serve<Start>(async (start, parent) => {
   fs.writeFileSync('/proc/self/clear_refs', '5');
   const open = start.role === 'send' ? openSender : openReceiver;
   const end = await open(start, memory, parent);
-  while (!end.open()) await sleep(1);
+  await end.ready;
   parent.tell({ open: true });
 
   const histogram = monitorEventLoopDelay({ resolution: RESOLUTION_MS });

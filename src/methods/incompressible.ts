@@ -38,12 +38,12 @@ function countPairs(bytes: Uint8Array, at: number): number {
  * @returns headers and bytes, not copied
  */
 export function inBlocks(
-  pieces: readonly Buffer[],
+  pieces: readonly Uint8Array[],
   blockBytes: number,
   header: (bytes: number, last: boolean) => Buffer,
-): Buffer[] {
+): Uint8Array[] {
   let left = pieces.reduce((sum, piece) => sum + piece.length, 0);
-  const blocks: Buffer[] = [];
+  const blocks: Uint8Array[] = [];
   let room = 0;
   for (const piece of pieces) {
     for (let at = 0; at < piece.length;) {

@@ -24,12 +24,10 @@
  */
 import { MULTIFD_FLAG_NOCOMP, MULTIFD_FLAG_ZLIB, MULTIFD_FLAG_ZSTD } from '../wire/packet.js';
 import type { Compression } from '../options.js';
-import { createZlibReceiver, createZlibSender } from './zlib.js';
-import { createZstdReceiver, createZstdSender } from './zstd.js';
 
 export interface SendMethod {
   compress(pages: Buffer, rawFollows?: boolean): Buffer | Promise<Buffer>;
-  raw(pieces: readonly Buffer[]): Buffer[];
+  raw(pieces: readonly Uint8Array[]): Uint8Array[];
   close(): void;
 }
 
@@ -41,12 +39,21 @@ export interface ReceiveMethod {
 export interface Method {
   /** The method bits in a packet's flags. */
   readonly flag: number;
-  readonly createSender?: (level: number) => SendMethod;
-  readonly createReceiver?: (pageSize: number) => ReceiveMethod;
+  readonly createSender?: (level: number) => Promise<SendMethod>;
+  readonly createReceiver?: (pageSize: number) => Promise<ReceiveMethod>;
 }
 
+/** A method's modules, and with them its codec, are loaded where it is used: each channel's thread pays for them. */
 export const METHODS: Record<Compression, Method> = {
   none: { flag: MULTIFD_FLAG_NOCOMP },
-  zlib: { flag: MULTIFD_FLAG_ZLIB, createSender: createZlibSender, createReceiver: createZlibReceiver },
-  zstd: { flag: MULTIFD_FLAG_ZSTD, createSender: createZstdSender, createReceiver: createZstdReceiver },
+  zlib: {
+    flag: MULTIFD_FLAG_ZLIB,
+    createSender: async (level) => (await import('./zlib.js')).createZlibSender(level),
+    createReceiver: async (pageSize) => (await import('./zlib.js')).createZlibReceiver(pageSize),
+  },
+  zstd: {
+    flag: MULTIFD_FLAG_ZSTD,
+    createSender: async (level) => (await import('./zstd.js')).createZstdSender(level),
+    createReceiver: async (pageSize) => (await import('./zstd.js')).createZstdReceiver(pageSize),
+  },
 };

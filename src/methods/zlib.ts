@@ -41,7 +41,7 @@ export function createZlibReceiver(_pageSize: number, driven = canDrive): Receiv
  * Pages as they are: stored blocks, where the flush before them has ended on a byte. The deflate stream does not know of
  * them, but its receiver's window does: whatever is compressed later must not look back beyond them.
  */
-function stored(pieces: readonly Buffer[]): Buffer[] {
+function stored(pieces: readonly Uint8Array[]): Uint8Array[] {
   return inBlocks(pieces, STORED_BYTES, (bytes) => {
     const header = Buffer.alloc(5);
     header.writeUInt16LE(bytes, 1);

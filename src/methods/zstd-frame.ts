@@ -149,7 +149,7 @@ export class FrameWalker {
  *
  * @returns headers and the bytes themselves, not copied
  */
-export function rawFrame(pieces: readonly Buffer[]): Buffer[] {
+export function rawFrame(pieces: readonly Uint8Array[]): Uint8Array[] {
   const header = Buffer.alloc(6);
   header.writeUInt32LE(ZSTD_MAGIC);
   header[5] = (RAW_WINDOW_LOG - 10) << 3;

@@ -33,7 +33,7 @@ import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../strea
 import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, requireOptions } from './options.js';
-import { watchStall } from './watch.js';
+import { watchMigration } from './watch.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 5;
@@ -166,7 +166,7 @@ class IncomingMigration {
       () => this.#main?.destroy(),
     );
     const main = await receiver.orStopped(this.#mainIn);
-    const unwatch = watchStall(
+    const unwatch = watchMigration(
       stallTimeoutMs,
       () => receiver.stats().bytes + main.moved,
       (error) => void receiver.abandon(error),

@@ -33,7 +33,7 @@ import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, checkOutgoing, requireOptions } from './options.js';
 import { PING_VALUE, connectMain, explain, withLimit } from './send.js';
-import { watchStall } from './watch.js';
+import { watchMigration } from './watch.js';
 
 /** One side of a relay. */
 export interface RelaySide {
@@ -162,7 +162,7 @@ class Relay implements ReceiverHooks {
     const { address } = this.#outgoing;
     const sink = await receiver.orStopped(connectMain(address, this.#connectTimeoutMs, signal));
     this.#sink = sink;
-    const unwatch = watchStall(
+    const unwatch = watchMigration(
       stallTimeoutMs,
       () => receiver.stats().bytes + (this.#sender?.stats().bytes ?? 0) + source.moved + sink.moved,
       (error) => void receiver.abandon(error),

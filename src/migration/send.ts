@@ -42,7 +42,7 @@ import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, checkOffset, checkOutgoing, requireOptions } from './options.js';
-import { STALL_TIMEOUT_MS, watchStall } from './watch.js';
+import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
 
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
@@ -138,7 +138,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     const outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
     await outgoing.ready(connectTimeoutMs);
     const { stallTimeoutMs = STALL_TIMEOUT_MS } = options;
-    const unwatch = watchStall(
+    const unwatch = watchMigration(
       stallTimeoutMs,
       () => session.stats().bytes + main.moved,
       (error) => void session.abandon(error),

@@ -6,7 +6,8 @@
  */
 const WORTH_BYTES = 65536;
 
-export function copyPages(from: Buffer, at: number, to: Buffer, toAt: number, length: number): void {
-  if (length < WORTH_BYTES) from.copy(to, toAt, at, at + length);
-  else to.fill(from.subarray(at, at + length), toAt, toAt + length);
+export function copyPages(from: Uint8Array, at: number, to: Buffer, toAt: number, length: number): void {
+  const pages = from.subarray(at, at + length);
+  if (length < WORTH_BYTES) to.set(pages, toAt);
+  else to.fill(pages, toAt, toAt + length);
 }

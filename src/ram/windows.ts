@@ -37,8 +37,8 @@ export class Windows {
   }
 
   /** A view of bytes `offset` to `offset + length`, which must lie in one window (see `runLimit`). */
-  view(offset: number, length: number): Buffer {
-    return Buffer.from(this.#buffer, this.#base + offset, length);
+  view(offset: number, length: number): Uint8Array {
+    return new Uint8Array(this.#buffer, this.#base + offset, length);
   }
 
   /** How many bytes from `offset` on lie in the same window. */

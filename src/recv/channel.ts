@@ -53,6 +53,7 @@ import {
   STAT_SYNCS,
   STAT_ZERO_PAGES,
 } from '../shared/layout.js';
+import { watchStall } from '../shared/stall.js';
 import type { TracePoint } from '../trace.js';
 import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
 import { HELLO_BYTES } from '../wire/hello.js';
@@ -100,21 +101,23 @@ const DIRECT_RUN_BYTES = 32768;
 
 export async function runReceiveChannel(task: ReceiveChannelTask, report: Report): Promise<ChannelOutcome> {
   const control = Control.attach(task.shared);
-  const channel = new ReceiveChannel(task, control, report);
+  let channel: ReceiveChannel | undefined;
   try {
+    const method = await METHODS[task.compression].createReceiver?.(task.pageSize);
+    channel = new ReceiveChannel(task, control, report, method);
     await channel.run();
     return {};
   } catch (thrown) {
     if (control.stopped === STOP_FAIL) return {};
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel').onChannel(
       task.id,
-      channel.packetNum,
+      channel?.packetNum,
     );
     const first = control.claimFirstError(task.id);
     control.stop(STOP_FAIL);
     return { error: error.toPlain(), first };
   } finally {
-    await channel.close();
+    await channel?.close();
     control.setChannelState(task.id, CHANNEL_ENDED);
   }
 }
@@ -145,7 +148,7 @@ class ReceiveChannel {
 
   #state: State = 'START';
   /** The bytes wanted now, and how many of them are there. */
-  #want: Buffer;
+  #want: Uint8Array;
   #have = 0;
   /** PAYLOAD of method none into shared RAM: the page that the next run begins with. */
   #nextPage = 0;
@@ -160,6 +163,7 @@ class ReceiveChannel {
   #landed = true;
 
   #socket: net.Socket | undefined;
+  #unwatch: (() => void) | undefined;
   #paused = true;
   #syncsSeen = 0;
   #settle: ((error?: MultifdError) => void) | undefined;
@@ -167,8 +171,10 @@ class ReceiveChannel {
   readonly #clock: ChannelClock;
   #lastProgress = 0;
 
-  constructor(task: ReceiveChannelTask, control: Control, report: Report) {
+  constructor(task: ReceiveChannelTask, control: Control, report: Report, method: ReceiveMethod | undefined) {
     this.#task = task;
+    this.#method = method;
+    if (method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
     this.#control = control;
     this.#report = report;
     this.#id = task.id;
@@ -186,12 +192,10 @@ class ReceiveChannel {
       methodFlag: METHODS[task.compression].flag,
       findBlock: (name) => byName.get(name),
     };
-    this.#method = METHODS[task.compression].createReceiver?.(task.pageSize);
     this.#header = Buffer.alloc(Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES));
     this.#packet = new PacketHeader(task.pageSize);
     this.#headerBytes = packetHeaderBytes(task.pageSize);
     this.#landing = Buffer.allocUnsafeSlow(LANDING_PACKETS * this.#headerBytes);
-    if (this.#method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
     this.#pages = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
     this.#start = this.#header.subarray(0, PACKET_START_BYTES);
     this.#want = this.#start;
@@ -220,7 +224,7 @@ class ReceiveChannel {
       void this.#guard();
       this.#paused = false;
       this.#feed();
-      if (!this.#paused && !this.#ended) this.#resume();
+      if (!this.#paused && !this.#ended) this.#socket?.resume();
     });
     this.#trace('multifd_recv_thread_end', {});
   }
@@ -263,13 +267,14 @@ class ReceiveChannel {
     socket.on('end', () => this.#endOfStream());
     socket.on('close', () => this.#endOfStream());
     // Between packets a source may be silent as long as it likes; inside one it may not.
-    socket.setTimeout(this.#task.stallTimeoutMs);
-    socket.on('timeout', () => {
-      if (this.#paused || (this.#state === 'START' && this.#have === 0)) return;
+    const { stallTimeoutMs } = this.#task;
+    const moved = (): number | undefined =>
+      this.#paused || this.#atStart() ? undefined : this.#stats[STAT_BYTES];
+    this.#unwatch = watchStall(stallTimeoutMs, moved, () => {
       this.#settle?.(
         new MultifdError(
           'ERR_MULTIFD_STALL',
-          `inside a packet (${this.#state}) the peer has sent nothing for ${this.#task.stallTimeoutMs} ms: ` +
+          `inside a packet (${this.#state}) the peer has sent nothing for ${stallTimeoutMs} ms: ` +
             receivedExpected('bytes', this.#have, this.#want.length),
         ),
       );
@@ -279,18 +284,16 @@ class ReceiveChannel {
 
   /** Between packets, and not waiting for anybody here, the channel waits for the source. */
   #maybeIdle(): void {
-    if (!this.#paused && this.#state === 'START' && this.#have === 0) this.#clock.idle();
+    if (!this.#paused && this.#atStart()) this.#clock.idle();
   }
 
-  #resume(): void {
-    // Anew: the socket's own time-out may have passed during the pause, and fires only once without traffic.
-    this.#socket?.setTimeout(this.#task.stallTimeoutMs);
-    this.#socket?.resume();
+  #atStart(): boolean {
+    return this.#state === 'START' && this.#have === 0;
   }
 
   #endOfStream(): void {
     if (this.#ended) return;
-    if (this.#state === 'START' && this.#have === 0) {
+    if (this.#atStart()) {
       this.#control.setChannelState(this.#id, CHANNEL_EOF);
       this.#settle?.();
       return;
@@ -358,7 +361,7 @@ class ReceiveChannel {
     this.#settle?.(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel'));
   }
 
-  #expect(state: State, want: Buffer): void {
+  #expect(state: State, want: Uint8Array): void {
     this.#state = state;
     this.#want = want;
     this.#have = 0;
@@ -476,7 +479,8 @@ class ReceiveChannel {
     const bytes = this.#packet.normalPages * this.#pageSize;
     const buffer = this.#pagesBuffer();
     const pages = buffer.subarray(0, bytes);
-    const decoding = method.decompress(this.#want, pages);
+    const payload = (this.#payload as Buffer).subarray(0, this.#packet.nextPacketSize);
+    const decoding = method.decompress(payload, pages);
     if (decoding === undefined) this.#place();
     else this.#pauseFor(decoding.then((own) => this.#placeDecoded(buffer, own ?? pages)));
   }
@@ -600,7 +604,7 @@ class ReceiveChannel {
         this.#clock.busy();
         this.#feed();
         this.#maybeIdle();
-        if (!this.#paused && !this.#ended) this.#resume();
+        if (!this.#paused && !this.#ended) this.#socket?.resume();
       },
       (thrown: unknown) => this.#fail(thrown),
     );
@@ -660,6 +664,7 @@ class ReceiveChannel {
   /** Frees everything; waits until the descriptor is closed. */
   async close(): Promise<void> {
     this.#clock.stop();
+    this.#unwatch?.();
     this.#ended = true;
     const socket = this.#socket;
     if (socket !== undefined && !socket.closed) {

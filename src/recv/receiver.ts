@@ -30,6 +30,7 @@ import {
   type Slot,
 } from '../shared/control.js';
 import { slotDataBytes } from '../shared/layout.js';
+import { watchStall } from '../shared/stall.js';
 import { trace } from '../trace.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
@@ -278,14 +279,14 @@ export class Receiver extends Session {
     await this.ready;
     trace('multifd_recv_sync_main', () => ({ syncs: this.#syncs + 1 }));
     this.#syncs = (this.#syncs + 1) | 0;
-    const stall = this.#watchStall();
+    const unwatch = this.#watchStall();
     try {
       for (let id = 0; id < control.channels; id++) {
         trace('multifd_recv_sync_main_wait', () => ({ id }));
         await this.until(() => this.#sawSync(id), SPIN);
       }
     } finally {
-      clearInterval(stall);
+      unwatch();
     }
     for (let id = 0; id < control.channels; id++) {
       trace('multifd_recv_sync_main_signal', () => ({ id }));
@@ -313,23 +314,13 @@ export class Receiver extends Session {
   }
 
   /** While a SYNC is due, bytes must come in on some channel, unless this side is what takes so long. */
-  #watchStall(): NodeJS.Timeout {
+  #watchStall(): () => void {
     const { stallTimeoutMs } = this.#options;
-    let bytes = this.wireBytes();
-    let since = performance.now();
-    return setInterval(
-      () => {
-        const now = performance.now();
-        if (this.wireBytes() !== bytes || this.#delivering.size > 0) {
-          bytes = this.wireBytes();
-          since = now;
-        } else if (now - since >= stallTimeoutMs) {
-          const message = `waiting for SYNC packets, nothing came in on any channel for ${stallTimeoutMs} ms`;
-          this.fail(new MultifdError('ERR_MULTIFD_STALL', message));
-        }
-      },
-      Math.max(1, Math.min(stallTimeoutMs / 4, 1000)),
-    );
+    const moved = (): number | undefined => (this.#delivering.size > 0 ? undefined : this.wireBytes());
+    return watchStall(stallTimeoutMs, moved, () => {
+      const message = `waiting for SYNC packets, nothing came in on any channel for ${stallTimeoutMs} ms`;
+      this.fail(new MultifdError('ERR_MULTIFD_STALL', message));
+    });
   }
 
   // ---- what this thread puts into place ----

@@ -96,7 +96,7 @@ interface CompressingPacket {
   pages: Uint32Array;
   made: Promise<Buffer>;
   /** The rest of the payload: pages as they are. */
-  raw: readonly Buffer[];
+  raw: readonly Uint8Array[];
   settled: boolean;
 }
 
@@ -126,22 +126,24 @@ const STALL_PERIODS = 4;
 const STALL_SLACK_MS = 100;
 /** At an orderly end, how long the peer may take to read what is left. */
 const FINISH_TIMEOUT_MS = 10_000;
-const NO_PAYLOAD: readonly Buffer[] = [];
+const NO_PAYLOAD: readonly Uint8Array[] = [];
 
 /**
  * What a socket's stream calls when it is uncorked (a Writable's implementer provides it). Called directly, as nothing
  * else is under way then: the stream's own accounts of each piece cost as much as the kernel's copy of a page.
  */
 const WRITES_PIECES = '_writev';
-type Chunks = { chunk: Buffer }[] & { allBuffers?: boolean };
+type Chunks = { chunk: Uint8Array }[] & { allBuffers?: boolean };
 interface PieceWriter {
   [WRITES_PIECES](chunks: Chunks, written: (error?: Error | null) => void): void;
 }
 
 export async function runSendChannel(task: SendChannelTask, report: Report): Promise<ChannelOutcome> {
   const control = Control.attach(task.shared);
-  const channel = new SendChannel(task, control, report);
+  let channel: SendChannel | undefined;
   try {
+    const method = await METHODS[task.compression].createSender?.(task.level);
+    channel = new SendChannel(task, control, report, method);
     await channel.run();
     return {};
   } catch (thrown) {
@@ -152,7 +154,7 @@ export async function runSendChannel(task: SendChannelTask, report: Report): Pro
     control.stop(STOP_FAIL);
     return { error: error.toPlain(), first };
   } finally {
-    await channel.close();
+    await channel?.close();
     control.setChannelState(task.id, CHANNEL_ENDED);
   }
 }
@@ -185,7 +187,7 @@ class SendChannel {
   readonly #staging: Buffer[] = [];
   #turn = 0;
   /** Made and not yet handed to the socket. */
-  readonly #pending: Buffer[] = [];
+  readonly #pending: Uint8Array[] = [];
   /** What the method compresses: a copy of the pages. Two: one may be with the codec while the next is filled. */
   readonly #inputs: Buffer[] = [];
   #inputTurn = 0;
@@ -212,8 +214,15 @@ class SendChannel {
   /** Something was sent since, too soon after it to be told. */
   #unposted = false;
 
-  constructor(task: SendChannelTask, control: Control, report: Report) {
+  constructor(task: SendChannelTask, control: Control, report: Report, method: SendMethod | undefined) {
     this.#task = task;
+    this.#method = method;
+    if (method !== undefined) {
+      this.#inputs.push(
+        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
+        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
+      );
+    }
     this.#control = control;
     this.#report = report;
     this.#id = task.id;
@@ -230,13 +239,6 @@ class SendChannel {
     );
     this.#files = [];
     this.#methodFlag = METHODS[task.compression].flag;
-    this.#method = METHODS[task.compression].createSender?.(task.level);
-    if (this.#method !== undefined) {
-      this.#inputs.push(
-        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
-        Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES),
-      );
-    }
     this.#headers = Buffer.alloc(3 * (MAX_HELD + 2) * packetHeaderBytes(task.pageSize));
     this.#listed = new Uint32Array(control.slotOf(task.id).pages.length);
     this.#queued = new Uint32Array(pagesPerPacket(task.pageSize));
@@ -445,7 +447,7 @@ class SendChannel {
     this.#detected = false;
     const { normal } = this.#partition;
     const method = this.#method;
-    let payload: readonly Buffer[];
+    let payload: readonly Uint8Array[];
     if (method === undefined || normal === 0) {
       payload = this.#pieces(windows, staging, 0, normal);
     } else {
@@ -490,7 +492,7 @@ class SendChannel {
     normal: number,
     zero: number,
     pages: Uint32Array | number,
-    payload: readonly Buffer[],
+    payload: readonly Uint8Array[],
   ): void {
     let payloadBytes = 0;
     for (const piece of payload) payloadBytes += piece.length;
@@ -570,8 +572,8 @@ class SendChannel {
   }
 
   /** The normal pages `from` to `to`: runs of neighbours go out, or are copied, as one piece. */
-  #pieces(windows: Windows | undefined, staging: Buffer, from: number, to: number): Buffer[] {
-    const pieces: Buffer[] = [];
+  #pieces(windows: Windows | undefined, staging: Buffer, from: number, to: number): Uint8Array[] {
+    const pieces: Uint8Array[] = [];
     for (let i = from; i < to;) {
       const run = Math.min(this.#runLength(windows, i), to - i);
       pieces.push(this.#piece(windows, staging, i, run));
@@ -584,7 +586,7 @@ class SendChannel {
     this.#turn = (this.#turn + 1) % Math.max(1, this.#staging.length);
   }
 
-  #piece(windows: Windows | undefined, staging: Buffer, i: number, run: number): Buffer {
+  #piece(windows: Windows | undefined, staging: Buffer, i: number, run: number): Uint8Array {
     const size = this.#pageSize;
     const { pages, positions } = this.#partition;
     if (windows !== undefined) return windows.view(pages[i] * size, run * size);
@@ -625,7 +627,7 @@ class SendChannel {
   }
 
   /** Adds a packet to what is written next. */
-  #sendPacket(packet: PacketToSend, payload: readonly Buffer[]): void {
+  #sendPacket(packet: PacketToSend, payload: readonly Uint8Array[]): void {
     const header = this.#nextHeader(packetHeaderBytes(this.#pageSize));
     fillPacket(this.#headers, this.#pageSize, packet, header);
     for (const piece of payload) this.#hold(piece);
@@ -662,7 +664,7 @@ class SendChannel {
   }
 
   /** Behind the headers that there are. */
-  #hold(piece: Buffer): void {
+  #hold(piece: Uint8Array): void {
     this.#holdHeaders();
     this.#stats[STAT_BYTES] += piece.length;
     this.#pending.push(piece);
