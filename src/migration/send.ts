@@ -32,7 +32,7 @@ import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import {
   readMappedRam,
-  readPageRuns,
+  readPageRunBatches,
   readTail,
   requireSound,
   type MappedRamDescription,
@@ -267,13 +267,15 @@ class OutgoingMigration {
     for (const block of description.blocks) {
       // Apart, since a packet whose pages need not be looked at is one of its own.
       for (const wanted of [true, false]) {
-        for await (const { page, count, present } of readPageRuns(handle, block)) {
-          if (present !== wanted) continue;
-          const offset = page * description.pageSize;
-          const length = count * description.pageSize;
-          if (present) await sender.queueRange(block.name, offset, length);
-          else if (mode === 'multifd') await sender.queueZeroRange(block.name, offset, length);
-          else await this.#zeroRecords(block.name, offset, length);
+        for await (const runs of readPageRunBatches(handle, block)) {
+          for (const { page, count, present } of runs) {
+            if (present !== wanted) continue;
+            const offset = page * description.pageSize;
+            const length = count * description.pageSize;
+            if (present) await sender.queueRange(block.name, offset, length);
+            else if (mode === 'multifd') await sender.queueZeroRange(block.name, offset, length);
+            else await this.#zeroRecords(block.name, offset, length);
+          }
         }
       }
     }

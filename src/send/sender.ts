@@ -53,6 +53,8 @@ import type { SendChannelTask } from './channel.js';
 /** The RAM client and the device-state client. */
 const CLIENTS = 2;
 const YIELD_MS = 2;
+/** Queued without a wait between two looks at the clock. */
+const QUICK_PAGES = 64;
 /** How many looks for an idle channel before sleeping: about 10 µs. */
 const SPIN = 400;
 const ANY_CHANNEL = -1;
@@ -128,7 +130,7 @@ export class Sender extends Session {
   #syncs = 0;
   #hasDeferred = false;
   #lastYield = performance.now();
-  #quickCalls = 0;
+  #quickPages = 0;
   #maxBandwidth: number;
   #tokens = 0;
   #tokenTime = performance.now();
@@ -229,8 +231,7 @@ export class Sender extends Session {
       this.requireOpen();
       const state = this.#byBlock.find(block);
       const page = checkPageRange(state.block, this.pageSize, offset, this.pageSize);
-      if (this.#ramBusy === 0 && this.#maxBandwidth === 0 && this.#tryQueue(state, page)) return RESOLVED;
-      return this.#exclusive(() => this.#queue(state, page, 1));
+      return this.#queueRange(state, page, 1);
     } catch (error) {
       return Promise.reject(MultifdError.wrap(error, 'ERR_MULTIFD_OPTION', 'queuePage'));
     }
@@ -241,11 +242,15 @@ export class Sender extends Session {
    *
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, the session's error
    */
-  async queueRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
-    this.requireOpen();
-    const state = this.#byBlock.find(block);
-    const page = checkPageRange(state.block, this.pageSize, offset, length);
-    await this.#exclusive(() => this.#queue(state, page, length / this.pageSize));
+  queueRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    try {
+      this.requireOpen();
+      const state = this.#byBlock.find(block);
+      const page = checkPageRange(state.block, this.pageSize, offset, length);
+      return this.#queueRange(state, page, length / this.pageSize);
+    } catch (error) {
+      return Promise.reject(MultifdError.wrap(error, 'ERR_MULTIFD_OPTION', 'queueRange'));
+    }
   }
 
   /**
@@ -290,19 +295,20 @@ export class Sender extends Session {
    * queueRange(), but each page at most once between two syncs.
    */
   async queueZeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+    this.requireOpen();
     const state = this.#byBlock.find(block);
     const first = checkPageRange(state.block, this.pageSize, offset, length);
+    const end = first + length / this.pageSize;
+    if (this.#tryQueue(state, first, end - first, true)) return;
     await this.#exclusive(async () => {
-      const end = first + length / this.pageSize;
       const room = this.#room(state);
       for (let page = first; page < end;) {
         if (!this.#takes(state, true, room)) await this.#flush(ANY_CHANNEL);
-        const slot = this.#ramSlot;
-        const count = Math.min(end - page, room - slot.num);
-        this.#list(state, page, count);
-        slot.allZero = true;
+        const { num } = this.#ramSlot;
+        const count = Math.min(end - page, room - num);
+        this.#appendAll(state, page, count, true, undefined);
         page += count;
-        if (slot.num >= room) await this.#flush(ANY_CHANNEL);
+        if (num + count >= room) await this.#flush(ANY_CHANNEL);
       }
     });
   }
@@ -326,8 +332,7 @@ export class Sender extends Session {
         if (!this.#takes(state, allZero, this.#pages)) await this.#flush(ANY_CHANNEL);
         const slot = this.#ramSlot;
         if (!allZero) data.copy(slot.data, slot.num * size, i * size, (i + 1) * size);
-        this.#list(state, pages[i], 1);
-        slot.allZero = allZero;
+        this.#list(state, pages[i], 1, allZero);
         if (slot.num >= this.#pages) await this.#flush(ANY_CHANNEL);
       }
     });
@@ -380,6 +385,12 @@ export class Sender extends Session {
 
   // ---- the RAM client ----
 
+  #queueRange(state: QueuedBlock, page: number, count: number): Promise<void> {
+    return this.#tryQueue(state, page, count, false)
+      ? RESOLVED
+      : this.#exclusive(() => this.#queue(state, page, count));
+  }
+
   /** Runs the RAM client's calls one after the other. */
   async #exclusive(call: () => Promise<void>): Promise<void> {
     this.#ramBusy++;
@@ -397,17 +408,36 @@ export class Sender extends Session {
     }
   }
 
-  /** One page without waiting for anything; false, and nothing done, if that cannot be. */
-  #tryQueue(state: QueuedBlock, page: number): boolean {
-    if (this.control.stopped !== STOP_RUN) return false;
+  /**
+   * Pages that the slot has room for, without waiting for anything, and without the promises that waiting costs; false, and
+   * nothing done, if that cannot be.
+   */
+  #tryQueue(state: QueuedBlock, first: number, count: number, allZero: boolean): boolean {
+    if (this.#ramBusy > 0 || this.#maxBandwidth > 0 || this.control.stopped !== STOP_RUN) return false;
+    if (count === 0 || (this.#legacy && state.windows === undefined)) return false;
     // Calls that never wait would keep the event loop from turning.
-    if ((++this.#quickCalls & 63) === 0 && performance.now() - this.#lastYield > YIELD_MS) return false;
-    if (this.#legacy && state.windows === undefined) return false;
-    if (!this.#takes(state, false, this.#room(state))) return false;
-    this.#append(state, page, undefined, 0);
+    this.#quickPages += count;
+    if (this.#quickPages >= QUICK_PAGES) {
+      this.#quickPages = 0;
+      if (performance.now() - this.#lastYield > YIELD_MS) return false;
+    }
+    const room = this.#room(state);
+    if (!this.#takes(state, allZero, room)) return false;
+    const { num } = this.#ramSlot;
+    if (count > 1 && count > this.#ahead(num, room)) return false;
+    this.#appendAll(state, first, count, allZero, undefined);
     // With all channels busy a full slot stays until the next call, which then waits.
     this.#offer();
     return true;
+  }
+
+  /**
+   * How many pages may come next: to the end of a packet while a channel waits for work (and as far as #read() reads), else
+   * as many as there is room for.
+   */
+  #ahead(num: number, room: number): number {
+    const whole = this.#legacy || this.#findIdle(ANY_CHANNEL) >= 0;
+    return whole ? this.#pages - (num % this.#pages) : room - num;
   }
 
   /** Does the slot have room for a page of this block, within `room` pages? */
@@ -443,17 +473,10 @@ export class Sender extends Session {
       const room = Math.min(this.#room(state), Math.max(packet, share));
       if (!this.#takes(state, false, room)) await this.#flush(ANY_CHANNEL);
       const { num } = this.#ramSlot;
-      // To the end of a packet while a channel waits for work (and as far as #read() reads), else as much as there is
-      // room for.
-      const whole = this.#legacy || this.#findIdle(ANY_CHANNEL) >= 0 ? packet - (num % packet) : room - num;
-      const count = Math.min(end - page, whole);
-      if (!this.#appendRange(state, page, count)) {
-        const scratch =
-          this.#legacy && state.windows === undefined
-            ? await this.#read(state, page, page + count)
-            : undefined;
-        for (let i = 0; i < count; i++) this.#append(state, page + i, scratch, i);
-      }
+      const count = Math.min(end - page, this.#ahead(num, room));
+      const scratch =
+        this.#legacy && state.windows === undefined ? await this.#read(state, page, page + count) : undefined;
+      this.#appendAll(state, page, count, false, scratch);
       page += count;
       if (this.#ramSlot.num >= room) await this.#flush(ANY_CHANNEL);
       else {
@@ -463,12 +486,27 @@ export class Sender extends Session {
     }
   }
 
-  /** Pages into the slot, which has room for them; false, and nothing done, if they must be looked at one by one. */
-  #appendRange(state: QueuedBlock, first: number, count: number): boolean {
-    if (state.zero !== undefined || state.queued.hasAny(first, count)) return false;
-    state.queued.setRange(first, count);
-    this.#put(state, first, count);
-    return true;
+  /**
+   * Pages into the slot, which has room for them.
+   *
+   * @param allZero they are zero whatever their memory holds
+   * @param scratch as in #append()
+   */
+  #appendAll(
+    state: QueuedBlock,
+    first: number,
+    count: number,
+    allZero: boolean,
+    scratch: Buffer | undefined,
+  ): void {
+    if (allZero) {
+      this.#list(state, first, count, true);
+    } else if (state.zero !== undefined || state.queued.hasAny(first, count)) {
+      for (let i = 0; i < count; i++) this.#append(state, first + i, scratch, i);
+    } else {
+      state.queued.setRange(first, count);
+      this.#put(state, first, count);
+    }
   }
 
   /**
@@ -505,16 +543,17 @@ export class Sender extends Session {
         window.copy(data, (num + i) * this.pageSize, at, at + this.pageSize);
       }
     }
-    this.#list(state, page, count);
+    this.#list(state, page, count, false);
   }
 
   /** Pages side by side into the slot's page list. */
-  #list(state: QueuedBlock, page: number, count: number): void {
+  #list(state: QueuedBlock, page: number, count: number, allZero: boolean): void {
     const slot = this.#ramSlot;
     const { num, pages } = slot;
     if (num === 0) {
       slot.type = PAYLOAD_RAM;
       slot.block = state.block.index;
+      slot.allZero = allZero;
       slot.range = true;
       pages[0] = page;
     } else if (!slot.range || page !== pages[0] + num) {

@@ -27,6 +27,7 @@ import { TailScanner, type VmDescription } from './vm-description.js';
 
 /** A bitmap is read in pieces: 1 MiB is 8 Mi pages. */
 const BITMAP_CHUNK_BYTES = 2 ** 20;
+const RUN_BATCH = 1024;
 const MAX_PROBLEMS = 100;
 /** Sections and commands in the stream, by choice: QEMU writes one each 50 ms or so, which makes 14 hours. */
 const MAX_SECTIONS = 2 ** 20;
@@ -359,7 +360,16 @@ export async function* readPageRuns(
   file: ReadableFile,
   block: MappedRamBlock,
 ): AsyncGenerator<PageRun, void, undefined> {
+  for await (const runs of readPageRunBatches(file, block)) yield* runs;
+}
+
+/** The same, many at a time: a wait for each run costs more than what is done with it. */
+export async function* readPageRunBatches(
+  file: ReadableFile,
+  block: MappedRamBlock,
+): AsyncGenerator<PageRun[], void, undefined> {
   let run: PageRun = { page: 0, count: 0, present: false };
+  let batch: PageRun[] = [];
   for await (const { bytes, page } of readBitmap(file, block)) {
     const count = Math.min(block.pageCount - page, 8 * bytes.length);
     for (let i = 0; i < count;) {
@@ -368,14 +378,19 @@ export async function* readPageRuns(
       const step = (i & 7) === 0 && count - i >= 8 && (byte === 0x00 || byte === 0xff) ? 8 : 1;
       const present = (byte & (1 << (i & 7))) !== 0;
       if (present !== run.present) {
-        if (run.count > 0) yield run;
+        if (run.count > 0) batch.push(run);
+        if (batch.length === RUN_BATCH) {
+          yield batch;
+          batch = [];
+        }
         run = { page: page + i, count: 0, present };
       }
       run.count += step;
       i += step;
     }
   }
-  if (run.count > 0) yield run;
+  if (run.count > 0) batch.push(run);
+  if (batch.length > 0) yield batch;
 }
 
 /** The file's tail in pieces, each the consumer's. */
