@@ -769,10 +769,11 @@ class SendChannel {
     const last = pieces.length - 1;
     if (last < 0) return;
     this.#writing = true;
-    if (WRITES_PIECES in socket) {
+    const writer = socket as unknown as Partial<PieceWriter>;
+    if (typeof writer[WRITES_PIECES] === 'function') {
       const chunks: Chunks = pieces.map((chunk) => ({ chunk }));
       chunks.allBuffers = true;
-      (socket as unknown as PieceWriter)[WRITES_PIECES](chunks, this.#written);
+      writer[WRITES_PIECES](chunks, this.#written);
     } else {
       socket.cork();
       for (let i = 0; i < last; i++) socket.write(pieces[i]);
