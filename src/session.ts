@@ -17,6 +17,7 @@ import { performance } from 'node:perf_hooks';
 import { Piscina } from 'piscina';
 import diagnostics from 'node:diagnostics_channel';
 import { MultifdError, describeThrown } from './errors.js';
+import type { Compression } from './options.js';
 import type { ChannelOutcome } from './send/channel.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import { readClock } from './shared/clock.js';
@@ -58,6 +59,12 @@ function workerEnvironment(): NodeJS.ProcessEnv {
   const environment = { ...process.env };
   delete environment.NODE_OPTIONS;
   return environment;
+}
+
+/** What a channel's thread is told at its start. */
+export interface ChannelThread {
+  control: SharedArrayBuffer;
+  compression: Compression;
 }
 
 /** Counters of one channel, or the sum of all. */
@@ -120,7 +127,13 @@ export abstract class Session implements AsyncDisposable {
   #elapsed: number | undefined;
   #watchers = 0;
 
-  protected constructor(worker: URL, control: Control, pageSize: number, signal: AbortSignal | undefined) {
+  protected constructor(
+    worker: URL,
+    control: Control,
+    pageSize: number,
+    compression: Compression,
+    signal: AbortSignal | undefined,
+  ) {
     this.control = control;
     this.pageSize = pageSize;
     this.#counters = Array.from({ length: control.channels }, (_, id) => control.stats(id));
@@ -144,7 +157,7 @@ export abstract class Session implements AsyncDisposable {
       resourceLimits: { maxYoungGenerationSizeMb: 3 },
       execArgv: WORKER_FLAGS,
       env: workerEnvironment(),
-      workerData: control.shared.control,
+      workerData: { control: control.shared.control, compression } satisfies ChannelThread,
     });
     this.#pool.on('message', (message: unknown) => {
       if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);

@@ -39,6 +39,8 @@ export interface ReceiveMethod {
 export interface Method {
   /** The method bits in a packet's flags. */
   readonly flag: number;
+  /** Loads its modules: at the start of a thread that will need them. */
+  readonly load?: () => Promise<unknown>;
   readonly createSender?: (level: number) => Promise<SendMethod>;
   readonly createReceiver?: (pageSize: number) => Promise<ReceiveMethod>;
 }
@@ -48,11 +50,13 @@ export const METHODS: Record<Compression, Method> = {
   none: { flag: MULTIFD_FLAG_NOCOMP },
   zlib: {
     flag: MULTIFD_FLAG_ZLIB,
+    load: () => import('./zlib.js'),
     createSender: async (level) => (await import('./zlib.js')).createZlibSender(level),
     createReceiver: async (pageSize) => (await import('./zlib.js')).createZlibReceiver(pageSize),
   },
   zstd: {
     flag: MULTIFD_FLAG_ZSTD,
+    load: () => import('./zstd.js'),
     createSender: async (level) => (await import('./zstd.js')).createZstdSender(level),
     createReceiver: async (pageSize) => (await import('./zstd.js')).createZstdReceiver(pageSize),
   },

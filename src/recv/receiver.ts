@@ -116,6 +116,7 @@ export class Receiver extends Session {
       new URL('../../workers/recv-channel.js', import.meta.url),
       control,
       options.pageSize,
+      options.compression,
       options.signal,
     );
     this.#options = options;

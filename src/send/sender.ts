@@ -150,6 +150,7 @@ export class Sender extends Session {
       new URL('../../workers/send-channel.js', import.meta.url),
       control,
       options.pageSize,
+      options.compression,
       options.signal,
     );
     this.#options = options;
