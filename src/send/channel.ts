@@ -271,13 +271,15 @@ class SendChannel {
     this.#clock.idle();
     for (;;) {
       const seen = control.semCount(id);
-      if (control.stopped === STOP_FAIL) return;
+      // Before the job: what was published before STOP said END is seen then, or else STOP is seen the next time.
+      const { stopped } = control;
+      if (stopped === STOP_FAIL) return;
       // Before the job, so that every job published before this sync goes out before its SYNC packet.
       const sync = control.wantsSync(id);
       const job = control.hasJob(id);
       const compressed = this.#compressing?.settled === true;
       if (!job && !sync && !compressed) {
-        if (control.stopped === STOP_END && this.#compressing === undefined) return;
+        if (stopped === STOP_END && this.#compressing === undefined) return;
         if (this.#broken !== undefined) throw this.#broken;
         const wait = control.waitSem(id, seen, SPIN);
         if (wait === undefined) continue;
