@@ -16,9 +16,9 @@
 import { performance } from 'node:perf_hooks';
 import { Piscina } from 'piscina';
 import diagnostics from 'node:diagnostics_channel';
+import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError, describeThrown } from './errors.js';
 import type { Compression } from './options.js';
-import type { ChannelOutcome } from './send/channel.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import { readClock } from './shared/clock.js';
 import {
@@ -59,12 +59,6 @@ function workerEnvironment(): NodeJS.ProcessEnv {
   const environment = { ...process.env };
   delete environment.NODE_OPTIONS;
   return environment;
-}
-
-/** What a channel's thread is told at its start. */
-export interface ChannelThread {
-  control: SharedArrayBuffer;
-  compression: Compression;
 }
 
 /** Counters of one channel, or the sum of all. */

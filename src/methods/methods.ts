@@ -36,28 +36,33 @@ export interface ReceiveMethod {
   close(): void;
 }
 
+/** Makes a method's halves. */
+export interface Codec {
+  createSender(level: number): SendMethod;
+  createReceiver(pageSize: number): ReceiveMethod;
+}
+
 export interface Method {
   /** The method bits in a packet's flags. */
   readonly flag: number;
-  /** Loads its modules: at the start of a thread that will need them. */
-  readonly load?: () => Promise<unknown>;
-  readonly createSender?: (level: number) => Promise<SendMethod>;
-  readonly createReceiver?: (pageSize: number) => Promise<ReceiveMethod>;
+  /** Its modules, and with them its codec, are loaded where it is used: each channel's thread pays for them. */
+  readonly load?: () => Promise<Codec>;
 }
 
-/** A method's modules, and with them its codec, are loaded where it is used: each channel's thread pays for them. */
 export const METHODS: Record<Compression, Method> = {
   none: { flag: MULTIFD_FLAG_NOCOMP },
   zlib: {
     flag: MULTIFD_FLAG_ZLIB,
-    load: () => import('./zlib.js'),
-    createSender: async (level) => (await import('./zlib.js')).createZlibSender(level),
-    createReceiver: async (pageSize) => (await import('./zlib.js')).createZlibReceiver(pageSize),
+    load: async () => {
+      const { createZlibSender, createZlibReceiver } = await import('./zlib.js');
+      return { createSender: createZlibSender, createReceiver: createZlibReceiver };
+    },
   },
   zstd: {
     flag: MULTIFD_FLAG_ZSTD,
-    load: () => import('./zstd.js'),
-    createSender: async (level) => (await import('./zstd.js')).createZstdSender(level),
-    createReceiver: async (pageSize) => (await import('./zstd.js')).createZstdReceiver(pageSize),
+    load: async () => {
+      const { createZstdSender, createZstdReceiver } = await import('./zstd.js');
+      return { createSender: createZstdSender, createReceiver: createZstdReceiver };
+    },
   },
 };

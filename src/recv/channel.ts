@@ -21,28 +21,30 @@
  */
 import net from 'node:net';
 import { performance } from 'node:perf_hooks';
+import {
+  report,
+  runChannel,
+  type Channel,
+  type ChannelOutcome,
+  type ChannelTask,
+} from '../channel-thread.js';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { METHODS, type ReceiveMethod } from '../methods/methods.js';
-import type { Compression } from '../options.js';
 import type { BlockDescription } from '../ram/block.js';
 import { FileBlock } from '../ram/file-block.js';
 import { runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { copyPages } from '../ram/copy.js';
 import { isZeroRange } from '../ram/zero-page.js';
-import type { ChannelOutcome, Report } from '../send/channel.js';
 import {
-  CHANNEL_ENDED,
   CHANNEL_EOF,
   CHANNEL_RUNNING,
-  Control,
+  type Control,
   PAYLOAD_DEVICE_STATE,
   PAYLOAD_RAM,
-  STOP_FAIL,
   STOP_RUN,
   markPages,
   unmarkPages,
-  type SharedControl,
 } from '../shared/control.js';
 import { ChannelClock } from '../shared/clock.js';
 import {
@@ -70,9 +72,7 @@ import {
 } from '../wire/packet.js';
 
 /** What the calling thread gives to the worker. */
-export interface ReceiveChannelTask {
-  shared: SharedControl;
-  id: number;
+export interface ReceiveChannelTask extends ChannelTask {
   /** The connection's descriptor; the worker closes it. */
   fd: number;
   /** What the listener read beyond the hello. */
@@ -83,7 +83,6 @@ export interface ReceiveChannelTask {
   received: SharedArrayBuffer[];
   /** A bitmap for each block: 1 where the page has data. Zero pages are then noted here and not written. */
   present: SharedArrayBuffer[] | undefined;
-  compression: Compression;
   deviceStateBytes: number;
   /** `idstr/instanceId` of the devices whose state is taken. */
   devices: string[];
@@ -99,35 +98,19 @@ const LANDING_PACKETS = 16;
 /** Method none into shared memory: runs below this on average are read as one and copied. A read costs about 4 µs. */
 const DIRECT_RUN_BYTES = 32768;
 
-export async function runReceiveChannel(task: ReceiveChannelTask, report: Report): Promise<ChannelOutcome> {
-  const control = Control.attach(task.shared);
-  let channel: ReceiveChannel | undefined;
-  try {
-    const method = await METHODS[task.compression].createReceiver?.(task.pageSize);
-    channel = new ReceiveChannel(task, control, report, method);
-    await channel.run();
-    return {};
-  } catch (thrown) {
-    if (control.stopped === STOP_FAIL) return {};
-    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel').onChannel(
-      task.id,
-      channel?.packetNum,
-    );
-    const first = control.claimFirstError(task.id);
-    control.stop(STOP_FAIL);
-    return { error: error.toPlain(), first };
-  } finally {
-    await channel?.close();
-    control.setChannelState(task.id, CHANNEL_ENDED);
-  }
+export function runReceiveChannel(task: ReceiveChannelTask): Promise<ChannelOutcome> {
+  return runChannel(
+    task,
+    'receive channel',
+    (codec) => codec.createReceiver(task.pageSize),
+    (control, method) => new ReceiveChannel(task, control, method),
+  );
 }
 
-class ReceiveChannel {
-  /** Of the packet in hand, for errors. */
+class ReceiveChannel implements Channel {
   packetNum: number | undefined;
   readonly #task: ReceiveChannelTask;
   readonly #control: Control;
-  readonly #report: Report;
   readonly #id: number;
   readonly #pageSize: number;
   readonly #stats: Float64Array;
@@ -171,12 +154,11 @@ class ReceiveChannel {
   readonly #clock: ChannelClock;
   #lastProgress = 0;
 
-  constructor(task: ReceiveChannelTask, control: Control, report: Report, method: ReceiveMethod | undefined) {
+  constructor(task: ReceiveChannelTask, control: Control, method: ReceiveMethod | undefined) {
     this.#task = task;
     this.#method = method;
     if (method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
     this.#control = control;
-    this.#report = report;
     this.#id = task.id;
     this.#pageSize = task.pageSize;
     this.#stats = control.stats(task.id);
@@ -658,7 +640,7 @@ class ReceiveChannel {
   }
 
   #trace(point: TracePoint, data: Record<string, unknown>): void {
-    if (this.#control.trace) this.#report(point, { id: this.#id, ...data });
+    if (this.#control.trace) report(point, { id: this.#id, ...data });
   }
 
   /** Frees everything; waits until the descriptor is closed. */
@@ -673,7 +655,6 @@ class ReceiveChannel {
         socket.destroy();
       });
     }
-    this.#method?.close();
     for (const file of this.#files) file?.close();
   }
 }

@@ -22,9 +22,16 @@
  */
 import net from 'node:net';
 import { performance } from 'node:perf_hooks';
-import { MultifdError, type PlainError } from '../errors.js';
+import {
+  report,
+  runChannel,
+  type Channel,
+  type ChannelOutcome,
+  type ChannelTask,
+} from '../channel-thread.js';
+import { MultifdError } from '../errors.js';
 import { METHODS, type SendMethod } from '../methods/methods.js';
-import { formatAddress, type Address, type Compression, type ZeroPageDetection } from '../options.js';
+import { formatAddress, type Address, type ZeroPageDetection } from '../options.js';
 import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';
@@ -32,15 +39,13 @@ import { fillRange, runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import {
-  CHANNEL_ENDED,
   CHANNEL_RUNNING,
-  Control,
+  type Control,
   PAYLOAD_DEVICE_STATE,
   PAYLOAD_RAM,
   STOP_END,
   STOP_FAIL,
   STOP_RUN,
-  type SharedControl,
   type Slot,
 } from '../shared/control.js';
 import { ChannelClock } from '../shared/clock.js';
@@ -65,26 +70,18 @@ import {
   type PacketToSend,
 } from '../wire/packet.js';
 import { Partition, normalRun } from './partition.js';
+import { writePieces } from './write-pieces.js';
 
 /** What the calling thread gives to the worker. */
-export interface SendChannelTask {
-  shared: SharedControl;
-  id: number;
+export interface SendChannelTask extends ChannelTask {
   address: Address;
   uuid: Uint8Array;
   pageSize: number;
   blocks: BlockDescription[];
-  compression: Compression;
   level: number;
   zeroPageDetection: ZeroPageDetection;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
-}
-
-/** How a channel ended; `error` is set if it was not by STOP, and `first` if it is the session's first. */
-export interface ChannelOutcome {
-  error?: PlainError;
-  first?: boolean;
 }
 
 /** A packet of pages whose payload is made by a thread of the codec's own. */
@@ -110,9 +107,6 @@ interface Job {
   first: number;
 }
 
-/** Posts an event to the calling thread. */
-export type Report = (point: TracePoint, data: Record<string, unknown>) => void;
-
 /** How many looks at SEM before sleeping: about 10 µs. */
 const SPIN = 400;
 /** Packets without payload that are held back for one write while there are more to come. */
@@ -128,41 +122,18 @@ const STALL_SLACK_MS = 100;
 const FINISH_TIMEOUT_MS = 10_000;
 const NO_PAYLOAD: readonly Uint8Array[] = [];
 
-/**
- * What a socket's stream calls when it is uncorked (a Writable's implementer provides it). Called directly, as nothing
- * else is under way then: the stream's own accounts of each piece cost as much as the kernel's copy of a page.
- */
-const WRITES_PIECES = '_writev';
-type Chunks = { chunk: Uint8Array }[] & { allBuffers?: boolean };
-interface PieceWriter {
-  [WRITES_PIECES](chunks: Chunks, written: (error?: Error | null) => void): void;
+export function runSendChannel(task: SendChannelTask): Promise<ChannelOutcome> {
+  return runChannel(
+    task,
+    'send channel',
+    (codec) => codec.createSender(task.level),
+    (control, method) => new SendChannel(task, control, method),
+  );
 }
 
-export async function runSendChannel(task: SendChannelTask, report: Report): Promise<ChannelOutcome> {
-  const control = Control.attach(task.shared);
-  let channel: SendChannel | undefined;
-  try {
-    const method = await METHODS[task.compression].createSender?.(task.level);
-    channel = new SendChannel(task, control, report, method);
-    await channel.run();
-    return {};
-  } catch (thrown) {
-    // After STOP whatever breaks is a consequence: the reason is with whoever said STOP.
-    if (control.stopped === STOP_FAIL) return {};
-    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'send channel').onChannel(task.id);
-    const first = control.claimFirstError(task.id);
-    control.stop(STOP_FAIL);
-    return { error: error.toPlain(), first };
-  } finally {
-    await channel?.close();
-    control.setChannelState(task.id, CHANNEL_ENDED);
-  }
-}
-
-class SendChannel {
+class SendChannel implements Channel {
   readonly #task: SendChannelTask;
   readonly #control: Control;
-  readonly #report: Report;
   readonly #id: number;
   readonly #pageSize: number;
   readonly #stats: Float64Array;
@@ -214,7 +185,7 @@ class SendChannel {
   /** Something was sent since, too soon after it to be told. */
   #unposted = false;
 
-  constructor(task: SendChannelTask, control: Control, report: Report, method: SendMethod | undefined) {
+  constructor(task: SendChannelTask, control: Control, method: SendMethod | undefined) {
     this.#task = task;
     this.#method = method;
     if (method !== undefined) {
@@ -224,7 +195,6 @@ class SendChannel {
       );
     }
     this.#control = control;
-    this.#report = report;
     this.#id = task.id;
     this.#pageSize = task.pageSize;
     this.#stats = control.stats(task.id);
@@ -673,7 +643,7 @@ class SendChannel {
   }
 
   #trace(point: TracePoint, data: Record<string, unknown>): void {
-    if (this.#control.trace) this.#report(point, { id: this.#id, ...data });
+    if (this.#control.trace) report(point, { id: this.#id, ...data });
   }
 
   // ---- the socket ----
@@ -766,22 +736,10 @@ class SendChannel {
     if (this.#writing || this.#broken !== undefined) await this.#flushed();
     if (this.#peerEnded) throw new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel');
     this.#holdHeaders();
-    const socket = this.#socket as net.Socket;
     const pieces = this.#pending;
-    const last = pieces.length - 1;
-    if (last < 0) return;
+    if (pieces.length === 0) return;
     this.#writing = true;
-    const writer = socket as unknown as Partial<PieceWriter>;
-    if (typeof writer[WRITES_PIECES] === 'function') {
-      const chunks: Chunks = pieces.map((chunk) => ({ chunk }));
-      chunks.allBuffers = true;
-      writer[WRITES_PIECES](chunks, this.#written);
-    } else {
-      socket.cork();
-      for (let i = 0; i < last; i++) socket.write(pieces[i]);
-      socket.write(pieces[last], this.#written);
-      socket.uncork();
-    }
+    writePieces(this.#socket as net.Socket, pieces, this.#written);
     pieces.length = 0;
     this.#held = 0;
     this.#heldPayload = 0;
@@ -840,7 +798,6 @@ class SendChannel {
         socket.destroy();
       });
     }
-    this.#method?.close();
     for (const file of this.#files) file?.close();
   }
 }
