@@ -111,6 +111,15 @@ t.test('idle and busy time grow while a channel waits', async (t) => {
   t.equal(sender.stats().idleMs, after.idleMs, 'and stand still after the end');
 });
 
+/** Does this Node make a shared buffer of so many bytes? */
+function canHave(bytes: number): boolean {
+  try {
+    return new SharedArrayBuffer(bytes, { maxByteLength: bytes }).byteLength === bytes;
+  } catch {
+    return false;
+  }
+}
+
 t.test('addresses and memory that cannot be had', async (t) => {
   const long = `unix:/tmp/${'x'.repeat(120)}`;
   const options: SenderOptions = { address: 'tcp:127.0.0.1:1', blocks: ram() };
@@ -125,8 +134,14 @@ t.test('addresses and memory that cannot be had', async (t) => {
   }
   const much = { ...options, channels: 255, deviceStateBytes: 2 ** 26 };
   const { code, message } = await failure(createSender(much), 'much memory');
-  t.equal(code, 'ERR_MULTIFD_OPTION');
-  t.match(message, /deviceStateBytes: given 255 channels/);
+  if (canHave(257 * 2 ** 26)) {
+    // Newer ones have as much address space as that for one buffer: the session is made, and nobody listens.
+    t.equal(code, 'ERR_MULTIFD_CONNECT');
+    t.match(message, /cannot connect/);
+  } else {
+    t.equal(code, 'ERR_MULTIFD_OPTION');
+    t.match(message, /deviceStateBytes: given 255 channels/);
+  }
   const nameless = [{ name: Object.create(null) as string, memory: new SharedArrayBuffer(PAGE) }];
   t.equal(
     (await failure(createSender({ ...options, blocks: nameless }), 'a name')).code,

@@ -7,6 +7,7 @@
  * should have taken with it.
  */
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -364,11 +365,14 @@ function counts(): Counts {
   };
 }
 
+// libuv starts its pool of threads with the first call that needs one, and keeps it: not a leftover of who came first.
+await stat('/proc/self');
+
 /** Compares descriptors, threads and active handles with what was there before. Linux only: it reads /proc. */
 export class Leftovers {
   readonly #before: Counts;
 
-  /** To be made when the process is warm: codecs loaded, libuv's pool of threads started. */
+  /** To be made when the process is warm: codecs loaded. */
   constructor() {
     this.#before = counts();
   }
