@@ -8,12 +8,11 @@
  *     --json, --html
  *
  * A missed bound leaves the exit code 0, since on a shared machine it is a reason to look and not a failure; a bench that
- * fails makes it 1, after all others have run.
+ * fails makes it 1, after all others have run. Whatever ends a run, the files have the rows that there are.
  */
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import fs from 'node:fs';
-import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { describeMachine } from './support/machine.js';
 import type { Row } from './support/measure.js';
@@ -34,7 +33,7 @@ Runs the benches NAME ..., by default all of the first line.
   ${BY_NAME.join(' ')}  (takes long: only when named)
 
 Options:
-  --json FILE  all figures, with the machine and the versions
+  --json FILE  all figures, with the machine and the versions; after Ctrl-C those there are
   --html FILE  the same as a page with plots, all in one file
   -h, --help   display help
 
@@ -42,6 +41,7 @@ Exit codes: 0 all have run, MISSED bounds or not, 1 a bench failed, 2 wrong usag
 
 /** The first argument of a bench's process. */
 const CHILD = 'run-one';
+const EXIT_FAILED = 1;
 /** For a bench's processes that were told to end to remove their files; then they are killed. */
 const END_MS = 3000;
 
@@ -54,7 +54,7 @@ interface Usage {
 /** The bench that runs now. */
 let running: ChildProcess | undefined;
 
-if (process.argv[2] === CHILD) await beBench(process.argv[3]);
+if (process.argv[2] === CHILD && process.send !== undefined) await beBench(process.argv[3]);
 else await main(readUsage());
 
 // ---- a bench's process ----
@@ -77,35 +77,64 @@ async function beBench(name: string): Promise<void> {
 async function main({ names, json, html }: Usage): Promise<void> {
   // The plotting library is asked for only here, and before the work.
   const page = html === undefined ? undefined : await import('./support/page.js');
-  endOn('SIGINT', 130);
-  endOn('SIGTERM', 143);
   const machine = describeMachine();
+  const rows: Row[] = [];
+  const failed: string[] = [];
+  const left = [...names];
+  const begun = performance.now();
+  const elapsed = (): number => (performance.now() - begun) / 1000;
+  const keep = (): boolean => {
+    // Benches that had no time count as failed.
+    const results: Results = { machine, seconds: elapsed(), failed: [...failed, ...left], rows };
+    const kept = [
+      json === undefined || write(json, `${JSON.stringify(results, null, 2)}\n`),
+      html === undefined || page === undefined || write(html, page.renderPage(results)),
+    ];
+    return kept.every(Boolean);
+  };
+  let ending = false;
+  const end = (code: number): void => {
+    if (ending) return;
+    ending = true;
+    endBench(() => process.exit(keep() ? code : EXIT_FAILED));
+  };
+  process.on('SIGINT', () => end(130));
+  process.on('SIGTERM', () => end(143));
+  // A pipe to `head` that has seen enough: what is left to do is for the files.
+  process.stdout.on('error', () => {
+    if (json === undefined && html === undefined) end(EXIT_FAILED);
+  });
   console.log(
     Object.entries(machine)
       .map(([name, value]) => `${name} ${value}`)
       .join(', '),
   );
-  const rows: Row[] = [];
-  const failed: string[] = [];
-  const begun = performance.now();
   for (const name of names) {
     const how = await runBench(name, (row) => {
       rows.push(row);
       console.log(line(row));
     });
+    left.shift();
     if (how === undefined) continue;
     console.error(`bench: ${name} failed: ${how}`);
     failed.push(name);
   }
-  const seconds = (performance.now() - begun) / 1000;
-  const results: Results = { machine, seconds, failed, rows };
   const missed = rows.filter(isMissed).length;
   const bounded = rows.filter((row) => boundOf(row) !== undefined).length;
-  console.log(`${rows.length} rows, ${missed} of ${bounded} bounds MISSED, ${seconds.toFixed()} s`);
+  console.log(`${rows.length} rows, ${missed} of ${bounded} bounds MISSED, ${elapsed().toFixed()} s`);
   if (failed.length > 0) console.log(`failed: ${failed.join(' ')}`);
-  if (json !== undefined) fs.writeFileSync(json, `${JSON.stringify(results, null, 2)}\n`);
-  if (html !== undefined && page !== undefined) fs.writeFileSync(html, page.renderPage(results));
-  if (failed.length > 0) process.exitCode = 1;
+  if (!keep() || failed.length > 0) process.exitCode = EXIT_FAILED;
+}
+
+/** @returns whether it could */
+function write(file: string, text: string): boolean {
+  try {
+    fs.writeFileSync(file, text);
+    return true;
+  } catch (error) {
+    console.error(`bench: ${file} could not be written: ${(error as Error).message}`);
+    return false;
+  }
 }
 
 function line(row: Row): string {
@@ -143,18 +172,16 @@ function endGroup({ pid }: ChildProcess, signal: NodeJS.Signals): void {
 }
 
 /** The terminal's Ctrl-C reaches only this process: the bench has a group of its own. */
-function endOn(signal: NodeJS.Signals, code: number): void {
-  process.on(signal, () => {
-    const child = running;
-    if (child === undefined) process.exit(code);
-    child.removeAllListeners();
-    child.once('exit', () => {
-      endGroup(child, 'SIGKILL');
-      process.exit(code);
-    });
-    endGroup(child, 'SIGTERM');
-    setTimeout(() => endGroup(child, 'SIGKILL'), END_MS);
+function endBench(then: () => void): void {
+  const child = running;
+  if (child === undefined) return then();
+  child.removeAllListeners();
+  child.once('exit', () => {
+    endGroup(child, 'SIGKILL');
+    then();
   });
+  endGroup(child, 'SIGTERM');
+  setTimeout(() => endGroup(child, 'SIGKILL'), END_MS);
 }
 
 // ---- its arguments ----
@@ -177,13 +204,32 @@ function readUsage(): Usage {
     const known = [...BENCHES, ...BY_NAME];
     const unknown = positionals.filter((name) => !known.includes(name));
     if (unknown.length > 0) throw new Error(`given ${unknown.join(' ')}, allowed ${known.join(', ')}`);
-    if (json !== undefined && html !== undefined && path.resolve(json) === path.resolve(html))
-      throw new Error('given the same file for --json and --html');
-    // Now, and not after a quarter of an hour. What a file has stays there until then.
-    for (const file of [json, html]) if (file !== undefined) fs.closeSync(fs.openSync(file, 'a'));
+    checkFiles([json, html].filter((file) => file !== undefined));
     return { names: positionals.length > 0 ? [...new Set(positionals)] : BENCHES, json, html };
   } catch (error) {
     console.error(`bench: ${(error as Error).message}; --help lists all options`);
     return process.exit(2);
+  }
+}
+
+/**
+ * Can they be written? Now, and not after a quarter of an hour. What a file has stays there until then, and one that is
+ * not there is made at the end.
+ */
+function checkFiles(files: readonly string[]): void {
+  const made = files.filter((file) => !fs.existsSync(file));
+  try {
+    const opened = files.map((file) => {
+      const handle = fs.openSync(file, 'a');
+      const stat = fs.fstatSync(handle);
+      fs.closeSync(handle);
+      return stat;
+    });
+    // By whatever names and links.
+    const [one, other] = opened;
+    if (other?.isFile() && one.dev === other.dev && one.ino === other.ino)
+      throw new Error('given the same file for --json and --html');
+  } finally {
+    for (const file of made) fs.rmSync(file, { force: true });
   }
 }

@@ -75,9 +75,12 @@ export async function runChannel<M extends { close(): void }>(
     control.stop(STOP_FAIL);
     return { error: error.toPlain(), first };
   } finally {
-    await channel?.close();
-    method?.close();
-    control.setChannelState(id, CHANNEL_ENDED);
+    try {
+      await channel?.close();
+    } finally {
+      method?.close();
+      control.setChannelState(id, CHANNEL_ENDED);
+    }
   }
 }
 

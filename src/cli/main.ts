@@ -28,6 +28,11 @@ addRelayCommand(program);
 addInspectCommand(program);
 addDemoCommand(program);
 
+// A pipe to `head` that has seen enough of the help. Commands have more to do then: see run-command.ts.
+process.stdout.on('error', () => {});
+// There is no place to say that stderr is gone.
+process.stderr.on('error', () => {});
+
 try {
   await program.parseAsync();
 } catch (error) {

@@ -18,8 +18,6 @@ export async function runCommand(
     const message = `stdout was closed before everything was written: ${cause.message}`;
     cancellation.cancel(new CliError('ERR_CLI_STDOUT', message, { cause }));
   });
-  // Nor is there a place to say that stderr is gone.
-  process.stderr.on('error', () => {});
   try {
     process.exitCode = await command(cancellation.signal);
     await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));

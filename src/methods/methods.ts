@@ -8,9 +8,10 @@
  *   compress(pages)  `pages` are whole pages in packet order, private to the channel for the time of the call (a
  *                    guest may write to its RAM while it is compressed). Returns the payload, 1 byte to 1 MiB, which
  *                    decodes, with what went before on this channel, to exactly these pages and leaves nothing
- *                    pending. With `rawFollows` there may be no pages at all, and no payload. The payload's bytes stay valid until the call after the next one, so that one packet
- *                    may be on its way while the next is made. A half that returns a promise works on a thread of
- *                    the codec's: the next call may come before it settles, and its packets are independent.
+ *                    pending. With `rawFollows` there may be no pages at all, and no payload. The payload's bytes
+ *                    stay valid until the call after the next one, so that one packet may be on its way while the
+ *                    next is made. A half that returns a promise works on a thread of the codec's: the next call may
+ *                    come before it settles, and its packets are independent.
  *   raw(pieces)      the rest of a payload that was begun by compress() with `rawFollows`: these pages as they are, in
  *                    the codec's format. `pieces` are not copied, and may change while they are written.
  * Receiving half

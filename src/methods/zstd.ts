@@ -2,8 +2,8 @@
  * Method zstd. A real QEMU keeps one frame open for the whole life of a channel and flushes it at the end of each
  * packet; its receiver also takes frames that end, at a page's end. Source: QEMU's multifd-zstd, specification 3.3.
  *
- * Sending: one complete frame a packet, and a second one for pages that travel as they are, so that a receiver without a fast streaming decoder is fast. Made by Node's own
- * zstd where the running Node has it, else by @mongodb-js/zstd.
+ * Sending: one complete frame a packet, and a second one for pages that travel as they are, so that a receiver without a
+ * fast streaming decoder is fast. Made by Node's own zstd where the running Node has it, else by @mongodb-js/zstd.
  *
  * Receiving: both forms. Node's own decoder takes either. Without it, packets of one whole frame go to
  * @mongodb-js/zstd (one call; its output is bounded by the frame's blocks beforehand), all others to fzstd, which

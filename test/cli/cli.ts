@@ -38,6 +38,8 @@ export interface Ended {
 }
 
 export interface RunOptions {
+  /** Another program than the CLI. */
+  main?: string;
   env?: NodeJS.ProcessEnv;
   /** A process group of its own, to be signalled as a terminal does. */
   detached?: boolean;
@@ -56,7 +58,7 @@ export class Run {
   constructor(t: Test, args: string[], options: RunOptions = {}) {
     const env = { ...process.env, ...options.env };
     for (const [name, value] of Object.entries(env)) if (value === undefined) delete env[name];
-    this.child = spawn('env', [...WITHOUT_TAP, process.execPath, MAIN, ...args], {
+    this.child = spawn('env', [...WITHOUT_TAP, process.execPath, options.main ?? MAIN, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env,
       detached: options.detached,

@@ -1,0 +1,96 @@
+/** The command line of `npm run bench`: what it refuses, and what its files have however a run ends. */
+import fs from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import t, { type Test } from 'tap';
+import type { Results } from '../../bench/support/results.js';
+import { Run, type Ended } from '../cli/cli.js';
+import { within } from '../support/within.js';
+
+const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
+const WAIT_MS = 60_000;
+/** Takes nine seconds of one core; its rows come one by one. */
+const BENCH = 'kernels';
+/** Is never begun here. */
+const LATER = 'limit';
+
+function bench(t: Test, ...args: string[]): Run {
+  return new Run(t, args, { main: MAIN });
+}
+
+function ended(run: Run): Promise<Ended> {
+  return within(run.ended, WAIT_MS, 'end of the bench');
+}
+
+function resultsIn(file: string): Results {
+  return JSON.parse(fs.readFileSync(file, 'utf8')) as Results;
+}
+
+t.test('wrong usage: one line, exit code 2, and no file', async (t) => {
+  const folder = t.testdir({ page: '', link: t.fixture('symlink', 'page') });
+  const json = path.join(folder, 'json');
+  for (const [what, args] of Object.entries({
+    'no such bench': ['nosuch'],
+    "the name of a bench's process": ['run-one'],
+    'and a bench behind it': ['run-one', BENCH],
+    'no such option': ['--nosuch'],
+    'a folder that is not there': [BENCH, '--json', json, '--html', path.join(folder, 'none', 'page')],
+    'one file twice': [BENCH, '--json', json, '--html', path.join(folder, '.', 'json')],
+    'one file by two names': [
+      BENCH,
+      '--json',
+      path.join(folder, 'page'),
+      '--html',
+      path.join(folder, 'link'),
+    ],
+  })) {
+    const { code, stdout, stderr } = await ended(bench(t, ...args));
+    t.equal(code, 2, what);
+    t.match(stderr, /^bench: [^\n]+; --help lists all options\n$/, what);
+    t.equal(stdout, '', what);
+    t.same(fs.readdirSync(folder).sort(), ['link', 'page'], what);
+  }
+});
+
+t.test('stdout that is closed, and no file: the end, without a stack trace', async (t) => {
+  const run = bench(t, BENCH, LATER);
+  run.child.stdout?.destroy();
+  const { code, stderr } = await ended(run);
+  t.equal(code, 1);
+  t.equal(stderr, '');
+});
+
+t.test(
+  'neither a stdout that is closed nor a file that cannot be written costs the other file',
+  async (t) => {
+    const html = path.join(t.testdir({}), 'page');
+    const run = bench(t, BENCH, '--json', '/dev/full', '--html', html);
+    run.child.stdout?.destroy();
+    const { code, stderr } = await ended(run);
+    t.equal(code, 1);
+    t.match(stderr, /^bench: \/dev\/full could not be written: ENOSPC[^\n]*\n$/);
+    const page = fs.readFileSync(html, 'utf8');
+    t.match(page, /<\/html>\s*$/);
+    t.ok(page.includes(BENCH), 'with its rows');
+  },
+);
+
+t.test('Ctrl-C: the rows that there are, and what is missing', async (t) => {
+  const json = path.join(t.testdir({}), 'json');
+  const run = bench(t, BENCH, LATER, '--json', json);
+  let shown = '';
+  const row = new Promise<void>((resolve) => {
+    run.child.stdout?.on('data', (text: string) => {
+      shown += text;
+      if (shown.includes(`\n${BENCH}: `)) resolve();
+    });
+  });
+  await within(row, WAIT_MS, 'a row');
+  run.child.kill('SIGINT');
+  const { code, stderr } = await ended(run);
+  t.equal(code, 130);
+  t.equal(stderr, '');
+  const { rows, failed } = resultsIn(json);
+  t.ok(rows.length > 0 && rows.every((one) => one.bench === BENCH), `${rows.length} rows`);
+  t.same(failed, [BENCH, LATER]);
+});
