@@ -9,9 +9,9 @@ import { within } from '../support/within.js';
 
 const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
 const WAIT_MS = 60_000;
-/** Takes nine seconds of one core; its rows come one by one. */
+/** Takes nine seconds of one core; its rows come at its end. */
 const BENCH = 'kernels';
-/** Is never begun here. */
+/** Takes half a minute, and is never let come to its end. */
 const LATER = 'limit';
 
 function bench(t: Test, ...args: string[]): Run {
@@ -92,5 +92,9 @@ t.test('Ctrl-C: the rows that there are, and what is missing', async (t) => {
   t.equal(stderr, '');
   const { rows, failed } = resultsIn(json);
   t.ok(rows.length > 0 && rows.every((one) => one.bench === BENCH), `${rows.length} rows`);
-  t.same(failed, [BENCH, LATER]);
+  // The first may have come to its end in the meantime; the second has no row yet.
+  t.same(
+    failed.filter((name) => name !== BENCH),
+    [LATER],
+  );
 });
