@@ -26,7 +26,7 @@ export const MAX_CHANNELS = 255;
 const DEVICE_STATE_BYTES = 2 ** 20 + 4096;
 const MAX_DEVICE_STATE_BYTES = 2 ** 26;
 /** sun_path, without its end. */
-const MAX_UNIX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
+export const MAX_UNIX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
 /** Options of both ends. `A` is the form of the address. */

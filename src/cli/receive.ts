@@ -57,7 +57,10 @@ export function addReceiveCommand(program: Command): void {
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
     .addOption(pageSizeOption())
-    .option('--overwrite', 'replace the file if it exists, at the very end')
+    .option(
+      '--overwrite',
+      'replace the file if it exists, at the very end; take over what a killed receiver left',
+    )
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
     .addOption(acceptTimeoutOption());
   addOutputOptions(addSessionOptions(command))

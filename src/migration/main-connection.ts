@@ -38,6 +38,11 @@ export class MainConnection {
     return this.#broken;
   }
 
+  /** Has the peer ended it, or has it broken? */
+  get ended(): boolean {
+    return this.#ended;
+  }
+
   /** Bytes that came in or went out: while it grows the peer is there. */
   get moved(): number {
     return this.#moved;

@@ -7,16 +7,28 @@
  *                                  ZERO, PAGE records                       pages: pwrite in place, present bit set
  *                                  marker: FLUSH or EOS                     zero pages: present bit cleared
  *                                    waits for SYNC on each, releases  <->  SYNC
- *                                  ram's END; all the rest is the tail
+ *                                  ram's END: channels are frozen,      -->  nothing is taken in from here on
+ *                                    all the rest is the tail
  *                                  bitmaps, fsync, rename to OUT, fsync of the folder
  *                                  SHUT 0, if the source opened the return path
+ *                                  end of the session; the descriptor is closed
  *
  * The file has its name only when it is whole and on disk: the source of a migration gives its guest up when it is
- * told that it succeeded.
+ * told that it succeeded. The rename is the moment that decides; what is told, and what lies there, by what fails:
+ *
+ *     fails, is aborted or broken                 the source (return path)   the call    on disk
+ *     before the rename                           not told: runs on          rejects     nothing; OUT.part: `keepPartial`
+ *     before, the source broke off behind all     not told                   rejects     whole, as OUT.part
+ *     fsync, rename; no return path               has given its guest up     rejects     whole, as OUT.part
+ *     an abort, a channel after the rename        SHUT 0                     resolves    OUT
+ *     the folder's fsync (a disk that fails)      not told                   rejects     whole, as OUT.part
+ *     SHUT cannot be written: the source is gone  not told                   rejects     whole, as OUT.part
+ *     killed before / after the rename            not told / may be told     -           OUT.part / OUT
+ *
+ * A source without return path is told nothing, and is done when it has sent all.
  */
-import fs from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import type net from 'node:net';
-import path from 'node:path';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { makeBlocks, type RAMBlock } from '../ram/block.js';
@@ -33,6 +45,7 @@ import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../strea
 import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, requireOptions } from './options.js';
+import { OutputFile } from './output-file.js';
 import { watchMigration } from './watch.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
@@ -84,9 +97,9 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     },
     true,
   );
-  const incoming = new IncomingMigration(out, { onStart, overwrite: overwrite === true });
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
-  await incoming.make();
+  const file = await OutputFile.make(out, overwrite === true);
+  const incoming = new IncomingMigration(file, { onStart });
   const receiver = new Receiver(checked, {
     present: true,
     main: (socket, begun) => incoming.takeMain(socket, begun),
@@ -96,23 +109,21 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     callHook('onListening', () => onListening?.(receiver.address));
     callHook('onSession', () => onSession?.(receiver));
     const result = await incoming.run(receiver, checked.stallTimeoutMs);
-    await receiver.end();
+    // It has its name and its source knows it: what breaks now is nobody's loss.
+    await receiver.end().catch(() => {});
+    await file.close();
     return { ...result, stats: receiver.stats() };
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
     await receiver.abandon(error);
     await incoming.giveUp(keepPartial === true);
-    throw receiver.error ?? error;
+    throw incoming.kept ?? receiver.error ?? error;
   }
 }
 
 class IncomingMigration {
-  readonly #out: string;
-  readonly #part: string;
+  readonly #file: OutputFile;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
-  readonly #overwrite: boolean;
-  #handle: fs.FileHandle | undefined;
-  #made = false;
   #main: MainConnection | undefined;
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
@@ -122,36 +133,10 @@ class IncomingMigration {
   #writer: MappedRamWriter | undefined;
   #state: RamRecords | undefined;
 
-  constructor(out: string, options: { onStart: ReceiveMigrationOptions['onStart']; overwrite: boolean }) {
-    this.#out = out;
-    this.#part = `${out}.part`;
+  constructor(file: OutputFile, options: { onStart: ReceiveMigrationOptions['onStart'] }) {
+    this.#file = file;
     this.#onStart = options.onStart;
-    this.#overwrite = options.overwrite;
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
-  }
-
-  /** @throws MultifdError ERR_MULTIFD_IO */
-  async make(): Promise<void> {
-    await this.#refuseExisting();
-    if (await isDirectory(this.#out)) {
-      throw new MultifdError('ERR_MULTIFD_IO', `${this.#out} is a directory, expected the name of a file`);
-    }
-    try {
-      if (this.#overwrite) await fs.rm(this.#part, { force: true });
-      this.#handle = await fs.open(this.#part, 'wx+');
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') {
-        throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', this.#part);
-      }
-      const message = `${this.#part} exists: it is being received, or was left by one that was killed; remove it first`;
-      throw new MultifdError('ERR_MULTIFD_IO', message, { cause: error });
-    }
-    this.#made = true;
-  }
-
-  async #refuseExisting(): Promise<void> {
-    if (this.#overwrite || !(await exists(this.#out))) return;
-    throw new MultifdError('ERR_MULTIFD_IO', `${this.#out} exists already; it is not overwritten`);
   }
 
   takeMain(socket: net.Socket, begun: Buffer): void {
@@ -161,10 +146,11 @@ class IncomingMigration {
 
   async run(receiver: Receiver, stallTimeoutMs: number): Promise<Omit<ReceivedMigration, 'stats'>> {
     // Whatever ends the session ends the wait for the main stream's next byte as well.
-    receiver.done.then(
-      () => this.#main?.destroy(),
-      () => this.#main?.destroy(),
-    );
+    // But once the file has its name its source is told so, whatever happens to the session.
+    const ended = (): void => {
+      if (!this.#file.named) this.#main?.destroy();
+    };
+    receiver.done.then(ended, ended);
     const main = await receiver.orStopped(this.#mainIn);
     const unwatch = watchMigration(
       stallTimeoutMs,
@@ -179,7 +165,7 @@ class IncomingMigration {
   }
 
   async #receive(receiver: Receiver, main: MainConnection): Promise<Omit<ReceivedMigration, 'stats'>> {
-    const handle = this.#handle as fs.FileHandle;
+    const { handle } = this.#file;
     const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes });
     const writer = (this.#writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes }));
     const state = (this.#state = new RamRecords(receiver, handle));
@@ -204,7 +190,7 @@ class IncomingMigration {
       await writer.accept(item);
       switch (item.kind) {
         case 'mem-size':
-          state.begin(writer, this.#part);
+          state.begin(writer);
           callHook('onStart', () =>
             this.#onStart?.({
               machine: stream.configuration?.machine ?? '',
@@ -224,6 +210,8 @@ class IncomingMigration {
         case 'flush':
         case 'eos':
           if (item.sync) await receiver.sync();
+          // Behind ram's END no page may come: it would change a file that is whole already.
+          if (item.kind === 'eos' && item.section === 'end') receiver.freeze();
           break;
         case 'tail':
           scanner.push(item.raw);
@@ -240,11 +228,11 @@ class IncomingMigration {
     }
     if (main.broken !== undefined) throw main.broken;
     const fileBytes = await writer.finish(({ name }) => state.present(name));
-    await this.#keep();
+    await this.#keep(receiver, main);
     if (this.#returnPath) await this.#tell(main);
     await main.end();
     return {
-      out: this.#out,
+      out: this.#file.out,
       machine: stream.configuration?.machine ?? '',
       blocks: receiver.blocks.map((block) => ({
         name: block.name,
@@ -297,49 +285,30 @@ class IncomingMigration {
   }
 
   /** Whole and on disk, then under its name. */
-  async #keep(): Promise<void> {
-    const handle = this.#handle as fs.FileHandle;
-    await handle.sync();
-    if (this.#returnPath && !this.#waiting) {
-      // It has died, or given up: its guest may run on, or this may be the only one there is.
-      this.#made = false;
-      throw untold(
-        'ERR_MULTIFD_CONNECTION',
-        'the source closed its main stream before it was told',
-        this.#part,
-      );
-    }
-    const [ours, named] = [await handle.stat(), await fs.stat(this.#part)];
-    if (ours.ino !== named.ino || ours.dev !== named.dev) {
-      this.#made = false;
-      throw new MultifdError('ERR_MULTIFD_IO', `${this.#part} is another file by now: somebody replaced it`);
-    }
-    await this.#name();
-    await handle.close();
-    this.#handle = undefined;
+  async #keep(receiver: Receiver, main: MainConnection): Promise<void> {
+    const file = this.#file;
     try {
-      const folder = await fs.open(path.dirname(path.resolve(this.#out)), 'r');
-      await folder.sync().finally(() => folder.close());
+      await receiver.orStopped(file.handle.sync());
+      if (this.#returnPath && (!this.#waiting || main.ended)) {
+        // It has died, or given up: its guest may run on, or this may be the only one there is.
+        const why = 'the source closed its main stream before it was told';
+        throw this.#untold('ERR_MULTIFD_CONNECTION', why);
+      }
+      // The last look, and the name: nothing comes in between.
+      if (receiver.isRunning) file.name();
+    } catch (error) {
+      // Without the return path the source has given its guest up: what is whole is the only one there is.
+      if (this.#returnPath || !receiver.isRunning || this.kept !== undefined) throw error;
+      const { code, message } = MultifdError.wrap(error, 'ERR_MULTIFD_IO', 'fsync');
+      throw this.#untold(code, message, error);
+    }
+    // Throws why it is not.
+    if (!file.named) await receiver.orStopped(Promise.resolve());
+    try {
+      await file.onDisk();
     } catch (error) {
       await this.#unname('ERR_MULTIFD_IO', 'the folder could not be written to disk', error);
     }
-  }
-
-  /** A name that came into being in the meantime is not taken from anybody. */
-  async #name(): Promise<void> {
-    if (!this.#overwrite) {
-      try {
-        await fs.link(this.#part, this.#out);
-        await fs.rm(this.#part);
-        this.#made = false;
-        return;
-      } catch (error) {
-        // Not every file system has links.
-        if ((error as NodeJS.ErrnoException).code === 'EEXIST') await this.#refuseExisting();
-      }
-    }
-    await fs.rename(this.#part, this.#out);
-    this.#made = false;
   }
 
   /** A source that cannot be told takes its migration as failed: its guest may run on, and this file must not seem valid. */
@@ -347,49 +316,57 @@ class IncomingMigration {
     try {
       await main.write(encodeShut(0));
     } catch (error) {
-      await this.#unname(
-        'ERR_MULTIFD_CONNECTION',
-        'the source could not be told that all has arrived',
-        error,
-      );
+      const why = 'the source could not be told that all has arrived';
+      await this.#unname('ERR_MULTIFD_CONNECTION', why, error);
     }
   }
 
   /** The file is whole, so it is not thrown away. */
   async #unname(code: ErrorCode, why: string, cause: unknown): Promise<never> {
-    await fs.rename(this.#out, this.#part);
-    throw untold(code, why, this.#part, cause);
+    await this.#file.unname();
+    throw this.#untold(code, why, cause);
   }
 
+  #untold(code: ErrorCode, why: string, cause?: unknown): MultifdError {
+    this.#file.keep();
+    this.kept = new MultifdError(code, `${why}; the whole file is kept as ${this.#file.part}`, { cause });
+    return this.kept;
+  }
+
+  /** Why a whole file has not got its name. */
+  kept: MultifdError | undefined;
+
+  /** To be called when the session has ended: its threads have used the file's descriptor. */
   async giveUp(keepPartial: boolean): Promise<void> {
     this.#main?.destroy();
-    // So that what is kept can be looked into: which pages are there.
-    const state = this.#state as RamRecords;
-    if (keepPartial && this.#made)
+    if (keepPartial && this.kept === undefined) {
+      // So that what is kept can be looked into: which pages are there.
+      const state = this.#state as RamRecords;
       await this.#writer?.keep(({ name }) => state.present(name)).catch(() => {});
-    await this.#handle?.close().catch(() => {});
-    if (this.#made && !keepPartial) await fs.rm(this.#part, { force: true });
+      this.#file.keep();
+    }
+    await this.#file.giveUp();
   }
 }
 
 /** ZERO and PAGE records of the main stream, in the file and its bitmaps. */
 class RamRecords {
   readonly #receiver: Receiver;
-  readonly #handle: fs.FileHandle;
+  readonly #handle: FileHandle;
   #byName = new Map<string, RAMBlock>();
 
-  constructor(receiver: Receiver, handle: fs.FileHandle) {
+  constructor(receiver: Receiver, handle: FileHandle) {
     this.#receiver = receiver;
     this.#handle = handle;
   }
 
   /** The file is laid out: every block is a range of it. */
-  begin(writer: MappedRamWriter, file: string): void {
+  begin(writer: MappedRamWriter): void {
     const laidOut = writer.blocks ?? [];
     const blocks = makeBlocks(
       laidOut.map((block) => ({
         name: block.name,
-        file,
+        file: this.#handle,
         offset: block.pagesOffset,
         size: block.usedLength,
       })),
@@ -423,25 +400,4 @@ function countBits(words: Int32Array): number {
   let count = 0;
   for (const word of words) for (let bits = word; bits !== 0; bits &= bits - 1) count++;
   return count;
-}
-
-function untold(code: ErrorCode, why: string, part: string, cause?: unknown): MultifdError {
-  return new MultifdError(code, `${why}; the whole file is kept as ${part}`, { cause });
-}
-
-async function isDirectory(file: string): Promise<boolean> {
-  try {
-    return (await fs.stat(file)).isDirectory();
-  } catch {
-    return false;
-  }
-}
-
-async function exists(file: string): Promise<boolean> {
-  try {
-    await fs.lstat(file);
-    return true;
-  } catch {
-    return false;
-  }
 }

@@ -128,7 +128,8 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
       blocks: description.blocks.map((block) => ({
         name: block.name,
-        file,
+        // Not by its name: the file that was looked into, whatever the name means by now.
+        file: handle as FileHandle,
         offset: block.pagesOffset,
         size: block.usedLength,
       })),

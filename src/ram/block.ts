@@ -27,8 +27,11 @@ export interface RAMBlockOptions {
    * Uint8Array over one, is private memory: its pages are copied through the slots on the calling thread.
    */
   memory?: SharedArrayBuffer | ArrayBuffer | Uint8Array;
-  /** A file's path: the channel threads read or write it in place. */
-  file?: string;
+  /**
+   * A file: the channel threads read or write it in place. A path is opened by each of them; an open FileHandle, or
+   * whatever has a descriptor `fd`, is used by all, and must stay open until the session has ended.
+   */
+  file?: string | { readonly fd: number };
   /** Where the block begins in the file, in bytes (default 0). */
   offset?: number;
   /** Length in bytes, a multiple of the page size. Needed with `file`; with `memory` its own length. */
@@ -59,8 +62,9 @@ export interface BlockDescription {
   kind: BlockKind;
   /** kind shared */
   buffer?: SharedArrayBuffer;
-  /** kind file */
+  /** kind file: by its name, or by a descriptor that another has opened and closes. */
   path?: string;
+  fd?: number;
   /** Where the block begins in its buffer or file, in bytes. */
   base: number;
   /** All of it was zero when the session was opened. */
@@ -78,6 +82,7 @@ export class RAMBlock {
   /** The backing buffer of kinds shared and private. */
   readonly buffer: SharedArrayBuffer | ArrayBuffer | undefined;
   readonly path: string | undefined;
+  readonly fd: number | undefined;
   readonly base: number;
   /** All of it was zero when the session was opened. */
   readonly fresh: boolean;
@@ -118,13 +123,16 @@ export class RAMBlock {
       size = options.size as number;
       this.kind = 'stream';
     } else {
-      if (typeof file !== 'string' || file === '') throw bad('file must be a path');
+      const fd = typeof file === 'object' && file !== null ? file.fd : undefined;
+      if (fd !== undefined ? !Number.isInteger(fd) || fd < 0 : typeof file !== 'string' || file === '')
+        throw bad('file must be a path, or an open FileHandle');
       if (options.size === undefined) throw bad('size is needed with file');
       base = options.offset ?? 0;
       if (!Number.isSafeInteger(base) || base < 0)
         throw bad(`offset must be an integer of 0 or more, not ${base}`);
       size = options.size;
-      this.path = file;
+      if (fd === undefined) this.path = file as string;
+      else this.fd = fd;
       this.kind = 'file';
     }
     if (!Number.isSafeInteger(size) || size <= 0 || size % pageSize !== 0) {
@@ -148,6 +156,7 @@ export class RAMBlock {
     if (this.fresh) description.fresh = true;
     if (this.kind === 'shared') description.buffer = this.buffer as SharedArrayBuffer;
     if (this.path !== undefined) description.path = this.path;
+    if (this.fd !== undefined) description.fd = this.fd;
     return description;
   }
 }

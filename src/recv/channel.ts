@@ -9,7 +9,8 @@
  *     DEVICE_HEADER  the rest of 276 bytes    checked; DEVICE_PAYLOAD
  *     PAYLOAD   next_packet_size bytes        decoded and put in place; zero pages; SYNC
  *     DEVICE_PAYLOAD                          offered to the calling thread
- *     PAUSED    nothing: the socket is not read while a decoder, the calling thread or a SYNC is waited for
+ *     PAUSED    nothing: the socket is not read while a decoder, the calling thread or a SYNC is waited for,
+ *               and for good once the session is frozen, behind the last SYNC of a migration into a file
  *
  * The kernel reads straight into the view that the state wants: for method none into guest RAM itself, run by run,
  * unless the runs are short. Headers come through the landing: one header at a time while packets have a payload, up to
@@ -244,7 +245,8 @@ class ReceiveChannel implements Channel {
     this.#socket = socket;
     socket.pause();
     socket.on('error', (error) => {
-      this.#settle?.(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
+      if (this.#control.frozen) this.#endOfStream();
+      else this.#settle?.(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
     });
     socket.on('end', () => this.#endOfStream());
     socket.on('close', () => this.#endOfStream());
@@ -275,7 +277,7 @@ class ReceiveChannel implements Channel {
 
   #endOfStream(): void {
     if (this.#ended) return;
-    if (this.#atStart()) {
+    if (this.#atStart() || this.#control.frozen) {
       this.#control.setChannelState(this.#id, CHANNEL_EOF);
       this.#settle?.();
       return;
@@ -310,6 +312,10 @@ class ReceiveChannel implements Channel {
   /** A whole header is decoded where it lies. */
   #feedHeader(): boolean {
     const at = this.#surplusAt;
+    if (this.#control.frozen) {
+      this.#rest();
+      return true;
+    }
     if (this.#state !== 'START' || this.#have > 0 || this.#surplusEnd - at < this.#headerBytes) return false;
     // Its magic and version are looked at with all the rest.
     const flags = this.#surplus.readUInt32BE(at + PACKET_START_BYTES - 4);
@@ -332,6 +338,10 @@ class ReceiveChannel implements Channel {
 
   /** Everything that the state wanted is there: on to the next, and on to the failure if there is one. */
   #advance(): void {
+    if (this.#control.frozen) {
+      this.#rest();
+      return;
+    }
     try {
       this.#step();
     } catch (thrown) {
@@ -339,7 +349,17 @@ class ReceiveChannel implements Channel {
     }
   }
 
+  /** Frozen: reads no more, until STOP ends it. */
+  #rest(): void {
+    this.#paused = true;
+    this.#waits++;
+  }
+
   #fail(thrown: unknown): void {
+    if (this.#control.frozen) {
+      this.#rest();
+      return;
+    }
     this.#settle?.(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel'));
   }
 
@@ -479,6 +499,10 @@ class ReceiveChannel implements Channel {
 
   /** The packet's pages are decoded, or in shared RAM already: puts them in place, then the zero pages. */
   #place(pages = this.#pages): void {
+    if (this.#control.frozen) {
+      this.#rest();
+      return;
+    }
     const packet = this.#packet;
     const size = this.#pageSize;
     const { block, normalPages } = packet;

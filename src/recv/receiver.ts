@@ -2,7 +2,6 @@
  * The receiver, on the calling thread: takes the channels in, starts a worker for each, waits at sync points, and puts
  * into place what only this thread can: pages of private memory, device state, ZERO records of the main stream.
  */
-import fs from 'node:fs/promises';
 import type net from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
@@ -16,7 +15,7 @@ import {
 } from '../options.js';
 import { ReceivedBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
-import { checkFileBlock } from '../ram/file-block.js';
+import { BlockFile, checkFileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session, type Stats } from '../session.js';
@@ -173,6 +172,11 @@ export class Receiver extends Session {
   }
 
   /** @internal */
+  get isRunning(): boolean {
+    return this.control.stopped === STOP_RUN;
+  }
+
+  /** @internal */
   async open(): Promise<void> {
     this.checkAborted();
     await this.check();
@@ -293,6 +297,14 @@ export class Receiver extends Session {
       trace('multifd_recv_sync_main_signal', () => ({ id }));
       control.releaseSync(id);
     }
+  }
+
+  /**
+   * @internal Behind the last sync(): from here on no channel takes anything in, whatever its source sends, and none
+   * fails. What is in place stays as it is.
+   */
+  freeze(): void {
+    this.control.freeze();
   }
 
   #sawSync(id: number): boolean {
@@ -418,7 +430,7 @@ export class Receiver extends Session {
 
   async #zeroFile(block: RAMBlock, offset: number, length: number): Promise<void> {
     try {
-      const handle = await fs.open(block.path as string, 'r+');
+      const handle = await BlockFile.open(block, 'r+');
       try {
         const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
         for (let at = offset; at < offset + length;) {

@@ -18,7 +18,6 @@
  * The event loop: nothing here blocks. Where channels are so fast that queueing never has to wait, it yields every
  * YIELD_MS by itself.
  */
-import fs from 'node:fs/promises';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
@@ -33,7 +32,7 @@ import {
 } from '../options.js';
 import { PageBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
-import { checkFileBlock } from '../ram/file-block.js';
+import { BlockFile, checkFileBlock } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session } from '../session.js';
@@ -83,7 +82,7 @@ interface QueuedBlock {
   /** Kinds shared and private. */
   windows: Windows | undefined;
   /** Mode legacy on a file. */
-  handle: fs.FileHandle | undefined;
+  handle: BlockFile | undefined;
 }
 
 /**
@@ -577,7 +576,7 @@ export class Sender extends Session {
     const { block } = state;
     const length = (end - first) * this.pageSize;
     try {
-      state.handle ??= await fs.open(block.path as string, 'r');
+      state.handle ??= await BlockFile.open(block, 'r');
       let done = 0;
       while (done < length) {
         const position = block.base + first * this.pageSize + done;

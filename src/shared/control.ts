@@ -47,6 +47,7 @@ import {
   STAT_COUNT,
   WORD_BOOTED,
   WORD_FIRST_ERROR,
+  WORD_FROZEN,
   WORD_PACKET_NUM,
   WORD_PROGRESS,
   WORD_PROGRESS_MS,
@@ -417,6 +418,17 @@ export class Control {
   }
   set trace(on: boolean) {
     this.#words[WORD_TRACE] = on ? 1 : 0;
+  }
+
+  /**
+   * Set once by the calling thread: what is in place is all there is to be. Channels look at it before each step and
+   * before they put pages into place; one that passed that look just before is through within a write.
+   */
+  get frozen(): boolean {
+    return Atomics.load(this.#words, WORD_FROZEN) !== 0;
+  }
+  freeze(): void {
+    Atomics.store(this.#words, WORD_FROZEN, 1);
   }
 
   /** Milliseconds between two progress posts of one channel; 0: nobody listens. */

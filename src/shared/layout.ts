@@ -31,6 +31,7 @@ export const WORD_PACKET_NUM = 2 * LINE_WORDS;
 /** Written by the calling thread: whether channels report packets, and how often progress is wanted. */
 export const WORD_TRACE = 3 * LINE_WORDS;
 export const WORD_PROGRESS_MS = 3 * LINE_WORDS + 1;
+export const WORD_FROZEN = 3 * LINE_WORDS + 2;
 export const WORD_PROGRESS = 4 * LINE_WORDS;
 export const WORD_FIRST_ERROR = 5 * LINE_WORDS;
 /** Threads whose modules are loaded. */

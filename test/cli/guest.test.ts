@@ -108,10 +108,10 @@ t.test('the blocks of a file lie one after the other, as the engine is told', as
   ];
   const [, [, ram]] = eachBacking(t, blocks);
   ram.write(blocks[1], 0, 4096, (bytes) => bytes.fill(7));
-  const { file, offset, size } = ram.engineBlocks[1];
+  const { file, offset, size } = ram.engineBlocks[1] as { file: string; offset: number; size: number };
   t.equal(offset, 8192);
   t.equal(size, 4096);
-  t.ok(fs.readFileSync(file!).subarray(offset).equals(Buffer.alloc(4096, 7)));
+  t.ok(fs.readFileSync(file).subarray(offset).equals(Buffer.alloc(4096, 7)));
 });
 
 t.test(
