@@ -18,6 +18,8 @@
  * Capability postcopy-ram is not announced in the stream. A page_size shows itself all the same: it is a power of two,
  * not smaller than the target's and below 2^53, so its first byte is 0, which no id's length is, and as a record it
  * would have no flags, which no record is without. (With x-ignore-shared the next u64 is taken as the address.)
+ * Behind an entry that is not the last one the next byte tells. Behind the last one the list may be all that there is for
+ * now: a source of ours sends no more before it has its PONG. So a page_size there is left for the next record to show.
  */
 import { MAX_PAGE_SIZE, MIN_PAGE_SIZE } from '../ram/block.js';
 import type { ByteReader } from './byte-reader.js';
@@ -77,7 +79,8 @@ export function requirePageSize(pageSize: number): void {
 }
 
 /**
- * The entries, from behind the MEM_SIZE record on. In a file the reader is then behind the last block's pages.
+ * The entries, from behind the MEM_SIZE record on, without the last one's page_size; not a byte behind it is waited for.
+ * In a file the reader is then behind the last block's pages.
  *
  * @param total the sum of all used lengths
  * @throws MultifdError STREAM_ERRORS.format, .limit, .eof
@@ -114,8 +117,8 @@ export async function decodeBlockList(
     const block: StreamBlock = { name, usedLength };
     if (options.ignoreShared) {
       block.address = (await reader.exactly(8, 'address')).readBigUInt64BE(0);
-    } else if (!options.mappedRam && (await isHostPageSize(reader, left === 0, pageSize))) {
-      block.hostPageSize = await decodeHostPageSize(reader, what, pageSize);
+    } else if (!options.mappedRam && left > 0 && (await reader.peek(1))[0] === 0) {
+      block.hostPageSize = checkHostPageSize(await reader.u64('page_size'), what, pageSize);
     }
     if (options.mappedRam) block.mapped = await decodeMapped(reader, what, usedLength, options);
     blocks.push(block);
@@ -149,15 +152,12 @@ export function encodeU64(value: number | bigint): Buffer {
   return bytes;
 }
 
-async function isHostPageSize(reader: ByteReader, last: boolean, pageSize: number): Promise<boolean> {
-  const next = await reader.peek(8);
-  if (next.length < 8) return false;
-  return last ? next.readUInt32BE(4) % pageSize === 0 : next[0] === 0;
-}
-
-async function decodeHostPageSize(reader: ByteReader, what: string, pageSize: number): Promise<number> {
-  const size = await reader.u64('page_size');
-  if (size < pageSize || !Number.isInteger(Math.log2(size))) {
+/**
+ * @param what the block, for messages
+ * @throws MultifdError STREAM_ERRORS.format
+ */
+export function checkHostPageSize(size: number, what: string, pageSize: number): number {
+  if (size < pageSize || !Number.isSafeInteger(size) || !Number.isInteger(Math.log2(size))) {
     throw refusal('format', `${what}: page_size`, size, `a power of two, at least ${pageSize}`);
   }
   return size;

@@ -8,6 +8,7 @@
  *     SECTION   COMMAND                                      SECTION
  *               head of START, PART or END of `ram`          BODY
  *     BODY      MEM_SIZE, ZERO, PAGE, MULTIFD_FLUSH          BODY
+ *               page_size of the block list's last entry     BODY
  *               EOS                                          FOOTER
  *     FOOTER    the footer, where the machine sends them     SECTION; after END: TAIL
  *     TAIL      all there is, uninterpreted                  TAIL, at the end: DONE
@@ -18,11 +19,16 @@
  * In a mapped-ram file (capability `mapped-ram`; the source must be able to seek) the block list is scattered over
  * the file and RAM lies between its entries; sections hold EOS alone.
  *
+ * An item is given out when its last byte is here: who sends it may hold back what follows until it is answered, as our
+ * relay and our sender do behind the block list. What can only be told by a later byte is therefore told by the next item.
+ * The configuration alone waits for the byte behind it: that does not depend on an answer, since no source has asked for
+ * one yet.
+ *
  * Runs on the calling thread. The peer is not trusted: every count and length has a bound, an address is held against
  * its block, and an error names the byte.
  */
 import type { MultifdError } from '../errors.js';
-import { type StreamBlock, decodeBlockList, requirePageSize } from './block-list.js';
+import { type StreamBlock, checkHostPageSize, decodeBlockList, requirePageSize } from './block-list.js';
 import type { ByteReader } from './byte-reader.js';
 import { type StreamError, quote, refusal } from './codes.js';
 import {
@@ -76,6 +82,7 @@ const TWO_32 = 2 ** 32;
 /** ZERO records in one item at the most: with 9 bytes each they are what one read of a socket brings. */
 const MAX_ZERO_RECORDS = 8192;
 const ZERO_CONTINUED = RAM_SAVE_FLAG_ZERO | RAM_SAVE_FLAG_CONTINUE;
+const NO_FLAGS = 0;
 const PAGE_CONTINUED = RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_CONTINUE;
 /** u64, u8 fill */
 const ZERO_CONTINUED_BYTES = 9;
@@ -114,6 +121,8 @@ export class MainStreamReader {
   #sectionId: number | undefined;
   #blocks: readonly StreamBlock[] = [];
   #byName = new Map<string, StreamBlock>();
+  /** May the block list's last entry go on with its page_size? */
+  #lastIsOpen = false;
   /** The block of the last record with a page: CONTINUE means this one, across sections. */
   #last: StreamBlock | undefined;
   #footers: boolean | undefined;
@@ -305,6 +314,7 @@ export class MainStreamReader {
     const word = await this.#reader.exactly(8, 'a record');
     const low = word.readUInt32BE(4);
     const flags = low & (this.#pageSize - 1);
+    if (flags !== NO_FLAGS) this.#lastIsOpen = false;
     // Above 2^53 this rounds, and is still far above any block.
     const address = word.readUInt32BE(0) * TWO_32 + (low - flags);
     if (this.#blocks.length === 0 && flags !== RAM_SAVE_FLAG_MEM_SIZE) {
@@ -316,6 +326,9 @@ export class MainStreamReader {
     switch (flags) {
       case RAM_SAVE_FLAG_MEM_SIZE:
         return this.#readMemSize(address);
+      case NO_FLAGS:
+        if (this.#lastIsOpen) return this.#pageSizeOfLast(address);
+        throw this.#refusal('format', 'record', recordName(flags), 'ZERO, PAGE, MULTIFD_FLUSH or EOS');
       case RAM_SAVE_FLAG_ZERO:
       case ZERO_CONTINUED:
         return this.#readZero(address, flags === ZERO_CONTINUED);
@@ -353,7 +366,18 @@ export class MainStreamReader {
     });
     this.#blocks = blocks;
     for (const block of blocks) this.#byName.set(block.name, block);
+    this.#lastIsOpen = !this.#mapped && blocks[blocks.length - 1].address === undefined;
     return { kind: 'mem-size', total, blocks, ...this.#raw() };
+  }
+
+  /** What has no flags is no record: the block list's last entry goes on. */
+  #pageSizeOfLast(size: number): MainItem {
+    this.#lastIsOpen = false;
+    const last = this.#blocks[this.#blocks.length - 1];
+    const where = `${this.#reader.name} at byte ${this.#at}: RAM block ${quote(last.name)}`;
+    const hostPageSize = checkHostPageSize(size, where, this.#pageSize);
+    last.hostPageSize = hostPageSize;
+    return { kind: 'page-size', hostPageSize, ...this.#raw() };
   }
 
   async #readZero(address: number, continued: boolean): Promise<MainItem> {

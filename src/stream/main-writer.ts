@@ -152,7 +152,9 @@ export function encodeItem(item: MainItem): Buffer {
     case 'section':
       return encodeSection(item.section, item.sectionId);
     case 'mem-size':
-      return encodeMemSize(item.blocks);
+      return encodeMemSize(withoutLastPageSize(item.blocks));
+    case 'page-size':
+      return encodeU64(item.hostPageSize);
     case 'zero':
       return encodeZeroRecords(item.block, item.offsets, item.continued);
     case 'page':
@@ -166,6 +168,13 @@ export function encodeItem(item: MainItem): Buffer {
     case 'tail':
       return item.raw;
   }
+}
+
+/** The last entry's page_size is an item of its own. */
+function withoutLastPageSize(blocks: readonly StreamBlock[]): StreamBlock[] {
+  const last = { ...blocks[blocks.length - 1] };
+  delete last.hostPageSize;
+  return [...blocks.slice(0, -1), last];
 }
 
 /**
@@ -219,6 +228,7 @@ export function toFileStream(item: MainItem): Buffer {
       return isOfConnection(item.command) ? NOTHING : item.raw;
     case 'mem-size':
       throw new MultifdError(STREAM_ERRORS.state, 'the block list of a file is written by its layout');
+    case 'page-size':
     case 'zero':
     case 'page':
     case 'flush':

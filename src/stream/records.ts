@@ -98,6 +98,15 @@ export interface MemSizeItem extends Raw {
   blocks: StreamBlock[];
 }
 
+/**
+ * The host page size of the block list's last entry, where there is one: an item of its own, since nothing in the list
+ * says whether it comes. The list's block has it from here on.
+ */
+export interface PageSizeItem extends Raw {
+  kind: 'page-size';
+  hostPageSize: number;
+}
+
 /** One ZERO record, or a row of them in one block: all but the first have CONTINUE. */
 export interface ZeroItem extends Raw {
   kind: 'zero';
@@ -147,6 +156,7 @@ export type MainItem =
   | CommandItem
   | SectionItem
   | MemSizeItem
+  | PageSizeItem
   | ZeroItem
   | PageItem
   | FlushItem

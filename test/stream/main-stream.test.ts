@@ -5,6 +5,7 @@ import { MainStreamReader, commandName } from '../../src/stream/main-stream.js';
 import { FileSource } from '../../src/stream/positioned-file.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { Random } from '../support/random.js';
+import { within } from '../support/within.js';
 import {
   CAPTURED_BLOCKS,
   MAIN_CAPTURES,
@@ -275,6 +276,59 @@ t.test('a host page size shows itself, in the middle of the list and at its end'
       { name: 'd', usedLength: 0x2000, hostPageSize: 0x1000 },
     ]);
     t.ok(rawOf(items).equals(bytes));
+  }
+});
+
+/** Gives what push() has brought, and waits for more. */
+function trickle(): { read: () => Promise<Buffer | null>; push(bytes: Buffer): void } {
+  const chunks: Buffer[] = [];
+  let wake: (() => void) | undefined;
+  return {
+    read: async () => {
+      while (chunks.length === 0) await new Promise<void>((resolve) => (wake = resolve));
+      return chunks.shift() ?? null;
+    },
+    push: (bytes) => {
+      chunks.push(bytes);
+      wake?.();
+    },
+  };
+}
+
+t.test('an item comes out with its last byte: who sends it may hold back the next one', async (t) => {
+  const named = "0000000000201004 01 'a' 0000000000200000 0000000000200000 01 'b' 0000000000001000";
+  const huge = "0000000000200004 01 'a' 0000000000200000";
+  const shared = "0000000000001004 01 'a' 0000000000001000 00000000fffc0000";
+  const ignoring = "05 1a 'configuration/capabilities' 00000001 00000001 0f 'x-ignore-shared'";
+  const finish = [END, FLUSH, EOS, FOOTER, "04 00000000 'what'", 'ff'];
+  // What a configuration has shows by the byte behind it.
+  const streams: Record<string, string[]> = {
+    'a block list': [HEADER, `${CONFIGURATION} 08`, '0001 0000', START, MEM_SIZE, FLUSH, EOS, FOOTER],
+    'a block list with a page size at its end': [HEADER, START, huge, '0000000000200000', EOS, FOOTER],
+    'a block list with a page size before its end': [HEADER, START, named, FLUSH, EOS, FOOTER],
+    'addresses, and no footer': [HEADER, `${CONFIGURATION} ${ignoring} 01`, START.slice(2), shared, EOS],
+    'no footer': [HEADER, START, MEM_SIZE, FLUSH, EOS, PART, "0000000000000002 01 'a' 00", EOS],
+    'rows, and a page': [HEADER, START, MEM_SIZE, EOS, FOOTER, PART, "0000000000001002 01 'a' 00"].concat([
+      '0000000000000022 00',
+      `0000000000000028 ${'5a'.repeat(PAGE)}`,
+      FLUSH,
+      EOS,
+      FOOTER,
+    ]),
+  };
+  for (const [what, pieces] of Object.entries(streams)) {
+    const source = trickle();
+    const stream = new MainStreamReader(new ByteReader(source.read));
+    const footers = pieces.includes(FOOTER);
+    let sent = 0;
+    for (const piece of [...pieces, ...finish.filter((one) => footers || one !== FOOTER)]) {
+      const bytes = hex(piece);
+      sent += bytes.length;
+      source.push(bytes);
+      const item = await within(stream.next(), 5000, `${what}: the item of ${piece.slice(0, 60)}`);
+      const end = (item?.at ?? 0) + (item?.raw.length ?? 0);
+      t.equal(end, item?.kind === 'configuration' ? sent - 1 : sent, what);
+    }
   }
 });
 
