@@ -9,6 +9,7 @@
  *     (nothing)
  *
  *     {"configuration": {...}, "page_size": 4096, "devices": [                        (QEMU 7.2 has no configuration)
+ *     { "page_size" : 4096, "devices" : [ ...                                       (QEMU < 6.0: with blanks)
  *       {"name": "timer", "instance_id": 0, "vmsd_name": "timer", "version": 2, "fields": [
  *         {"name": ..., "type": ..., "size": 8, "array_len": 4}, ...], "subsections": [...]}, ...]}
  *
@@ -29,7 +30,10 @@ import {
 export const MAX_VM_DESCRIPTION_BYTES = 2 ** 24;
 /** 00 06 u32 n */
 const HEAD_BYTES = 6;
-const JSON_START = Buffer.from('{"');
+const OPENING_BRACE = 0x7b;
+/** What comes next: a name, or the white space that JSON allows before it. */
+const AFTER_OPENING_BRACE = new Set(Buffer.from('" \t\n\r'));
+const JSON_START_BYTES = 2;
 const CLOSING_BRACE = 0x7d;
 /** Subsections within subsections; QEMU has hardly more than one within another. */
 const MAX_DEPTH = 32;
@@ -192,7 +196,7 @@ export function locateDevices(
  * connection open (return path: it waits for SHUT).
  *
  *     bytes since               state of the scanner
- *     (device state)            looking for `00 06 n {"`, n within bounds
+ *     (device state)            looking for `00 06 n {"` or, with a blank, `00 06 n { `; n within bounds
  *     00 06 n {"...             gathering; a byte 00 (JSON has none), or more than n bytes, and it looks on
  *     00 06 n {"..."} and none  complete, if those n bytes are a VM description
  *
@@ -304,7 +308,7 @@ export class TailScanner {
     if (last < 0) return;
     for (let at = Math.max(last + 1, HEAD_BYTES); at <= last + HEAD_BYTES; at++) {
       const head = at - HEAD_BYTES;
-      if (!bytes.subarray(at, at + JSON_START.length).equals(JSON_START)) continue;
+      if (bytes[at] !== OPENING_BRACE || !AFTER_OPENING_BRACE.has(bytes[at + 1])) continue;
       if (bytes[head] !== QEMU_VM_EOF || bytes[head + 1] !== QEMU_VM_VMDESCRIPTION) continue;
       const length = bytes.readUInt32BE(head + 2);
       if (length > this.#maxBytes || bytes.length - at > length) continue;
@@ -326,7 +330,7 @@ export class TailScanner {
 }
 
 function tailOf(before: Buffer, piece: Buffer): Buffer {
-  const keep = HEAD_BYTES + JSON_START.length - 1;
+  const keep = HEAD_BYTES + JSON_START_BYTES - 1;
   if (piece.length >= keep) return Buffer.from(piece.subarray(piece.length - keep));
   const both = Buffer.concat([before, piece]);
   return both.subarray(Math.max(both.length - keep, 0));

@@ -132,11 +132,33 @@ t.test('heads inside heads, and heads with zero bytes in their length, are told 
   }
 });
 
+t.test(
+  'a description with white space after its brace is found, cut anywhere: QEMU before 6.0',
+  async (t) => {
+    const old =
+      '{ "page_size" : 4096, "devices" : [ { "name" : "timer", "instance_id" : 0, "version" : 2, "fields" : [ ] } ] }';
+    for (const json of [old, JSON_TEXT.replace('{', '{\n\t'), JSON_TEXT.replace('{', '{ \r\n')]) {
+      const tail = Buffer.concat([SECTION, described(json)]);
+      for (let cut = 0; cut < tail.length; cut++) {
+        const scanner = new TailScanner();
+        if (scanner.push(tail.subarray(0, cut))) t.fail(`complete at ${cut} of ${tail.length}`);
+        if (!scanner.push(tail.subarray(cut)) || !scanner.exact) t.fail(`not found when cut at ${cut}`);
+      }
+      const scanner = new TailScanner();
+      for (const byte of tail) scanner.push(Buffer.of(byte));
+      t.equal(scanner.exact, true, 'byte by byte');
+      t.match(scanner.description, { pageSize: 4096, devices: [{ name: 'timer', bytes: 0 }] });
+    }
+  },
+);
+
 t.test('what is no description is not taken for one', async (t) => {
   const cases: Record<string, Buffer> = {
     'no JSON': described('{"devices": [}'),
     'JSON without devices': described('{"page_size": 4096}'),
     'devices without names': described('{"devices": [{"instance_id": 0}]}'),
+    'a brace and no name': described('{ }'),
+    'a brace and a number': described('{1}'),
     'a list': described('["devices"]'),
     'a length one too small': Buffer.concat([described('{"devices": []}'), Buffer.from('}')]),
     'a length one too large': described('{"devices": []} ').subarray(0, -1),
