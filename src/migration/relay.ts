@@ -204,7 +204,8 @@ class Relay implements ReceiverHooks {
       if (item.kind === 'configuration') this.#machine = item.configuration.machine;
       if (item.kind === 'command' && item.command === COMMAND_OPEN_RETURN_PATH) this.#returnPath = true;
       if (item.kind === 'command' && item.command === COMMAND_PING) this.#pinged = true;
-      if (item.kind === 'section' && !this.#returnPath && !this.#pinged) {
+      const isSection = item.kind === 'section' || item.kind === 'other-section';
+      if (isSection && !this.#returnPath && !this.#pinged) {
         this.#pinged = true;
         await write(
           Buffer.concat([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),

@@ -6,7 +6,7 @@
  *     connect first (QEMU 7.2 takes the first for it)
  *     header, configuration, PING, block list            connect, hello
  *     <- PONG on the return path: all its channels are in
- *     marker, EOS                                        SYNC
+ *     marker, EOS, other sections                        SYNC
  *     PART [ZERO records in mode legacy or none]         present pages; absent pages as zero pages in mode multifd; SYNC
  *     marker, EOS
  *     END                                                SYNC
@@ -32,6 +32,7 @@ import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import {
   readMappedRam,
+  readOtherSections,
   readPageRunBatches,
   readTail,
   requireSound,
@@ -117,8 +118,12 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     handle = await openToRead(file);
     const builder = new MainStreamBuilder(description, rules);
     await main.write(
-      builder.setup([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
+      builder.begin([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
     );
+    for await (const piece of readOtherSections(handle, description.sectionsBeforeRam)) {
+      await main.write(piece);
+    }
+    await main.write(builder.start());
     sender = await createSender({
       ...senderOptions,
       address,
@@ -264,6 +269,10 @@ class OutgoingMigration {
   async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
     const { sender, builder, handle, description } = this.#parts;
     await this.#endSection();
+    // Before any RAM, where virtio-mem's must be: the destination learns by it which memory is plugged in.
+    for await (const piece of readOtherSections(handle, description.sectionsBesideRam)) {
+      await this.#write(piece);
+    }
     await this.#write(builder.part());
     for (const block of description.blocks) {
       // Apart, since a packet whose pages need not be looked at is one of its own.

@@ -7,14 +7,16 @@
  *     CONFIG    the configuration, where there is one        SECTION
  *     SECTION   COMMAND                                      SECTION
  *               head of START, PART or END of `ram`          BODY
+ *               head of another section that is known        OTHER
  *     BODY      MEM_SIZE, ZERO, PAGE, MULTIFD_FLUSH          BODY
  *               page_size of the block list's last entry     BODY
  *               EOS                                          FOOTER
- *     FOOTER    the footer, where the machine sends them     SECTION; after END: TAIL
+ *     OTHER     that section's body, uninterpreted           FOOTER
+ *     FOOTER    the footer, where the machine sends them     SECTION; after ram's END: TAIL
  *     TAIL      all there is, uninterpreted                  TAIL, at the end: DONE
  *
- * Sections have no length, so nothing but `ram` can be read before ram's END, and is refused. After it only the
- * devices' state comes, which nobody needs to understand: bytes to the end of the connection.
+ * Sections have no length, so before ram's END those are refused whose end cannot be found (other-sections.ts has the
+ * others). After it only the devices' state comes, which nobody needs to understand: bytes to the end of the connection.
  *
  * In a mapped-ram file (capability `mapped-ram`; the source must be able to seek) the block list is scattered over
  * the file and RAM lies between its entries; sections hold EOS alone.
@@ -41,6 +43,7 @@ import {
   decodeFileHeader,
   hasCapability,
 } from './configuration.js';
+import { OTHER_SECTIONS, type OtherSection, otherSection } from './other-sections.js';
 import {
   COMMAND_OPEN_RETURN_PATH,
   COMMAND_PING,
@@ -52,6 +55,7 @@ import {
   type FooterItem,
   type MainItem,
   type MarkerMode,
+  type OtherSectionItem,
   QEMU_VM_COMMAND,
   QEMU_VM_EOF,
   QEMU_VM_SECTION_END,
@@ -81,6 +85,8 @@ export const DEFAULT_PAGE_SIZE = 4096;
 const TWO_32 = 2 ** 32;
 /** ZERO records in one item at the most: with 9 bytes each they are what one read of a socket brings. */
 const MAX_ZERO_RECORDS = 8192;
+/** Sections that iterate beside ram; each kind has one, and there are three kinds. */
+const MAX_OTHERS = 16;
 const ZERO_CONTINUED = RAM_SAVE_FLAG_ZERO | RAM_SAVE_FLAG_CONTINUE;
 const NO_FLAGS = 0;
 const PAGE_CONTINUED = RAM_SAVE_FLAG_PAGE | RAM_SAVE_FLAG_CONTINUE;
@@ -106,7 +112,14 @@ export interface MainStreamOptions {
   onBlock?: (block: StreamBlock, at: number) => void;
 }
 
-type State = 'HEADER' | 'CONFIG' | 'SECTION' | 'BODY' | 'FOOTER' | 'TAIL' | 'DONE';
+type State = 'HEADER' | 'CONFIG' | 'SECTION' | 'BODY' | 'OTHER' | 'FOOTER' | 'TAIL' | 'DONE';
+
+/** Another section that has had its START. */
+interface Iterating {
+  idstr: string;
+  instanceId: number;
+  section: OtherSection;
+}
 
 export class MainStreamReader {
   readonly #reader: ByteReader;
@@ -125,6 +138,13 @@ export class MainStreamReader {
   #lastIsOpen = false;
   /** The block of the last record with a page: CONTINUE means this one, across sections. */
   #last: StreamBlock | undefined;
+  /** By section id. */
+  readonly #others = new Map<number, Iterating>();
+  /** The rest of the body of another section. */
+  #body: AsyncGenerator<void, void, undefined> | undefined;
+  /** Whose footer is due, and what comes then. */
+  #footerId = 0;
+  #afterFooter: State = 'SECTION';
   #footers: boolean | undefined;
   #marker: MarkerMode | undefined;
   #tail: AsyncGenerator<Buffer, void, undefined> | undefined;
@@ -175,7 +195,7 @@ export class MainStreamReader {
     return this.#marker;
   }
 
-  /** Do sections end with a footer? Known after ram's START. */
+  /** Do sections end with a footer? Known after the first. */
   get footers(): boolean | undefined {
     return this.#footers;
   }
@@ -209,6 +229,8 @@ export class MainStreamReader {
         return this.#readSection();
       case 'BODY':
         return this.#readRecord();
+      case 'OTHER':
+        return this.#readOther();
       case 'FOOTER':
         return this.#readFooter();
     }
@@ -265,24 +287,20 @@ export class MainStreamReader {
     return { kind: 'command', command, data, ...this.#raw() };
   }
 
-  async #readStart(type: number): Promise<SectionItem> {
+  async #readStart(type: number): Promise<SectionItem | OtherSectionItem> {
     const sectionId = await this.#reader.u32('a section id');
     const idBytes = await this.#reader.exactly(await this.#reader.u8('an idstr'), 'an idstr');
     const idstr = idBytes.toString('latin1');
     const instanceId = await this.#reader.u32('an instance id');
     const versionId = await this.#reader.u32('a version id');
     if (type !== QEMU_VM_SECTION_START || idstr !== RAM_IDSTR || instanceId !== RAM_INSTANCE_ID) {
-      const received = `${sectionName(type)} of ${quote(idstr)} ${instanceId}`;
-      throw this.#refusal(
-        'unsupported',
-        "section before ram's END",
-        received,
-        `START of "${RAM_IDSTR}" ${RAM_INSTANCE_ID}`,
-      );
+      const section = type === QEMU_VM_SECTION_FULL ? 'full' : 'start';
+      return this.#readOtherStart({ section, sectionId, idstr, instanceId, versionId });
     }
     if (this.#sectionId !== undefined) {
       throw this.#refusal('format', 'section', 'a second START of ram', 'PART or END');
     }
+    this.#mustBeNew(sectionId);
     if (versionId !== RAM_VERSION_ID) {
       throw this.#refusal('unsupported', 'version of section ram', versionId, RAM_VERSION_ID);
     }
@@ -292,8 +310,65 @@ export class MainStreamReader {
     return { kind: 'section', section: 'start', sectionId, ...this.#raw() };
   }
 
-  async #readPart(section: 'part' | 'end'): Promise<SectionItem> {
+  #readOtherStart(head: Omit<OtherSectionItem, 'kind' | 'at' | 'raw'>): OtherSectionItem {
+    const { section, sectionId, idstr, instanceId, versionId } = head;
+    const known = otherSection(idstr, section);
+    if (known === undefined) {
+      throw this.#refusal(
+        'unsupported',
+        "section before ram's END",
+        `${section.toUpperCase()} of ${quote(idstr)} ${instanceId}`,
+        `START of "${RAM_IDSTR}" ${RAM_INSTANCE_ID}, or one of ${OTHER_SECTIONS}`,
+      );
+    }
+    if (versionId !== known.versionId) {
+      throw this.#refusal('unsupported', `version of section ${quote(idstr)}`, versionId, known.versionId);
+    }
+    this.#mustBeNew(sectionId);
+    if (known.iterates) {
+      if (this.#others.size === MAX_OTHERS) {
+        throw this.#refusal(
+          'limit',
+          'sections beside ram',
+          `more than ${MAX_OTHERS}`,
+          `at most ${MAX_OTHERS}`,
+        );
+      }
+      this.#others.set(sectionId, { idstr, instanceId, section: known });
+    }
+    return this.#enterOther(known, head);
+  }
+
+  #enterOther(known: OtherSection, head: Omit<OtherSectionItem, 'kind' | 'at' | 'raw'>): OtherSectionItem {
+    this.#body = known.readBody(this.#reader);
+    this.#footerId = head.sectionId;
+    this.#afterFooter = 'SECTION';
+    this.#state = 'OTHER';
+    return { kind: 'other-section', ...head, ...this.#raw() };
+  }
+
+  /** Of sections that iterate, as the id is all that their PARTs have. */
+  #mustBeNew(sectionId: number): void {
+    if (sectionId !== this.#sectionId && !this.#others.has(sectionId)) return;
+    throw this.#refusal('format', 'section id', `${sectionId} again`, 'one that no other section has');
+  }
+
+  async #readOther(): Promise<MainItem> {
+    const { done } = await (this.#body as AsyncGenerator<void, void, undefined>).next();
+    if (done !== true) return { kind: 'other-data', ...this.#raw() };
+    this.#body = undefined;
+    return this.#footers === false ? this.#skipFooter() : this.#readFooter();
+  }
+
+  async #readPart(section: 'part' | 'end'): Promise<SectionItem | OtherSectionItem> {
     const sectionId = await this.#reader.u32('a section id');
+    const other = this.#others.get(sectionId);
+    if (other !== undefined) {
+      if (section === 'end') this.#others.delete(sectionId);
+      const { idstr, instanceId } = other;
+      const { versionId } = other.section;
+      return this.#enterOther(other.section, { section, sectionId, idstr, instanceId, versionId });
+    }
     if (this.#sectionId === undefined) {
       throw this.#refusal('format', 'section', `${section.toUpperCase()} of ${sectionId}`, 'START of ram');
     }
@@ -420,29 +495,32 @@ export class MainStreamReader {
 
   #eos(): EosItem {
     if (this.#section === 'start' && !this.#mapped) this.#marker ??= 'eos';
-    this.#state = this.#footers === false ? this.#afterSection() : 'FOOTER';
+    this.#footerId = this.#sectionId as number;
+    this.#afterFooter = this.#section === 'end' ? 'TAIL' : 'SECTION';
+    this.#state = this.#footers === false ? this.#afterFooter : 'FOOTER';
     return { kind: 'eos', section: this.#section, sync: this.#marker === 'eos', ...this.#raw() };
   }
 
-  #afterSection(): State {
-    return this.#section === 'end' ? 'TAIL' : 'SECTION';
-  }
-
   async #readFooter(): Promise<MainItem> {
-    this.#state = this.#afterSection();
-    // Machines with send-section-footer=off have none at all: START tells.
+    // Machines with send-section-footer=off have none at all: the first section tells.
     this.#footers ??= (await this.#reader.peek(1))[0] === QEMU_VM_SECTION_FOOTER;
-    if (!this.#footers) return this.#readSection();
+    if (!this.#footers) return this.#skipFooter();
+    this.#state = this.#afterFooter;
     const type = await this.#reader.u8('a footer');
     if (type !== QEMU_VM_SECTION_FOOTER) {
       throw this.#refusal('format', 'end of a section', sectionName(type), 'its footer');
     }
     const sectionId = await this.#reader.u32('a footer');
-    if (sectionId !== this.#sectionId) {
-      throw this.#refusal('format', 'section id of a footer', sectionId, this.#sectionId);
+    if (sectionId !== this.#footerId) {
+      throw this.#refusal('format', 'section id of a footer', sectionId, this.#footerId);
     }
     const item: FooterItem = { kind: 'footer', sectionId, ...this.#raw() };
     return item;
+  }
+
+  async #skipFooter(): Promise<MainItem> {
+    this.#state = this.#afterFooter;
+    return this.#readSection();
   }
 
   async #readTail(): Promise<MainItem | undefined> {

@@ -13,6 +13,7 @@
  *       zero page flush       left out: they are RAM             (there are none)
  *       eos                   kept                               FLUSH before it in marker mode `flush`
  *       section footer tail   kept                               kept
+ *       other sections        kept                               kept
  *
  * - `MainStreamBuilder` makes a socket migration's stream anew, for a sender that has the blocks and the tail.
  *
@@ -34,9 +35,11 @@ import {
   COMMAND_SWITCHOVER_START,
   type MainItem,
   type MarkerMode,
+  type OtherSectionItem,
   QEMU_VM_COMMAND,
   QEMU_VM_SECTION_END,
   QEMU_VM_SECTION_FOOTER,
+  QEMU_VM_SECTION_FULL,
   QEMU_VM_SECTION_PART,
   QEMU_VM_SECTION_START,
   RAM_IDSTR,
@@ -74,6 +77,19 @@ export function encodeSection(section: SectionType, sectionId: number): Buffer {
     encodeName(RAM_IDSTR),
     encodeU32(RAM_INSTANCE_ID),
     encodeU32(RAM_VERSION_ID),
+  ]);
+}
+
+/** The head of another section before ram's END; its body follows. */
+export function encodeOtherSection(head: Omit<OtherSectionItem, 'kind' | 'at' | 'raw'>): Buffer {
+  const { section, sectionId, idstr, instanceId, versionId } = head;
+  if (section === 'part' || section === 'end') return encodeSection(section, sectionId);
+  return Buffer.concat([
+    Buffer.of(section === 'full' ? QEMU_VM_SECTION_FULL : QEMU_VM_SECTION_START),
+    encodeU32(sectionId),
+    encodeName(idstr),
+    encodeU32(instanceId),
+    encodeU32(versionId),
   ]);
 }
 
@@ -151,6 +167,10 @@ export function encodeItem(item: MainItem): Buffer {
       return encodeCommand(item.command, item.data);
     case 'section':
       return encodeSection(item.section, item.sectionId);
+    case 'other-section':
+      return encodeOtherSection(item);
+    case 'other-data':
+      return item.raw;
     case 'mem-size':
       return encodeMemSize(withoutLastPageSize(item.blocks));
     case 'page-size':
@@ -278,7 +298,7 @@ export interface SocketStreamParts {
  * A socket migration's main stream, call by call, each giving bytes to write:
  *
  *     setup()            header, configuration, START, MEM_SIZE   then SYNC on all channels
- *     endSection()       marker, EOS, footer
+ *     endSection()       marker, EOS, footer                      here the caller's other sections
  *     part()             PART                                     pages over the channels
  *     zeros(...)         ZERO records (zero-page mode legacy)     then SYNC on all channels
  *     endSection()       marker, EOS, footer
@@ -301,15 +321,24 @@ export class MainStreamBuilder {
 
   /** @param commands what comes between configuration and START: OPEN_RETURN_PATH and PING, see encodeCommand */
   setup(commands: readonly Buffer[] = []): Buffer {
-    const { configuration, blocks, sectionId } = this.#parts;
-    this.#enter('start');
+    return Buffer.concat([this.begin(commands), this.start()]);
+  }
+
+  /** setup() up to START, for a caller that has other sections to put before it. */
+  begin(commands: readonly Buffer[] = []): Buffer {
+    const { configuration } = this.#parts;
     return Buffer.concat([
       encodeFileHeader(),
       configuration === undefined ? NOTHING : encodeConfiguration(socketConfiguration(configuration)),
       ...commands,
-      encodeSection('start', sectionId),
-      encodeMemSize(blocks.map(socketBlock)),
     ]);
+  }
+
+  /** The rest of setup(). */
+  start(): Buffer {
+    const { blocks, sectionId } = this.#parts;
+    this.#enter('start');
+    return Buffer.concat([encodeSection('start', sectionId), encodeMemSize(blocks.map(socketBlock))]);
   }
 
   part(): Buffer {

@@ -22,7 +22,7 @@ import type { Configuration } from './configuration.js';
 import { MainStreamReader } from './main-stream.js';
 import { type MappedRamBlock, countBits, mappedBlock } from './mapped-ram.js';
 import { FileSource, type ReadableFile, openToRead, readAt } from './positioned-file.js';
-import { COMMAND_SWITCHOVER_START } from './records.js';
+import { COMMAND_SWITCHOVER_START, type MainItem } from './records.js';
 import { TailScanner, type VmDescription } from './vm-description.js';
 
 /** A bitmap is read in pieces: 1 MiB is 8 Mi pages. */
@@ -63,6 +63,12 @@ export interface MappedRamBlockDescription extends MappedRamBlock {
   address?: bigint;
 }
 
+/** Where sections beside ram lie in the file, as they are to be passed on. */
+export interface OtherSections {
+  offset: number;
+  bytes: number;
+}
+
 export interface MappedRamDescription {
   fileSize: number;
   /** Where the stream begins in the file. */
@@ -80,6 +86,9 @@ export interface MappedRamDescription {
   blocks: MappedRamBlockDescription[];
   presentPages: number;
   zeroPages: number;
+  /** Other sections before ram's START, and between it and ram's END. */
+  sectionsBeforeRam: OtherSections[];
+  sectionsBesideRam: OtherSections[];
   /** Does the stream have the command SWITCHOVER_START? */
   switchoverStart: boolean;
   /** Where the stream goes on behind the last block's pages; undefined if the block list could not be read. */
@@ -169,6 +178,8 @@ class MappedRamFile {
       blocks: this.#blocks,
       presentPages: 0,
       zeroPages: 0,
+      sectionsBeforeRam: [],
+      sectionsBesideRam: [],
       switchoverStart: false,
       problems: this.#problems,
     };
@@ -201,7 +212,9 @@ class MappedRamFile {
           description.pageSize = stream.pageSize;
         }
         if (!stream.mappedRam) break;
-        if (item?.kind === 'command' || item?.kind === 'section') sections++;
+        if (item?.kind === 'command' || item?.kind === 'section' || item?.kind === 'other-section')
+          sections++;
+        if (item !== undefined) this.#addOther(description, item);
         if (sections > this.#maxSections) throw this.#tooManySections();
         if (item?.kind === 'command')
           description.switchoverStart ||= item.command === COMMAND_SWITCHOVER_START;
@@ -219,6 +232,20 @@ class MappedRamFile {
         description.machine === '' ? 'no configuration' : 'a migration stream without capability mapped-ram';
       throw new MultifdError(STREAM_ERRORS.file, `mapped-ram file: received ${what}, expected mapped-ram`);
     }
+  }
+
+  /** Neighbours become one, so that a bitmap of many pieces takes no more room than one of few. */
+  #addOther(description: MappedRamDescription, item: MainItem): void {
+    const ram = this.#stream.sectionId;
+    const isOthers =
+      item.kind === 'other-section' ||
+      item.kind === 'other-data' ||
+      (item.kind === 'footer' && item.sectionId !== ram);
+    if (!isOthers) return;
+    const list = ram === undefined ? description.sectionsBeforeRam : description.sectionsBesideRam;
+    const last = list.at(-1);
+    if (last !== undefined && last.offset + last.bytes === item.at) last.bytes += item.raw.length;
+    else list.push({ offset: item.at, bytes: item.raw.length });
   }
 
   #tooManySections(): MultifdError {
@@ -393,6 +420,14 @@ export async function* readPageRunBatches(
   if (batch.length > 0) yield batch;
 }
 
+/** Other sections in pieces, each the consumer's. */
+export async function* readOtherSections(
+  file: ReadableFile,
+  sections: readonly OtherSections[],
+): AsyncGenerator<Buffer, void, undefined> {
+  for (const { offset, bytes } of sections) yield* readRange(file, offset, bytes, 'other sections');
+}
+
 /** The file's tail in pieces, each the consumer's. */
 export async function* readTail(
   file: ReadableFile,
@@ -405,10 +440,19 @@ export async function* readTail(
       "mapped-ram file: the end of ram's last section was not found",
     );
   }
-  for (let at = 0; at < tailBytes;) {
-    const bytes = await readAt(file, tailOffset + at, Math.min(CHUNK_BYTES, tailBytes - at));
+  yield* readRange(file, tailOffset, tailBytes, 'tail');
+}
+
+async function* readRange(
+  file: ReadableFile,
+  offset: number,
+  length: number,
+  what: string,
+): AsyncGenerator<Buffer, void, undefined> {
+  for (let at = 0; at < length;) {
+    const bytes = await readAt(file, offset + at, Math.min(CHUNK_BYTES, length - at));
     if (bytes.length === 0) {
-      const message = `mapped-ram file: tail: received ${at} bytes, expected ${tailBytes}`;
+      const message = `mapped-ram file: ${what}: received ${at} bytes, expected ${length}`;
       throw new MultifdError(STREAM_ERRORS.eof, message);
     }
     yield bytes;

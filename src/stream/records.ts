@@ -10,6 +10,8 @@
  *      7e   FOOTER                        u32 section_id; after each body, unless the machine sends none
  *      00   EOF, 06 VMDESCRIPTION         after ram's END: part of the tail
  *
+ * Sections of others than ram before ram's END are in other-sections.ts.
+ *
  * The body of a ram section is a row of records, each a u64 of address | flags (the address is a multiple of the page
  * size, so its low bits are free), up to EOS:
  *
@@ -59,6 +61,8 @@ export const COMMAND_RECV_BITMAP = 10;
 export const COMMAND_SWITCHOVER_START = 11;
 
 export type SectionType = 'start' | 'part' | 'end';
+/** FULL is START and END in one. */
+export type OtherSectionType = SectionType | 'full';
 /** Which record of a ram section is the sync point on the main stream: each EOS (`eos`), or MULTIFD_FLUSH. */
 export type MarkerMode = 'eos' | 'flush';
 
@@ -89,6 +93,22 @@ export interface SectionItem extends Raw {
   kind: 'section';
   section: SectionType;
   sectionId: number;
+}
+
+/** The head of another section before ram's END; its body follows in pieces, then its footer. */
+export interface OtherSectionItem extends Raw {
+  kind: 'other-section';
+  section: OtherSectionType;
+  sectionId: number;
+  /** In a PART and an END those of the START. */
+  idstr: string;
+  instanceId: number;
+  versionId: number;
+}
+
+/** A piece of another section's body, to be kept as it is. */
+export interface OtherDataItem extends Raw {
+  kind: 'other-data';
 }
 
 export interface MemSizeItem extends Raw {
@@ -155,6 +175,8 @@ export type MainItem =
   | ConfigurationItem
   | CommandItem
   | SectionItem
+  | OtherSectionItem
+  | OtherDataItem
   | MemSizeItem
   | PageSizeItem
   | ZeroItem

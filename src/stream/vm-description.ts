@@ -15,10 +15,12 @@
  *
  * A size is of one element; a struct's includes its own subsections'. A subsection in the stream is 05, u8 n, n bytes
  * name, u32 version, fields. So the sizes add up to each section's body, and `locateDevices` finds the sections by
- * them (seen to be exact in captures of QEMU 7.2 and 10.0).
+ * them (seen to be exact in captures of QEMU 7.2 and 10.0). Devices whose state goes before ram's END are in the list
+ * and not in the tail.
  */
 import { MultifdError, describeThrown } from '../errors.js';
 import { STREAM_ERRORS, quote } from './codes.js';
+import { isEarlyDevice } from './other-sections.js';
 import {
   QEMU_VM_EOF,
   QEMU_VM_SECTION_FOOTER,
@@ -134,6 +136,7 @@ function count(value: unknown): number | undefined {
 export function sectionBytes(description: VmDescription, footers: boolean): number | undefined {
   let sum = 1;
   for (const { name, bytes } of description.devices) {
+    if (isEarlyDevice(name)) continue;
     if (bytes === undefined) return undefined;
     const frame = SECTION_HEAD_BYTES + Buffer.byteLength(name) + SECTION_IDS_BYTES;
     sum += frame + bytes + (footers ? FOOTER_BYTES : 0);
@@ -165,6 +168,7 @@ export function locateDevices(
   const sections: DeviceSection[] = [];
   let at = 0;
   for (const device of description.devices) {
+    if (isEarlyDevice(device.name)) continue;
     const nameBytes = Buffer.byteLength(device.name);
     const head = SECTION_HEAD_BYTES + nameBytes + SECTION_IDS_BYTES;
     const end = at + head + (device.bytes ?? NaN);

@@ -500,9 +500,9 @@ const REFUSALS: Refusal[] = [
   },
   {
     what: 'START of another live section',
-    bytes: `${HEADER} 01 00000003 0c 'dirty-bitmap' 00000000 00000001`,
+    bytes: `${HEADER} 01 00000003 05 'block' 00000000 00000001`,
     error: 'unsupported',
-    message: /section before ram's END: received START of "dirty-bitmap" 0, expected START of "ram" 0/,
+    message: /section before ram's END: received START of "block" 0, expected START of "ram" 0, or one of /,
   },
   {
     what: 'FULL of an early device',
