@@ -117,10 +117,10 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
       ...{ commands, sections, zeroRecords, pageRecords, flushRecords, syncPoints },
     };
   }
-  const { fileSize, offset, presentPages, zeroPages } = description;
+  const { fileSize, offset, presentPages, zeroPages, unreadBytes } = description;
   return {
     ...common,
-    ...{ fileSize, offset, presentPages, zeroPages },
+    ...{ fileSize, offset, presentPages, zeroPages, unreadBytes: unreadBytes ?? null },
     blocks: description.blocks.map((block, i) => ({
       name: block.name,
       size: block.usedLength,
@@ -147,10 +147,11 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
     ['guest RAM', `${formatSize(size)} in ${blocks.length} blocks, pages of ${formatSize(pageSize)}`],
   ];
   if (description.kind === 'mapped-ram') {
-    const { presentPages, zeroPages, fileSize } = description;
+    const { presentPages, zeroPages, fileSize, unreadBytes = 0 } = description;
     rows.push(['present', `${presentPages} pages, ${formatSize(presentPages * pageSize)}`]);
     rows.push(['zero', `${zeroPages} pages, ${formatShare(zeroPages, presentPages + zeroPages)}`]);
-    rows.push(['file size', formatSize(fileSize)]);
+    const unread = unreadBytes > 0 ? `, ${formatSize(unreadBytes)} of it behind the stream's end` : '';
+    rows.push(['file size', `${formatSize(fileSize)}${unread}`]);
   } else {
     const { marker, syncPoints, zeroRecords, pageRecords } = description;
     rows.push(['sync points', `${syncPoints}, marked by ${marker ?? 'nothing'}`]);

@@ -9,7 +9,8 @@ import { STREAM_ERRORS } from './codes.js';
 import type { Configuration } from './configuration.js';
 import { type MainStreamOptions, MainStreamReader } from './main-stream.js';
 import type { MainItem, MarkerMode } from './records.js';
-import { TailScanner, type VmDescription } from './vm-description.js';
+import { TailEndFinder } from './tail-end.js';
+import type { VmDescription } from './vm-description.js';
 
 export interface MainStreamDescription {
   configuration: Configuration | undefined;
@@ -61,13 +62,13 @@ export async function describeMainStream(
     flushRecords: 0,
     syncPoints: 0,
   };
-  let scanner: TailScanner | undefined;
+  let finder: TailEndFinder | undefined;
   try {
     for (let item = await stream.next(); item !== undefined; item = await stream.next()) {
       addItem(description, item);
       if (!stream.inTail) continue;
-      scanner ??= new TailScanner();
-      if (item.kind === 'tail') scanner.push(item.raw);
+      finder ??= new TailEndFinder();
+      if (item.kind === 'tail' && finder.push(item.raw)) break;
     }
   } catch (error) {
     if (!(error instanceof MultifdError) || error.code === STREAM_ERRORS.io) throw error;
@@ -79,8 +80,9 @@ export async function describeMainStream(
   description.pageSize = stream.pageSize;
   description.blocks = stream.blocks;
   description.marker = stream.marker;
-  if (scanner !== undefined) description.tailBytes = scanner.bytes;
-  if (scanner?.description !== undefined) description.vmDescription = scanner.description;
+  const tail = finder?.end(stream.footers ?? true);
+  if (tail !== undefined) description.tailBytes = tail.bytes;
+  if (tail?.description !== undefined) description.vmDescription = tail.description;
   return description;
 }
 

@@ -9,7 +9,7 @@ import { STREAM_ERRORS, quote } from './codes.js';
 
 export interface ReadableFile {
   read(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesRead: number }>;
-  stat(): Promise<{ size: number }>;
+  stat(): Promise<{ size: number; isBlockDevice?: () => boolean }>;
 }
 
 export interface WritableFile {
@@ -31,6 +31,24 @@ export async function openToRead(file: string): Promise<FileHandle> {
     throw MultifdError.wrap(error, STREAM_ERRORS.io, quote(String(file)));
   }
   throw new MultifdError(STREAM_ERRORS.io, `${quote(file)} is neither a regular file nor a block device`);
+}
+
+/** In bytes. A block device's is 0 by stat(), so it is looked for: where the last byte is that can be read. */
+export async function sizeOf(file: ReadableFile): Promise<number> {
+  const stats = await file.stat();
+  if (stats.isBlockDevice?.() !== true) return stats.size;
+  const has = async (position: number): Promise<boolean> => (await readAt(file, position, 1)).length === 1;
+  if (!(await has(0))) return 0;
+  let last = 0;
+  let end = 1;
+  // Doubled as long as the position is one that can be asked for.
+  for (; end < MAX_POSITION && (await has(end)); end *= 2) last = end;
+  while (end - last > 1) {
+    const middle = last + Math.floor((end - last) / 2);
+    if (await has(middle)) last = middle;
+    else end = middle;
+  }
+  return end;
 }
 
 /** As many of `length` bytes from `position` on as the file has. */
@@ -59,6 +77,9 @@ export async function writeAt(file: WritableFile, bytes: Buffer, position: numbe
     throw MultifdError.wrap(error, STREAM_ERRORS.io, `write at ${position + done}`);
   }
 }
+
+/** Above any device; read() takes positions below 2^53 only. */
+const MAX_POSITION = 2 ** 52;
 
 /** What is read first at a new place: in a mapped-ram file a few dozen bytes are wanted there. */
 const FIRST_BYTES = 1024;

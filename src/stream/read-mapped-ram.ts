@@ -4,7 +4,7 @@
  *
  *     1  the stream up to ram's END        main-stream.ts, jumping from entry to entry
  *     2  the bitmaps, a piece at a time    present and zero pages, bits behind the last page
- *     3  the tail, a piece at a time       where it ends, the VM description
+ *     3  the tail, a piece at a time       where it ends (tail-end.ts), the VM description
  *     4  all regions, sorted               overlaps, regions outside the file
  *
  * The file is not trusted: it may be cut, hostile, or no such file at all. What is wrong is listed in `problems`, and
@@ -21,9 +21,10 @@ import { STREAM_ERRORS, quote, refusal } from './codes.js';
 import type { Configuration } from './configuration.js';
 import { MainStreamReader } from './main-stream.js';
 import { type MappedRamBlock, countBits, mappedBlock } from './mapped-ram.js';
-import { FileSource, type ReadableFile, openToRead, readAt } from './positioned-file.js';
+import { FileSource, type ReadableFile, openToRead, readAt, sizeOf } from './positioned-file.js';
 import { COMMAND_SWITCHOVER_START, type MainItem } from './records.js';
-import { TailScanner, type VmDescription } from './vm-description.js';
+import { TailEndFinder } from './tail-end.js';
+import type { VmDescription } from './vm-description.js';
 
 /** A bitmap is read in pieces: 1 MiB is 8 Mi pages. */
 const BITMAP_CHUNK_BYTES = 2 ** 20;
@@ -96,6 +97,8 @@ export interface MappedRamDescription {
   /** Where the tail begins, and its length; undefined if ram's END could not be found. */
   tailOffset?: number;
   tailBytes?: number;
+  /** Behind the tail: padding, the rest of a block device. QEMU does not read it. */
+  unreadBytes?: number;
   /** Undefined if the tail ends without one. */
   vmDescription?: VmDescription;
   problems: MappedRamProblem[];
@@ -192,7 +195,7 @@ class MappedRamFile {
 
   async #size(): Promise<number> {
     try {
-      return (await this.#file.stat()).size;
+      return await sizeOf(this.#file);
     } catch (error) {
       throw MultifdError.wrap(error, STREAM_ERRORS.io, 'size of the mapped-ram file');
     }
@@ -305,22 +308,23 @@ class MappedRamFile {
   }
 
   async #readTail(description: MappedRamDescription): Promise<void> {
-    const scanner = new TailScanner();
+    const finder = new TailEndFinder();
     const tailOffset = this.#reader.position;
-    for await (const chunk of this.#reader.rest()) scanner.push(chunk);
+    for await (const chunk of this.#reader.rest()) if (finder.push(chunk)) break;
+    const { bytes, description: vmDescription, isWhole } = finder.end(description.footers);
+    const end = tailOffset + bytes;
     description.tailOffset = tailOffset;
-    description.tailBytes = scanner.bytes;
-    if (scanner.description !== undefined) description.vmDescription = scanner.description;
+    description.tailBytes = bytes;
+    description.unreadBytes = Math.max(description.fileSize - end, 0);
+    if (vmDescription !== undefined) description.vmDescription = vmDescription;
     else {
       // A machine with suppress-vmdesc=on ends with EOF, but so does many a tail that is cut: state is full of zeros.
-      const end = tailOffset + scanner.bytes;
-      const ends = description.footers ? scanner.endsWithFooterAndEof : scanner.endsWithEof;
-      const received = ends ? 'EOF at the most' : 'neither a VM description nor EOF';
+      const received = isWhole ? 'EOF at the most' : 'neither a VM description nor EOF';
       const message = `mapped-ram file: end at byte ${end}: received ${received}, expected a VM description: the file may be cut`;
-      this.#add('tail', !ends, message);
+      this.#add('tail', !isWhole, message);
     }
     const { streamOffset = tailOffset } = description;
-    this.#addRegion(streamOffset, tailOffset + scanner.bytes, 'the stream behind RAM');
+    this.#addRegion(streamOffset, end, 'the stream behind RAM');
   }
 
   /** Regions must not lie over each other: sorted by their begin, each is held against the one that ends last. */

@@ -12,6 +12,7 @@ import {
   readTail,
   requireSound,
 } from '../../src/stream/read-mapped-ram.js';
+import { sizeOf } from '../../src/stream/positioned-file.js';
 import { Random } from '../support/random.js';
 import { readCapture } from '../support/reference-decoder.js';
 import {
@@ -276,6 +277,46 @@ t.test(
     }
   },
 );
+
+t.test('a sound file may lie on a block device, or have bytes behind its end', async (t) => {
+  const whole = readMig('q100-mappedram-single');
+  const { tailBytes, tailOffset } = await readMappedRam(new MemoryFile(whole));
+  for (const behind of [Buffer.alloc(2 ** 20), Buffer.alloc(3, 0xff), whole.subarray(0, 5000), whole]) {
+    for (const isDevice of [false, true]) {
+      const file = new MemoryFile(Buffer.concat([whole, behind]));
+      if (isDevice) file.stat = async () => ({ size: 0, isBlockDevice: () => true });
+      const description = await readMappedRam(file);
+      t.same(description.problems, []);
+      t.match(description, {
+        tailBytes,
+        tailOffset,
+        fileSize: whole.length + behind.length,
+        unreadBytes: behind.length,
+      });
+      t.equal(description.vmDescription?.devices.length, 31);
+      t.ok(Buffer.concat(await collect(readTail(file, description))).equals(whole.subarray(tailOffset)));
+    }
+  }
+  const nothing = await handmade({ tail: "04 00000003 'any' 7e 00000003 00" });
+  const { length } = nothing.bytes;
+  await nothing.truncate(length + 100);
+  const description = await readMappedRam(nothing);
+  t.same(kindsOf(description), [['tail', false]], 'without VM description');
+  t.equal(description.unreadBytes, 100);
+
+  const device = new MemoryFile(whole.subarray(0, 0x600000));
+  device.stat = async () => ({ size: 0, isBlockDevice: () => true });
+  t.match(
+    await readMappedRam(device),
+    { fileSize: 0x600000, problems: [{ fatal: true }] },
+    'too small a device',
+  );
+  for (const size of [0, 1, 2, 3, 512, 1000, 4097]) {
+    const file = new MemoryFile(Buffer.alloc(size));
+    file.stat = async () => ({ size: 0, isBlockDevice: () => true });
+    t.equal(await sizeOf(file), size);
+  }
+});
 
 t.test('a file that is cut anywhere has a problem, and what could be read is there', async (t) => {
   const whole = await handmade();

@@ -138,7 +138,7 @@ export class MemoryFile {
     this.#length = length;
   }
 
-  async stat(): Promise<{ size: number }> {
+  async stat(): Promise<{ size: number; isBlockDevice?: () => boolean }> {
     return { size: this.bytes.length };
   }
 }
