@@ -227,7 +227,7 @@ class IncomingMigration {
       );
     }
     if (main.broken !== undefined) throw main.broken;
-    const fileBytes = await writer.finish(({ name }) => state.present(name));
+    const fileBytes = await writer.finish(({ name }) => state.present(name), scanner);
     await this.#keep(receiver, main);
     if (this.#returnPath) await this.#tell(main);
     await main.end();

@@ -37,7 +37,7 @@ export const CAPABILITY_MAPPED_RAM = 'mapped-ram';
 export const CAPABILITY_IGNORE_SHARED = 'x-ignore-shared';
 
 const NAME_TARGET_PAGE_BITS = 'configuration/target-page-bits';
-const NAME_CAPABILITIES = 'configuration/capabilities';
+export const NAME_CAPABILITIES = 'configuration/capabilities';
 const NAME_UUID = 'configuration/uuid';
 const SUBSECTION_ORDER = [NAME_TARGET_PAGE_BITS, NAME_CAPABILITIES, NAME_UUID];
 
@@ -100,6 +100,38 @@ export function encodeConfiguration(configuration: Configuration): Buffer {
   }
   if (uuid !== undefined) pieces.push(encodeSubsectionStart(NAME_UUID), uuid);
   return Buffer.concat(pieces);
+}
+
+/** A subsection as a VM description lists it. */
+export interface DescribedSubsection {
+  vmsd_name: string;
+  version: number;
+  fields: object[];
+}
+
+/** The section's subsections as QEMU describes them, in the stream's order. */
+export function describedSubsections(configuration: Configuration): DescribedSubsection[] {
+  const { targetPageBits, capabilities, uuid } = configuration;
+  const described: DescribedSubsection[] = [];
+  const add = (name: string, ...fields: object[]): void => {
+    described.push({ vmsd_name: name, version: SUBSECTION_VERSION, fields });
+  };
+  if (targetPageBits !== undefined) {
+    add(NAME_TARGET_PAGE_BITS, { name: 'target_page_bits', type: 'uint32', size: 4 });
+  }
+  if (capabilities !== undefined) {
+    const elements = capabilities.map((capability, index) => ({
+      name: 'capabilities',
+      // The elements' sizes differ, so none stands for all (array_len).
+      ...(capabilities.length > 1 && { index }),
+      type: 'capability',
+      size: encodeName(capability).length,
+    }));
+    add(NAME_CAPABILITIES, { name: 'caps_count', type: 'uint32', size: 4 }, ...elements);
+  }
+  if (uuid !== undefined)
+    add(NAME_UUID, { name: 'uuid.data', array_len: UUID_BYTES, type: 'uint8', size: 1 });
+  return described;
 }
 
 /**

@@ -8,7 +8,8 @@
  *                                                                          file's length up to RAM's end
  *     eos, footer, section, command    gathers again                       behind the last block's pages
  *     tail                             the same                            behind ram's END
- *     finish(bitmaps)                  writes the bitmaps and the rest     bitmaps; cut to its end
+ *     finish(bitmaps, scanner)         writes the bitmaps and the rest     bitmaps; the VM description again, with what
+ *                                                                          the configuration has got; cut to its end
  *
  * The file must be new or empty: what is never written must read as zero. Until finish() has resolved it is no
  * migration (its bitmaps say that all RAM is zero), so it should not yet be under its name.
@@ -16,14 +17,18 @@
 import { MultifdError } from '../errors.js';
 import { type StreamBlock, encodeBlock, requirePageSize } from './block-list.js';
 import { STREAM_ERRORS, quote, refusal } from './codes.js';
-import type { Configuration } from './configuration.js';
+import { type Configuration, encodeU32 } from './configuration.js';
+import { describeConfiguration } from './described-configuration.js';
 import { DEFAULT_PAGE_SIZE } from './main-stream.js';
 import { type MappedRamBlock, encodeBitmap, layOut, mappedBlock } from './mapped-ram.js';
 import { encodeMemSizeRecord, fileConfiguration, socketBlock, toFileStream } from './main-writer.js';
 import { type WritableFile, writeAt } from './positioned-file.js';
 import type { MainItem, MemSizeItem } from './records.js';
+import { MAX_VM_DESCRIPTION_BYTES, type TailScanner } from './vm-description.js';
 
 const GATHER_BYTES = 65536;
+/** Of the VM description's length, which stands before it. */
+const LENGTH_BYTES = 4;
 
 export interface MappedRamWriterOptions {
   /** Where the stream begins in the file, in bytes (default 0). */
@@ -41,6 +46,7 @@ export class MappedRamWriter {
   #position: number;
   readonly #gathered = Buffer.allocUnsafe(GATHER_BYTES);
   #gatheredBytes = 0;
+  #tailOffset: number | undefined;
   #ended = false;
   #finished = false;
 
@@ -80,6 +86,7 @@ export class MappedRamWriter {
       if (targetPageBits !== undefined) this.#pageSize = 2 ** targetPageBits;
     }
     if (item.kind === 'eos' && item.section === 'end') this.#ended = true;
+    if (item.kind === 'tail') this.#tailOffset ??= this.position;
     await this.#gather(toFileStream(item));
   }
 
@@ -88,15 +95,17 @@ export class MappedRamWriter {
    * caller's.
    *
    * @param bitmapOf the words (src/ram/bitmap.ts) of a block's pages that are in the file
+   * @param scanner what has been pushed the same tail: the VM description's place. Without it that stays as it came
    * @returns the file's length in bytes
    * @throws MultifdError STREAM_ERRORS.io; STREAM_ERRORS.state before ram's END
    */
-  async finish(bitmapOf: (block: MappedRamBlock) => Int32Array): Promise<number> {
+  async finish(bitmapOf: (block: MappedRamBlock) => Int32Array, scanner?: TailScanner): Promise<number> {
     if (this.#finished)
       throw new MultifdError(STREAM_ERRORS.state, 'mapped-ram file: finish() was called before');
     if (this.#blocks === undefined || !this.#ended) {
       throw new MultifdError(STREAM_ERRORS.state, "mapped-ram file: finish() before ram's END");
     }
+    if (scanner !== undefined) await this.#describe(scanner);
     return this.keep(bitmapOf);
   }
 
@@ -114,6 +123,18 @@ export class MappedRamWriter {
     }
     await this.#truncate(this.#position);
     return this.#position;
+  }
+
+  /** The last thing in the stream is written again: nothing behind it moves. */
+  async #describe({ json, jsonOffset, bytes }: TailScanner): Promise<void> {
+    const { position } = this;
+    if (json === undefined || jsonOffset === undefined || position - bytes !== this.#tailOffset) return;
+    const described = describeConfiguration(json, fileConfiguration(this.#configuration));
+    if (described === json || described.length > MAX_VM_DESCRIPTION_BYTES) return;
+    await this.#flush();
+    this.#position = this.#tailOffset + jsonOffset - LENGTH_BYTES;
+    await this.#gather(encodeU32(described.length));
+    await this.#gather(described);
   }
 
   async #layOut(item: MemSizeItem): Promise<void> {

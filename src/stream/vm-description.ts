@@ -249,6 +249,11 @@ export class TailScanner {
     return this.#description;
   }
 
+  /** The description's bytes, where complete; a view. */
+  get json(): Buffer | undefined {
+    return this.complete ? this.#json.subarray(0, this.#length) : undefined;
+  }
+
   /** Where the description's JSON begins in the tail, where complete. */
   get jsonOffset(): number | undefined {
     return this.complete ? this.#total - this.#length : undefined;

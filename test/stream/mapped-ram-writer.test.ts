@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -19,6 +20,8 @@ import {
   readTail,
 } from '../../src/stream/read-mapped-ram.js';
 import type { MainItem } from '../../src/stream/records.js';
+import { TailScanner } from '../../src/stream/vm-description.js';
+import { analyze } from '../support/analyze.js';
 import { applyPackets, decodeChannel, readCapture } from '../support/reference-decoder.js';
 import {
   CAPTURED_BLOCKS,
@@ -36,6 +39,11 @@ import {
 } from './support.js';
 
 const PAGE = 4096;
+/** Subsections of the configuration that these captures have not. */
+const PAGE_BITS = "05 1e 'configuration/target-page-bits' 00000001 0000000c";
+const UUID = "05 12 'configuration/uuid' 00000001 00112233445566778899aabbccddeeff";
+
+const sha256 = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex');
 
 /** The guest's memory after a capture: what both channels carry, put into zeroed blocks. */
 async function memoryOf(name: string): Promise<Map<string, Buffer>> {
@@ -57,6 +65,7 @@ async function writeFile(
   memory: Map<string, Buffer>,
   file = new MemoryFile(),
   options?: MappedRamWriterOptions,
+  scanner?: TailScanner,
 ): Promise<MemoryFile> {
   const writer = new MappedRamWriter(file, options);
   for (const item of items) await writer.accept(item);
@@ -72,7 +81,7 @@ async function writeFile(
     }
     bitmaps.set(name, bitmap);
   }
-  const length = await writer.finish((block) => (bitmaps.get(block.name) as PageBitmap).words);
+  const length = await writer.finish((block) => (bitmaps.get(block.name) as PageBitmap).words, scanner);
   t.equal(length, file.bytes.length);
   t.equal(length, writer.position);
   return file;
@@ -139,6 +148,40 @@ t.test('a file of QEMU goes through reader and writer and comes out as it was', 
     for (const block of description.blocks) memory.set(block.name, await blockContent(original, block));
     const copy = await writeFile(await itemsOf(original), memory);
     t.ok(copy.bytes.equals(original.bytes), name);
+  }
+});
+
+t.test("a file can be read by its VM description alone, as QEMU's own can", async (t) => {
+  for (const name of FILE_CAPTURES) {
+    const { ram, capabilities } = analyze(readMig(name));
+    t.same(capabilities, ['mapped-ram'], "of QEMU's file");
+    t.equal(ram.get('pc.ram'), sha256(readCapture('pcram')));
+  }
+  for (const [name] of MAIN_CAPTURES) {
+    const stream = readMain(name);
+    // Also with the subsections that other sources send: a uuid, page bits.
+    for (const subsections of ['', PAGE_BITS, UUID, `${PAGE_BITS} ${UUID}`]) {
+      const machineEnd = 8 + 5 + stream.readUInt32BE(9);
+      const bytes = [stream.subarray(0, machineEnd), hex(subsections), stream.subarray(machineEnd)];
+      const items = await parse(Buffer.concat(bytes), [1000]);
+      const memory = await memoryOf(name);
+      const scanner = new TailScanner();
+      for (const { raw } of ofKind(items, 'tail')) scanner.push(raw);
+      const file = await writeFile(items, memory, new MemoryFile(), {}, scanner);
+      const analyzed = analyze(file.bytes);
+      t.same(analyzed.capabilities, ['mapped-ram'], name);
+      t.equal(analyzed.subsections.length, 1 + subsections.split('configuration/').length - 1);
+      t.equal(analyzed.devices.length, 31);
+      t.same(
+        [...analyzed.ram],
+        [...memory].map(([block, ram]) => [block, sha256(ram)]),
+        'the same RAM',
+      );
+      const description = await readMappedRam(file);
+      t.same(description.problems, []);
+      t.equal(description.unreadBytes, 0);
+      t.same(description.vmDescription, scanner.description);
+    }
   }
 });
 
