@@ -42,6 +42,7 @@ export {
   type RelayedMigration,
   type RelaySide,
 } from './migration/relay.js';
+export type { SwitchoverAck } from './migration/switchover-ack.js';
 export {
   describeMigrationFile,
   type DescribeOptions,

@@ -1,6 +1,7 @@
 /** Options that receive, send and relay have in common. */
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { MultifdError, type Compression } from '../index.js';
+import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
 import { checkAddress } from '../options.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
 import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom, pageSize } from './option-values.js';
@@ -37,6 +38,12 @@ export function compressionOption(name: string, whose: string): Option {
 
 export function pageSizeOption(): Option {
   return new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize);
+}
+
+export function switchoverAckOption(auto: string): Option {
+  return new Option('--switchover-ack <when>', `SWITCHOVER_ACK to the source; auto: ${auto}`)
+    .choices(SWITCHOVER_ACKS)
+    .default('auto');
 }
 
 export function acceptTimeoutOption(): Option {

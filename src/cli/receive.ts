@@ -1,6 +1,6 @@
 /** `multifd receive`: takes in a live migration from QEMU and keeps it as a mapped-ram file. */
 import { Command, Option } from 'commander';
-import { receiveMigration, type Compression } from '../index.js';
+import { receiveMigration, type Compression, type SwitchoverAck } from '../index.js';
 import { formatAddress } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatShare, formatSize } from './format.js';
@@ -13,6 +13,7 @@ import {
   compressionOption,
   pageSizeOption,
   sessionOptions,
+  switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress } from './migration-progress.js';
@@ -27,6 +28,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags {
   compression: Compression;
   pageSize: number;
   acceptTimeout: number;
+  switchoverAck: SwitchoverAck;
   overwrite?: true;
   keepPartial?: true;
 }
@@ -62,7 +64,8 @@ export function addReceiveCommand(program: Command): void {
       'replace the file if it exists, at the very end; take over what a killed receiver left',
     )
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
-    .addOption(acceptTimeoutOption());
+    .addOption(acceptTimeoutOption())
+    .addOption(switchoverAckOption('where it may be owed and does no harm'));
   addOutputOptions(addSessionOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ReceiveFlags) => {
@@ -87,6 +90,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
         compression: flags.compression,
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
+        switchoverAck: flags.switchoverAck,
         overwrite: flags.overwrite === true,
         keepPartial: flags.keepPartial === true,
         signal: cancelled,

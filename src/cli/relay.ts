@@ -1,6 +1,6 @@
 /** `multifd relay`: passes a live migration on while it runs, with other channels or another method. */
 import { Command, Option } from 'commander';
-import { relayMigration, type Compression } from '../index.js';
+import { relayMigration, type Compression, type SwitchoverAck } from '../index.js';
 import { formatAddress } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatSize } from './format.js';
@@ -15,6 +15,7 @@ import {
   levelFor,
   pageSizeOption,
   sessionOptions,
+  switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress } from './migration-progress.js';
@@ -34,6 +35,7 @@ interface RelayFlags extends SessionFlags, OutputFlags {
   zeroPageDetectionOut: 'none' | 'multifd';
   pageSize: number;
   acceptTimeout: number;
+  switchoverAck: SwitchoverAck;
   maxBandwidth: number;
 }
 
@@ -77,6 +79,7 @@ export function addRelayCommand(program: Command): void {
     )
     .addOption(pageSizeOption())
     .addOption(acceptTimeoutOption())
+    .addOption(switchoverAckOption('when the destination sends it'))
     .addOption(
       new Option('--max-bandwidth <bytes>', 'bytes a second to the destination; 0 for no limit')
         .default(0)
@@ -117,6 +120,7 @@ async function relay(
         },
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
+        switchoverAck: flags.switchoverAck,
         signal: cancelled,
         onListening: (address) => {
           const text = formatAddress(address);

@@ -36,7 +36,6 @@ import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import type { Address } from '../options.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
-import { isAtLeast, machineRules } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { MappedRamWriter } from '../stream/mapped-ram-writer.js';
 import { writeAt } from '../stream/positioned-file.js';
@@ -46,6 +45,7 @@ import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, requireOptions } from './options.js';
 import { OutputFile } from './output-file.js';
+import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
@@ -60,6 +60,11 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
   overwrite?: boolean;
   /** After a failure, leave the partial file under `OUT.part` (default false: it is removed). */
   keepPartial?: boolean;
+  /**
+   * With the return path: the source's SWITCHOVER_ACK, without which one with capability switchover-ack goes on for ever.
+   * Default `auto`: where the source can be told to bear it; see switchover-ack.ts.
+   */
+  switchoverAck?: SwitchoverAck;
   /** Called once the address is listened on. */
   onListening?: (address: Address) => void;
   /** Called when the source has told what it sends. */
@@ -84,8 +89,9 @@ export interface ReceivedMigration {
  * @throws MultifdError with all codes of a receiver, and ERR_MULTIFD_STREAM for a main stream that is refused
  */
 export async function receiveMigration(options: ReceiveMigrationOptions): Promise<ReceivedMigration> {
-  const { out, overwrite, keepPartial, onListening, onStart, onSession, ...receiverOptions } =
+  const { out, overwrite, keepPartial, switchoverAck, onListening, onStart, onSession, ...receiverOptions } =
     requireOptions(options);
+  const ack = new AckOwed(checkSwitchoverAck(switchoverAck));
   if (typeof out !== 'string' || out === '') {
     throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
   }
@@ -99,7 +105,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   );
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   const file = await OutputFile.make(out, overwrite === true);
-  const incoming = new IncomingMigration(file, { onStart });
+  const incoming = new IncomingMigration(file, { onStart, ack });
   const receiver = new Receiver(checked, {
     present: true,
     main: (socket, begun) => incoming.takeMain(socket, begun),
@@ -124,6 +130,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
 class IncomingMigration {
   readonly #file: OutputFile;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
+  readonly #ack: AckOwed;
   #main: MainConnection | undefined;
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
@@ -133,9 +140,10 @@ class IncomingMigration {
   #writer: MappedRamWriter | undefined;
   #state: RamRecords | undefined;
 
-  constructor(file: OutputFile, options: { onStart: ReceiveMigrationOptions['onStart'] }) {
+  constructor(file: OutputFile, options: { onStart: ReceiveMigrationOptions['onStart']; ack: AckOwed }) {
     this.#file = file;
     this.#onStart = options.onStart;
+    this.#ack = options.ack;
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
   }
 
@@ -209,7 +217,12 @@ class IncomingMigration {
           break;
         case 'flush':
         case 'eos':
-          if (item.sync) await receiver.sync();
+          if (item.sync) {
+            await receiver.sync();
+            if (this.#returnPath && this.#ack.afterSync(receiver.syncPagesAlloc)) {
+              await receiver.orStopped(main.write(encodeSwitchoverAck()));
+            }
+          }
           // Behind ram's END no page may come: it would change a file that is whole already.
           if (item.kind === 'eos' && item.section === 'end') receiver.freeze();
           break;
@@ -276,9 +289,7 @@ class IncomingMigration {
   ): Promise<void> {
     if (item.command === COMMAND_OPEN_RETURN_PATH) {
       this.#returnPath = true;
-      // With capability switchover-ack a source goes on for ever without it; before 8.1 one does not know the message.
-      const { version } = machineRules(machine);
-      if (version !== undefined && isAtLeast(version, 8, 1)) await main.write(encodeSwitchoverAck());
+      if (this.#ack.atOpen(machine)) await main.write(encodeSwitchoverAck());
     }
     const ping = pingValue(item);
     if (ping !== undefined) await main.write(encodePong(ping));

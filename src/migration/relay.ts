@@ -29,10 +29,11 @@ import type { Slot } from '../shared/control.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
-import { readReturnPath } from '../stream/return-path.js';
+import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, checkOutgoing, requireOptions } from './options.js';
 import { PING_VALUE, connectMain, explain, withLimit } from './send.js';
+import { checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 
 /** One side of a relay. */
@@ -56,6 +57,11 @@ export interface RelayMigrationOptions {
     zeroPageDetection?: Exclude<ZeroPageDetection, 'legacy'>;
     maxBandwidth?: number;
   };
+  /**
+   * With the return path: the SWITCHOVER_ACK for which a source with capability switchover-ack waits. Default `auto`: the
+   * destination's is passed on. `always`: one is sent in its place, at once; `never`: none is.
+   */
+  switchoverAck?: SwitchoverAck;
   pageSize?: number;
   /** The VM's uuid in text. */
   uuid?: string;
@@ -94,6 +100,7 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
     address: checkAddress(to, 1),
   };
   checkOutgoing(outgoing);
+  checkSwitchoverAck(options.switchoverAck);
   const checked = checkReceiverOptions(
     { ...common, ...input, acceptTimeoutMs, address: listen, blocks: [] },
     true,
@@ -202,7 +209,12 @@ class Relay implements ReceiverHooks {
       const item = await receiver.orStopped(stream.next());
       if (item === undefined) break;
       if (item.kind === 'configuration') this.#machine = item.configuration.machine;
-      if (item.kind === 'command' && item.command === COMMAND_OPEN_RETURN_PATH) this.#returnPath = true;
+      if (item.kind === 'command' && item.command === COMMAND_OPEN_RETURN_PATH) {
+        this.#returnPath = true;
+        if (this.#options.switchoverAck === 'always') {
+          await receiver.orStopped(source.write(encodeSwitchoverAck()));
+        }
+      }
       if (item.kind === 'command' && item.command === COMMAND_PING) this.#pinged = true;
       const isSection = item.kind === 'section' || item.kind === 'other-section';
       if (isSection && !this.#returnPath && !this.#pinged) {
@@ -215,7 +227,10 @@ class Relay implements ReceiverHooks {
         if (!ready) await this.#waitReady(receiver);
         ready = true;
         await receiver.sync();
-        await receiver.orStopped((this.#sender as Sender).sync());
+        const sender = this.#sender as Sender;
+        // By this `multifd receive` at the other end sees whether the source's program is an old one.
+        sender.syncPagesAlloc = receiver.syncPagesAlloc;
+        await receiver.orStopped(sender.sync());
       }
       await write(item.raw);
       if (item.kind === 'mem-size') await this.#start(receiver, item.blocks);
@@ -249,7 +264,8 @@ class Relay implements ReceiverHooks {
   async #copyBack(sink: MainConnection, source: MainConnection): Promise<number> {
     let status: number | undefined;
     for await (const message of readReturnPath(sink.reader)) {
-      if (this.#returnPath) await source.write(message.raw);
+      const passed = message.kind !== 'switchover-ack' || (this.#options.switchoverAck ?? 'auto') === 'auto';
+      if (this.#returnPath && passed) await source.write(message.raw);
       if (message.kind === 'pong') this.#ponged();
       if (message.kind === 'shut') {
         status = message.status;

@@ -579,9 +579,9 @@ class ReceiveChannel implements Channel {
     const packet = this.#packet;
     this.#stats[STAT_NORMAL_PAGES] += packet.normalPages;
     this.#stats[STAT_ZERO_PAGES] += packet.zeroPages;
-    const sync = packet.sync;
+    const { sync, pagesAlloc } = packet;
     this.#nextPacket();
-    if (sync) this.#pauseFor(this.#sync());
+    if (sync) this.#pauseFor(this.#sync(pagesAlloc));
   }
 
   #nextPacket(): void {
@@ -618,13 +618,14 @@ class ReceiveChannel implements Channel {
   #waits = 0;
 
   /** SYNC was read: says so and stops until the calling thread has seen it on every channel. */
-  async #sync(): Promise<void> {
+  async #sync(pagesAlloc: number): Promise<void> {
     const control = this.#control;
     this.#stats[STAT_SYNCS] += 1;
     // What it waits for now is the other channels and the calling thread.
     this.#clock.idle();
     if (control.progressMs > 0) control.postProgress();
     this.#syncsSeen = (this.#syncsSeen + 1) | 0;
+    control.setSyncAlloc(this.#id, pagesAlloc);
     control.syncDone(this.#id);
     await this.#until(() => control.syncsReleased(this.#id) === this.#syncsSeen);
   }

@@ -307,6 +307,11 @@ export class Receiver extends Session {
     this.control.freeze();
   }
 
+  /** @internal What the last SYNC packets said in pages_alloc, which nobody needs but which tells old programs from new. */
+  get syncPagesAlloc(): number {
+    return this.control.syncAlloc(0);
+  }
+
   #sawSync(id: number): boolean {
     const { control } = this;
     // The state first: a channel counts its last SYNC before it says that it has ended.

@@ -589,6 +589,7 @@ class SendChannel implements Channel {
         packetNum: this.#control.nextPacketNum(),
         ramblock: undefined,
         pages: this.#queued,
+        pagesAlloc: this.#control.syncPagesAlloc,
       },
       NO_PAYLOAD,
     );

@@ -353,6 +353,11 @@ export class Sender extends Session {
     await this.#exclusive(() => this.#sync());
   }
 
+  /** @internal What SYNC packets say in pages_alloc from now on (at first 0, as a new QEMU's): a relay says what its source does. */
+  set syncPagesAlloc(pagesAlloc: number) {
+    this.control.syncPagesAlloc = pagesAlloc;
+  }
+
   /**
    * Orderly end after the last sync(): flushes, ends every channel after its last byte, frees everything. Pages queued
    * since the last sync() are sent, but nothing tells the receiver that they are there; what only a sync() sends (the

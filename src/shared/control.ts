@@ -33,6 +33,7 @@ import {
   CHANNEL_SEM,
   CHANNEL_SLOT,
   CHANNEL_STATE,
+  CHANNEL_SYNC_ALLOC,
   CHANNEL_SYNC_DONE,
   CHANNEL_SYNC_RELEASED,
   Layout,
@@ -53,6 +54,7 @@ import {
   WORD_PROGRESS_MS,
   WORD_READY,
   WORD_STOP,
+  WORD_SYNC_PAGES_ALLOC,
   WORD_TRACE,
   type Shape,
 } from './layout.js';
@@ -364,6 +366,23 @@ export class Control {
     Atomics.store(this.#words, this.#at(id, CHANNEL_PENDING_SYNC), 0);
     Atomics.add(this.#words, this.#at(id, CHANNEL_SYNC_DONE), 1);
     this.postReady();
+  }
+
+  /** pages_alloc of the SYNC packet that was read last; a plain word, which syncDone() publishes. */
+  syncAlloc(id: number): number {
+    return this.#words[this.#at(id, CHANNEL_SYNC_ALLOC)];
+  }
+
+  setSyncAlloc(id: number, pagesAlloc: number): void {
+    this.#words[this.#at(id, CHANNEL_SYNC_ALLOC)] = pagesAlloc;
+  }
+
+  /** What SYNC packets that are sent say in pages_alloc; a plain word, which requestSync() publishes. */
+  get syncPagesAlloc(): number {
+    return this.#words[WORD_SYNC_PAGES_ALLOC];
+  }
+  set syncPagesAlloc(pagesAlloc: number) {
+    this.#words[WORD_SYNC_PAGES_ALLOC] = pagesAlloc;
   }
 
   /** SYNC packets written or read on this channel, modulo 2^32. */

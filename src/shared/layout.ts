@@ -4,9 +4,11 @@
  *
  *     control (one SharedArrayBuffer)
  *     +--------------------------------------------------------------------------------------------+
- *     | global lines: STOP | READY | PACKET_NUM | TRACE, PROGRESS_MS | PROGRESS | FIRST_ERROR | BOOTED |
+ *     | global lines: STOP | READY | PACKET_NUM | TRACE, PROGRESS_MS, SYNC_PAGES_ALLOC | PROGRESS |  |
+ *     |               FIRST_ERROR | BOOTED                                                         |
  *     +--------------------------------------------------------------------------------------------+
- *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC | STATE, SYNC_DONE | stats |
+ *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC |                         |
+ *     |            STATE, SYNC_DONE, SYNC_ALLOC | stats                                            |
  *     | channel 1: ...                                                                             |
  *     +--------------------------------------------------------------------------------------------+
  *     | slot 0: TYPE, BLOCK, NUM, NORMAL_NUM, INSTANCE_ID, LENGTH, ALL_ZERO, RANGE | idstr | pages[N]  |
@@ -32,6 +34,8 @@ export const WORD_PACKET_NUM = 2 * LINE_WORDS;
 export const WORD_TRACE = 3 * LINE_WORDS;
 export const WORD_PROGRESS_MS = 3 * LINE_WORDS + 1;
 export const WORD_FROZEN = 3 * LINE_WORDS + 2;
+/** Written by the calling thread: what the SYNC packets that are sent say in pages_alloc. */
+export const WORD_SYNC_PAGES_ALLOC = 3 * LINE_WORDS + 3;
 export const WORD_PROGRESS = 4 * LINE_WORDS;
 export const WORD_FIRST_ERROR = 5 * LINE_WORDS;
 /** Threads whose modules are loaded. */
@@ -48,6 +52,8 @@ export const CHANNEL_PENDING_SYNC = 2 * LINE_WORDS;
 /** Written by the channel alone. */
 export const CHANNEL_STATE = 3 * LINE_WORDS;
 export const CHANNEL_SYNC_DONE = 3 * LINE_WORDS + 1;
+/** pages_alloc of the SYNC packet that was read last. */
+export const CHANNEL_SYNC_ALLOC = 3 * LINE_WORDS + 2;
 /** Float64 counters of the channel, written by it alone: two lines. */
 export const CHANNEL_STATS = 4 * LINE_WORDS;
 const CHANNEL_WORDS = 6 * LINE_WORDS;

@@ -72,6 +72,8 @@ export interface PacketToSend {
   ramblock: Uint8Array | undefined;
   /** Or the first page of all, where they lie side by side. */
   pages: Uint32Array | number;
+  /** Where no page is listed (default 0). */
+  pagesAlloc?: number;
 }
 
 /** Writes the whole header, to `begin` and on; unused fields and offsets become 0, as QEMU 10.0 sends them. */
@@ -84,8 +86,8 @@ export function fillPacket(into: Buffer, pageSize: number, packet: PacketToSend,
   view.setUint32(0, MULTIFD_MAGIC);
   view.setUint32(OFF_VERSION, MULTIFD_VERSION);
   view.setUint32(OFF_FLAGS, packet.flags);
-  // QEMU 10.0 announces N in data packets and 0 in packets that only say SYNC.
-  view.setUint32(OFF_PAGES_ALLOC, listed > 0 ? limit : 0);
+  // QEMU >= 9.2 announces N in data packets and 0 in packets that only say SYNC, older ones N in all.
+  view.setUint32(OFF_PAGES_ALLOC, listed > 0 ? limit : (packet.pagesAlloc ?? 0));
   view.setUint32(OFF_NORMAL_PAGES, packet.normalPages);
   view.setUint32(OFF_NEXT_PACKET_SIZE, packet.nextPacketSize);
   view.setUint32(OFF_PACKET_NUM, Math.floor(packet.packetNum / TWO_32));
@@ -142,6 +144,7 @@ export interface KnownBlock {
 /** A decoded header; one object a channel, refilled for every packet. */
 export class PacketHeader {
   flags = 0;
+  pagesAlloc = 0;
   normalPages = 0;
   zeroPages = 0;
   nextPacketSize = 0;
@@ -205,6 +208,7 @@ export function unfillPacket(
   const view = viewOf(bytes, begin);
   into.flags = unfillStart(view);
   into.packetNum = view.getUint32(OFF_PACKET_NUM) * TWO_32 + view.getUint32(OFF_PACKET_NUM + 4);
+  into.pagesAlloc = 0;
   into.normalPages = 0;
   into.zeroPages = 0;
   into.nextPacketSize = 0;
@@ -218,6 +222,7 @@ export function unfillPacket(
     refuseCount(into, 'ERR_MULTIFD_NORMAL_PAGES', 'normal_pages', normalPages, pagesAlloc);
   if (zeroPages > pagesAlloc - normalPages)
     refuseCount(into, 'ERR_MULTIFD_ZERO_PAGES', 'zero_pages', zeroPages, pagesAlloc - normalPages);
+  into.pagesAlloc = pagesAlloc;
   const listed = normalPages + zeroPages;
   if (listed === 0) return;
 

@@ -37,6 +37,8 @@ import {
   WORD_PACKET_NUM,
   WORD_PROGRESS,
   WORD_PROGRESS_MS,
+  WORD_SYNC_PAGES_ALLOC,
+  CHANNEL_SYNC_ALLOC,
   WORD_READY,
   WORD_STOP,
   WORD_TRACE,
@@ -560,6 +562,7 @@ function pieces(shape: Shape): Piece[] {
     word('PACKET_NUM', WORD_PACKET_NUM, 'channels: PACKET_NUM'),
     word('TRACE', WORD_TRACE, 'calling thread'),
     word('PROGRESS_MS', WORD_PROGRESS_MS, 'calling thread'),
+    word('SYNC_PAGES_ALLOC', WORD_SYNC_PAGES_ALLOC, 'calling thread'),
     word('PROGRESS', WORD_PROGRESS, 'channels: PROGRESS'),
     word('FIRST_ERROR', WORD_FIRST_ERROR, 'FIRST_ERROR'),
   ];
@@ -573,6 +576,7 @@ function pieces(shape: Shape): Piece[] {
       word(`${id} SYNC_RELEASED`, base + CHANNEL_SYNC_RELEASED, `${id} calling thread`),
       word(`${id} STATE`, base + CHANNEL_STATE, `channel ${id}`),
       word(`${id} SYNC_DONE`, base + CHANNEL_SYNC_DONE, `channel ${id}`),
+      word(`${id} SYNC_ALLOC`, base + CHANNEL_SYNC_ALLOC, `channel ${id}`),
       {
         name: `${id} stats`,
         start: layout.statsByte(id),
