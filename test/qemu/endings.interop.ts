@@ -10,7 +10,7 @@ import {
   type RelayMigrationOptions,
 } from '../../src/index.js';
 import { within } from '../support/within.js';
-import { eventually, load } from './park.js';
+import { eventually, load, resume } from './park.js';
 import { requirePrograms } from './programs.js';
 import { Qemu, workFolder, type QemuOptions } from './qemu.js';
 
@@ -21,7 +21,7 @@ const STALL_MS = 2000;
 const FAST = { 'max-bandwidth': 2 ** 40, 'downtime-limit': 2000 };
 const SLOW = { 'max-bandwidth': 8 * 2 ** 20 };
 
-const { qemu: program } = requirePrograms();
+const { qemu: program, qemu72 } = requirePrograms();
 const folder = workFolder(t);
 let names = 0;
 const newPath = (suffix: string): string => path.join(folder, `e${names++}${suffix}`);
@@ -94,17 +94,41 @@ for (const returnPath of [true, false]) {
   });
 }
 
-t.test('a source with capability switchover-ack comes to its end', async (t) => {
-  const source = await start(t);
-  const [address, out] = [newPath('.sock'), newPath('.mig')];
-  await source.setMultifd({ channels: 2, compression: 'zstd', returnPath: true });
-  await source.setCapabilities({ 'switchover-ack': true });
-  await source.setParameters(FAST);
-  const { result } = await receive({ address: { path: address }, channels: 2, compression: 'zstd', out });
-  await source.execute('migrate', { uri: `unix:${address}` });
-  t.equal((await within(result, WAIT_MS, 'receiveMigration()')).returnPath, true);
-  t.equal((await source.migrationEnd()).status, 'completed');
+// An old machine type under a new program is owed the ACK as well; from type 11.1 on one that was not asked for is an error.
+for (const machine of ['pc', 'pc-i440fx-9.0', 'pc-i440fx-7.2']) {
+  for (const ack of [true, false]) {
+    const who = `${machine} with the return path, capability switchover-ack ${ack ? 'on' : 'off'}`;
+    t.test(`${who}: the source comes to its end, also behind a relay`, async (t) => {
+      const source = await start(t, { machine });
+      await source.setMultifd({ channels: 2, compression: 'none', returnPath: true });
+      await source.setCapabilities({ 'switchover-ack': ack });
+      await parkWithReturnPath(t, source);
+    });
+  }
+}
+
+t.test('QEMU 7.2, which knows no SWITCHOVER_ACK, comes to its end with the return path', async (t) => {
+  const source = await Qemu.start(t, qemu72, folder, { machine: 'pc-i440fx-7.2' });
+  await source.waitUntilReady();
+  await source.setMultifd({ channels: 2, compression: 'none', returnPath: true });
+  await parkWithReturnPath(t, source);
 });
+
+/** Into a file, and then through a relay into another. */
+async function parkWithReturnPath(t: Test, source: Qemu): Promise<void> {
+  await source.setParameters(FAST);
+  for (const relayed of [false, true]) {
+    const [near, far, out] = [newPath('.sock'), newPath('.sock'), newPath('.mig')];
+    const { result } = await receive({ address: { path: relayed ? far : near }, channels: 2, out });
+    const passed = relayed ? await relay({ listen: { path: near }, to: { path: far } }) : undefined;
+    await source.execute('migrate', { uri: `unix:${near}` });
+    const info = await source.migrationEnd(WAIT_MS);
+    t.match(info, { status: 'completed', 'error-desc': undefined });
+    t.equal((await within(result, WAIT_MS, 'receiveMigration()')).returnPath, true);
+    if (passed !== undefined) await within(passed.result, WAIT_MS, 'relayMigration()');
+    await resume(source);
+  }
+}
 
 t.test('a source that is gone without a word is a stall', async (t) => {
   const source = await start(t);

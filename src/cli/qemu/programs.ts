@@ -1,11 +1,11 @@
 /**
  * The QEMUs of this machine: `MULTIFD_QEMU` is the program (default: qemu-system-x86_64 on the path), `MULTIFD_QEMU_7_2`
- * the folder into which Debian's packages of 7.2 were unpacked (default: `.qemu/7.2` in the checkout, where `.ci/qemu`
- * puts it).
+ * the folder into which Debian's packages of 7.2 were unpacked, `MULTIFD_QEMU_11_1` that of 11.1 or later, with a command
+ * in bin that runs it (default: `.qemu/7.2` and `.qemu/11.1` in the checkout, where `.ci/qemu` puts them).
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { NEW_FOLDER, OLD_FOLDER, isNewest } from './folders.js';
 
 export interface Program {
   /** What it says itself, such as `10.0.2`. */
@@ -16,8 +16,6 @@ export interface Program {
   env: NodeJS.ProcessEnv;
 }
 
-/** From the built file, dist/src/cli/qemu. */
-const CHECKOUT = fileURLToPath(new URL('../../../..', import.meta.url));
 const VERSION_MS = 20_000;
 
 function program(command: string, firmware: string[], env: NodeJS.ProcessEnv): Program | undefined {
@@ -34,13 +32,17 @@ function unpacked(folder: string): Program | undefined {
 }
 
 const installed = program(process.env.MULTIFD_QEMU ?? 'qemu-system-x86_64', [], process.env);
-const old = unpacked(process.env.MULTIFD_QEMU_7_2 ?? path.join(CHECKOUT, '.qemu/7.2'));
+const old = unpacked(OLD_FOLDER);
+const newest = program(path.join(NEW_FOLDER, 'bin/qemu-system-x86_64'), [], process.env);
 
 /** With mapped-ram files and zero pages in packets: 9.0 or later. */
 export const QEMU: Program | undefined =
   installed !== undefined && Number(installed.version.split('.')[0]) >= 9 ? installed : undefined;
 export const QEMU_7_2: Program | undefined = old?.version.startsWith('7.2.') === true ? old : undefined;
+export const QEMU_11_1: Program | undefined =
+  newest !== undefined && isNewest(newest.version) ? newest : undefined;
 
 /** What to say where `QEMU` is not there. */
 export const MISSING_QEMU = 'qemu-system-x86_64 9.0 or later on the path (or named by MULTIFD_QEMU)';
 export const MISSING_QEMU_7_2 = 'QEMU 7.2, unpacked (MULTIFD_QEMU_7_2 names the folder)';
+export const MISSING_QEMU_11_1 = 'QEMU 11.1 or later, unpacked (MULTIFD_QEMU_11_1 names the folder)';

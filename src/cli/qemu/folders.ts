@@ -1,0 +1,15 @@
+/** Where `.ci/qemu` unpacks the QEMUs that are not installed; apart from programs.ts, which runs them when it is loaded. */
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** From the built file, dist/src/cli/qemu. */
+const CHECKOUT = fileURLToPath(new URL('../../../..', import.meta.url));
+
+export const OLD_FOLDER = process.env.MULTIFD_QEMU_7_2 ?? path.join(CHECKOUT, '.qemu/7.2');
+export const NEW_FOLDER = process.env.MULTIFD_QEMU_11_1 ?? path.join(CHECKOUT, '.qemu/11.1');
+
+/** A version such as `11.1.3`: 11.1 or later, since the suite that it comes from goes on. */
+export function isNewest(version: string): boolean {
+  const [major, minor] = version.split('.').map(Number);
+  return major > 11 || (major === 11 && minor >= 1);
+}

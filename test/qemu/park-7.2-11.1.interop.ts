@@ -1,0 +1,3 @@
+/** park-7.2.interop.ts with QEMU 11.1 in the place of 10.0. */
+import './newest.js';
+import './park-7.2.interop.js';

@@ -1,0 +1,3 @@
+/** park-zlib.interop.ts with QEMU 11.1 in the place of 10.0. */
+import './newest.js';
+import './park-zlib.interop.js';
