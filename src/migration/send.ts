@@ -15,6 +15,10 @@
  *
  * What an absent page holds in the file is undefined, so it is never read. The return path is opened in any case: without
  * it nobody would know whether the destination has loaded what was sent.
+ *
+ * One moment decides: the destination's SHUT 0 is read. Whatever fails before it, and an abort, breaks the main stream at
+ * once and rejects the call, and a SHUT 0 that comes later is not looked at; whatever fails after it changes nothing, since
+ * the guest is there. A SHUT 0 before the devices' state is refused.
  */
 import type { FileHandle } from 'node:fs/promises';
 import net from 'node:net';
@@ -112,6 +116,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   const main = await connectMain(address, connectTimeoutMs, options.signal);
   let handle: FileHandle | undefined;
   let sender: Sender | undefined;
+  let outgoing: OutgoingMigration | undefined;
   try {
     const start = startOf(description, mode);
     callHook('onStart', () => onStart?.(start));
@@ -141,7 +146,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     });
     const session = sender;
     callHook('onSession', () => onSession?.(session));
-    const outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
+    outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
     await outgoing.ready(connectTimeoutMs);
     const { stallTimeoutMs = STALL_TIMEOUT_MS } = options;
     const unwatch = watchMigration(
@@ -151,14 +156,17 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     );
     try {
       await outgoing.run(mode, stallTimeoutMs);
+    } catch (error) {
+      if (!outgoing.loaded) throw error;
     } finally {
       unwatch();
     }
-    await sender.end();
-    await main.end();
+    await Promise.all([session.end().catch(() => session.close()), settles(main.end())]);
     return { ...start, stats: sender.stats() };
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
+    outgoing?.breakOff();
+    main.destroy();
     await sender?.abandon(error);
     const { channels = 2, compression = 'none' } = options;
     throw explain(
@@ -167,7 +175,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     );
   } finally {
     main.destroy();
-    await handle?.close();
+    await handle?.close().catch(() => {});
   }
 }
 
@@ -248,6 +256,10 @@ class OutgoingMigration {
   readonly #shut: Promise<number>;
   #ponged!: () => void;
   readonly #pong: Promise<void>;
+  /** Has the devices' state begun to go out? */
+  #inTail = false;
+  #broken = false;
+  #loaded = false;
 
   constructor(parts: Outgoing) {
     this.#parts = parts;
@@ -257,6 +269,16 @@ class OutgoingMigration {
       // While pages are sent, a destination that is gone is noticed here first.
       void this.#parts.sender.abandon(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream'));
     });
+  }
+
+  /** Has the destination said that all is loaded? */
+  get loaded(): boolean {
+    return this.#loaded;
+  }
+
+  /** From here on nothing that the destination says counts. */
+  breakOff(): void {
+    this.#broken = true;
   }
 
   /** A QEMU reads its main stream only when all the channels are there that it expects. */
@@ -292,6 +314,7 @@ class OutgoingMigration {
     await this.#endSection();
     await this.#write(builder.end());
     await this.#endSection();
+    this.#inTail = true;
     for await (const piece of readTail(handle, description)) await this.#write(piece);
     const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
     const wait = sender.orStopped(this.#shut);
@@ -324,13 +347,33 @@ class OutgoingMigration {
   async #readReturnPath(): Promise<number> {
     for await (const message of readReturnPath(this.#parts.main.reader)) {
       if (message.kind === 'pong') this.#ponged();
-      if (message.kind === 'shut') return message.status;
+      if (message.kind !== 'shut') continue;
+      if (message.status === 0 && !this.#inTail) {
+        const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');
+        throw new MultifdError('ERR_MULTIFD_STREAM', early);
+      }
+      this.#loaded = message.status === 0 && !this.#broken;
+      return message.status;
     }
     throw new MultifdError(
       'ERR_MULTIFD_CONNECTION',
       'the destination closed the main stream before it had loaded all',
     );
   }
+}
+
+/** By choice: how long the other side may take to notice an end. */
+const LINGER_MS = 2000;
+
+/** Waits for `LINGER_MS` at the most, and never rejects. @returns whether it has come to pass */
+export async function settles(wait: Promise<unknown>): Promise<boolean> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), LINGER_MS)));
+  const done = wait.then(
+    () => true,
+    () => false,
+  );
+  return Promise.race([done, late]).finally(() => clearTimeout(timer));
 }
 
 export async function withLimit<T>(
