@@ -10,6 +10,19 @@
  *
  * Pages are handed to the sender before the receiving channel reads on, so all that came before a SYNC goes out before
  * the SYNC of the other side.
+ *
+ * One moment decides, on this thread: the destination's SHUT 0 is read (#copyBack), or something fails before (#break).
+ *
+ *     verdict   until                           a failure, an abort, a closed connection   source            the call
+ *     OPEN      one of the two                  breaks all connections of both sides, at   fails, and keeps  rejects
+ *                                               once; the verdict is BROKEN                its guest
+ *     LOADED    the connections are closed      changes nothing any more                   is told SHUT 0    resolves
+ *     BROKEN    nothing is left of the session  is attached to the first error             fails             rejects
+ *
+ * A SHUT 0 that comes when all is BROKEN is not passed on, nor is one that comes before the devices' state. The order when
+ * all is LOADED: SHUT 0 to the source, the ends of the destination's connections, the source's own end (2 s at the
+ * most), the ends of the source's connections. A source without return path is not told anything: it takes its migration as
+ * completed when it has written its last byte, so a failure has to reach it before that.
  */
 import type net from 'node:net';
 import { MultifdError, receivedExpected } from '../errors.js';
@@ -30,9 +43,11 @@ import { MainStreamReader } from '../stream/main-stream.js';
 import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
+import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, checkOutgoing, requireOptions } from './options.js';
-import { PING_VALUE, connectMain, explain, withLimit } from './send.js';
+import { SideErrors, type Side } from './side-errors.js';
+import { PING_VALUE, connectMain, explain, settles, withLimit } from './send.js';
 import { checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 
@@ -83,6 +98,11 @@ export interface RelayedMigration {
   blocks: { name: string; size: number }[];
   received: ReceiverStats;
   sent: Stats;
+  /**
+   * Has the source been told that the destination has loaded all? False without return path, and where its connection
+   * broke in that moment: then it may take its migration as failed, and its guest must not run on.
+   */
+  sourceTold: boolean;
 }
 
 /**
@@ -112,9 +132,7 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
     callHook('onListening', () => options.onListening?.(receiver.address));
     return await relay.run(receiver, checked.stallTimeoutMs);
   } catch (thrown) {
-    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'relay');
-    await receiver.abandon(error);
-    throw await relay.failed(receiver.error ?? error);
+    throw await relay.failed(receiver, MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'relay'));
   } finally {
     relay.destroy();
   }
@@ -122,6 +140,8 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
 
 /** What the sender will be made with, once the source has named the blocks. */
 type Outgoing = Omit<SenderOptions, 'blocks' | 'address'> & { address: Address };
+
+type Verdict = 'OPEN' | 'LOADED' | 'BROKEN';
 
 class Relay implements ReceiverHooks {
   readonly #options: RelayMigrationOptions;
@@ -132,6 +152,20 @@ class Relay implements ReceiverHooks {
   #source: MainConnection | undefined;
   #sink: MainConnection | undefined;
   #sender: Sender | undefined;
+  /** What is being opened when all breaks has to be closed as well. */
+  #connecting: Promise<MainConnection> | undefined;
+  #creating: Promise<Sender> | undefined;
+  readonly #stop = new AbortController();
+  #verdict: Verdict = 'OPEN';
+  /** The destination's SHUT 0. */
+  #shut: Buffer | undefined;
+  readonly #errors = new SideErrors();
+  readonly #tail = new TailScanner();
+  /** Set when the source has ended its main stream inside the devices' state. */
+  #cut: MultifdError | undefined;
+  #sourceTold = false;
+  /** Who is waited for, should nothing move any more. */
+  #owing: Side = 'source';
   #machine = '';
   /** Has the source opened a return path? Else it is opened here: how it ended is to be known in any case. */
   #returnPath = false;
@@ -156,44 +190,45 @@ class Relay implements ReceiverHooks {
 
   async pages(slot: Slot): Promise<void> {
     const sender = this.#sender as Sender;
-    await sender.queuePages(sender.blocks[slot.block], slot.pages, slot.normalNum, slot.num, slot.data);
+    const queued = sender.queuePages(
+      sender.blocks[slot.block],
+      slot.pages,
+      slot.normalNum,
+      slot.num,
+      slot.data,
+    );
+    await this.#errors.of('destination', queued);
   }
 
   // ---- the main stream ----
 
   async run(receiver: Receiver, stallTimeoutMs: number): Promise<RelayedMigration> {
-    const over = (): void => this.#source?.destroy();
-    receiver.done.then(over, over);
+    receiver.done.catch((error: MultifdError) => this.#break(receiver, error));
     const source = await receiver.orStopped(this.#mainIn);
-    const { signal } = this.#options;
-    const { address } = this.#outgoing;
-    const sink = await receiver.orStopped(connectMain(address, this.#connectTimeoutMs, signal));
-    this.#sink = sink;
+    this.#connecting = connectMain(this.#outgoing.address, this.#connectTimeoutMs, this.#stop.signal);
+    const sink = (this.#sink = await receiver.orStopped(this.#connecting));
     const unwatch = watchMigration(
       stallTimeoutMs,
       () => receiver.stats().bytes + (this.#sender?.stats().bytes ?? 0) + source.moved + sink.moved,
-      (error) => void receiver.abandon(error),
+      (error) =>
+        this.#break(receiver, this.#errors.mark(this.#tail.complete ? 'destination' : this.#owing, error)),
     );
     try {
-      const shut = this.#copyBack(sink, source);
-      shut.catch((error: unknown) => {
-        void receiver.abandon(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'return path'));
-      });
-      await this.#copyForth(receiver, source, sink);
-      const sender = this.#sender as Sender;
-      await receiver.orStopped(sender.end());
-      const status = await receiver.orStopped(shut);
-      if (status !== 0) {
-        throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected("the destination's SHUT", status, 0));
+      const back = this.#copyBack(sink, source);
+      const forth = this.#copyForth(receiver, source, sink);
+      forth.catch(() => {});
+      try {
+        await receiver.orStopped(Promise.race([back, forth.then(() => back)]));
+      } catch (error) {
+        if (this.#verdict !== 'LOADED') throw error;
       }
-      await receiver.orStopped(sink.end());
-      await receiver.orStopped(source.end());
-      await receiver.end();
+      await this.#finish(receiver, source, sink, forth);
       return {
         machine: this.#machine,
         blocks: receiver.blocks.map(({ name, size }) => ({ name, size })),
         received: receiver.stats(),
-        sent: sender.stats(),
+        sent: (this.#sender as Sender).stats(),
+        sourceTold: this.#sourceTold,
       };
     } finally {
       unwatch();
@@ -203,10 +238,14 @@ class Relay implements ReceiverHooks {
   /** Item by item, every byte as it is, to the end of the source's stream. */
   async #copyForth(receiver: Receiver, source: MainConnection, sink: MainConnection): Promise<void> {
     const stream = new MainStreamReader(source.reader, { pageSize: receiver.pageBytes });
-    const write = (bytes: Buffer): Promise<void> => receiver.orStopped(sink.write(bytes));
+    const write = async (bytes: Buffer): Promise<void> => {
+      // What a source sends when all is loaded is of no use to anybody.
+      if (this.#verdict === 'LOADED') return;
+      await this.#owed(receiver, sink.write(bytes));
+    };
     let ready = false;
     for (;;) {
-      const item = await receiver.orStopped(stream.next());
+      const item = await receiver.orStopped(this.#errors.of('source', stream.next()));
       if (item === undefined) break;
       if (item.kind === 'configuration') this.#machine = item.configuration.machine;
       if (item.kind === 'command' && item.command === COMMAND_OPEN_RETURN_PATH) {
@@ -230,22 +269,40 @@ class Relay implements ReceiverHooks {
         const sender = this.#sender as Sender;
         // By this `multifd receive` at the other end sees whether the source's program is an old one.
         sender.syncPagesAlloc = receiver.syncPagesAlloc;
-        await receiver.orStopped(sender.sync());
+        await this.#owed(receiver, sender.sync());
       }
+      // Before they go out: what answers them may come in at once.
+      if (item.kind === 'tail') this.#tail.push(item.raw);
       await write(item.raw);
       if (item.kind === 'mem-size') await this.#start(receiver, item.blocks);
     }
-    if (!stream.inTail) throw new MultifdError('ERR_MULTIFD_EOF', "main stream ended before ram's END");
-    if (source.broken !== undefined) throw source.broken;
+    if (source.broken !== undefined) throw this.#errors.mark('source', source.broken);
+    const ended = (where: string): MultifdError =>
+      this.#errors.mark('source', new MultifdError('ERR_MULTIFD_EOF', `main stream ended ${where}`));
+    if (!stream.inTail) throw ended("before ram's END");
+    if (this.#verdict === 'LOADED' || this.#tail.complete || this.#tail.endsWithFooterAndEof) return;
+    // The destination knows best whether something is missing: it is given the end, and its answer is waited for.
+    this.#cut = ended("inside the devices' state, without VM description");
+    await receiver.orStopped(sink.end());
+  }
+
+  /** Waits for what the destination has to take. */
+  async #owed(receiver: Receiver, wait: Promise<void>): Promise<void> {
+    this.#owing = 'destination';
+    await receiver.orStopped(this.#errors.of('destination', wait));
+    this.#owing = 'source';
   }
 
   /** The source has named the blocks: the channels of both sides may start. */
   async #start(receiver: Receiver, named: readonly { name: string; usedLength: number }[]): Promise<void> {
     const blocks = named.map(({ name, usedLength }) => ({ name, size: usedLength, stream: true as const }));
-    const sender = await receiver.orStopped(createSender({ ...this.#outgoing, blocks }));
-    this.#sender = sender;
-    // Whichever side fails takes the other with it.
-    sender.done.catch((error: MultifdError) => void receiver.abandon(error));
+    const { signal } = this.#stop;
+    this.#creating = this.#errors.of('destination', createSender({ ...this.#outgoing, signal, blocks }));
+    const sender = (this.#sender = await receiver.orStopped(this.#creating));
+    // Whichever side fails takes the other with it, and does not wait for its own threads before.
+    this.#errors
+      .of('destination', sender.orStopped(new Promise<never>(() => {})))
+      .catch((error: MultifdError) => this.#break(receiver, error));
     receiver.setBlocks(makeBlocks(blocks, receiver.pageBytes));
     const start = { machine: this.#machine, blocks: blocks.map(({ name, size }) => ({ name, size })) };
     callHook('onStart', () => this.#options.onStart?.(start));
@@ -257,36 +314,96 @@ class Relay implements ReceiverHooks {
     if (!this.#pinged) return;
     const ms = this.#connectTimeoutMs;
     const late = `the destination has not answered the PING within ${ms} ms: does it expect more channels?`;
-    await withLimit(receiver.orStopped(this.#pong), ms, 'ERR_MULTIFD_TIMEOUT', late);
+    const ponged = withLimit(this.#pong, ms, 'ERR_MULTIFD_TIMEOUT', late);
+    await this.#owed(receiver, ponged);
   }
 
-  /** The return path: to the source, if that has opened it. @returns the status of SHUT */
-  async #copyBack(sink: MainConnection, source: MainConnection): Promise<number> {
-    let status: number | undefined;
-    for await (const message of readReturnPath(sink.reader)) {
-      const passed = message.kind !== 'switchover-ack' || (this.#options.switchoverAck ?? 'auto') === 'auto';
-      if (this.#returnPath && passed) await source.write(message.raw);
-      if (message.kind === 'pong') this.#ponged();
-      if (message.kind === 'shut') {
-        status = message.status;
-        break;
+  /** The return path: to the source, if that has opened it. Resolves when the verdict is LOADED. */
+  async #copyBack(sink: MainConnection, source: MainConnection): Promise<void> {
+    const messages = this.#errors.each('destination', readReturnPath(sink.reader));
+    for await (const message of messages) {
+      if (message.kind === 'shut' && message.status === 0) {
+        this.#loaded(message.raw);
+        return;
       }
+      const passed = message.kind !== 'switchover-ack' || (this.#options.switchoverAck ?? 'auto') === 'auto';
+      if (this.#returnPath && passed) await this.#errors.of('source', source.write(message.raw));
+      if (message.kind === 'pong') this.#ponged();
+      if (message.kind === 'shut') throw this.#refused('SHUT', message.status, 0);
     }
-    if (status !== undefined) return status;
-    throw new MultifdError(
-      'ERR_MULTIFD_CONNECTION',
-      'the destination closed the main stream before it had loaded all',
-    );
+    if (this.#cut !== undefined) throw this.#cut;
+    const message = 'the destination closed the main stream before it had loaded all';
+    throw this.#errors.mark('destination', new MultifdError('ERR_MULTIFD_CONNECTION', message));
   }
 
-  // ---- ends ----
+  #refused(what: string, received: unknown, expected: unknown): MultifdError {
+    // A destination that got half a device says no more than that it failed.
+    if (this.#cut !== undefined) return this.#cut;
+    const message = receivedExpected(`the destination's ${what}`, received, expected);
+    return this.#errors.mark('destination', new MultifdError('ERR_MULTIFD_STREAM', message));
+  }
 
-  async failed(error: MultifdError): Promise<MultifdError> {
-    await this.#sender?.abandon(error);
+  // ---- the verdict ----
+
+  #loaded(shut: Buffer): void {
+    if (this.#tail.bytes === 0) throw this.#refused('SHUT 0', "before the devices' state", 'after it');
+    if (this.#verdict === 'BROKEN') throw new MultifdError('ERR_MULTIFD_CLOSED', 'broken off before SHUT 0');
+    this.#verdict = 'LOADED';
+    this.#shut = shut;
+  }
+
+  /** Ends every connection of both sides now, unless all is loaded. */
+  #break(receiver: Receiver, error: MultifdError): void {
+    if (this.#verdict !== 'OPEN') return;
+    this.#verdict = 'BROKEN';
+    this.#errors.settle(error);
+    this.destroy();
+    void receiver.abandon(error);
+    if (this.#sender !== undefined) void this.#sender.abandon(error);
+    this.#stop.abort(error);
+  }
+
+  /** All is loaded: nothing that fails from here on is of any account. */
+  async #finish(
+    receiver: Receiver,
+    source: MainConnection,
+    sink: MainConnection,
+    forth: Promise<void>,
+  ): Promise<void> {
+    const sender = this.#sender as Sender;
+    if (this.#returnPath) this.#sourceTold = await settles(source.write(this.#shut as Buffer));
+    const ends = [settles(sink.end()), sender.end().catch(() => sender.close())];
+    // A socket that is closed with bytes unread takes back what it has sent last.
+    await settles(forth);
+    ends.push(
+      settles(source.end()),
+      receiver.end().catch(() => receiver.close()),
+    );
+    await Promise.all(ends);
+  }
+
+  async failed(receiver: Receiver, thrown: MultifdError): Promise<MultifdError> {
+    const first = receiver.error ?? thrown;
+    this.#break(receiver, first);
+    await receiver.abandon(first);
+    // What was still being opened comes to its end here, and belongs to nobody afterwards.
+    await this.#connecting?.then(
+      (sink) => sink.destroy(),
+      () => {},
+    );
+    await this.#creating?.then(
+      (sender) => sender.abandon(first),
+      () => {},
+    );
+    return this.#explained(receiver.error ?? first);
+  }
+
+  #explained(error: MultifdError): MultifdError {
+    const side = this.#errors.sideOf(error);
+    const named = this.#errors.named(error);
+    if (side !== 'destination') return named;
     const { channels = 2, compression = 'none' } = this.#outgoing;
-    return this.#sink === undefined
-      ? error
-      : explain(error, `machine ${this.#machine}, ${channels} channels, ${compression}`);
+    return explain(named, `machine ${this.#machine}, ${channels} channels, ${compression}`);
   }
 
   destroy(): void {
