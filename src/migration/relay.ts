@@ -166,6 +166,8 @@ class Relay implements ReceiverHooks {
   #sourceTold = false;
   /** Who is waited for, should nothing move any more. */
   #owing: Side = 'source';
+  /** Slots of the source's channels that the destination's have no room for yet. */
+  #queueing = 0;
   #machine = '';
   /** Has the source opened a return path? Else it is opened here: how it ended is to be known in any case. */
   #returnPath = false;
@@ -197,7 +199,9 @@ class Relay implements ReceiverHooks {
       slot.num,
       slot.data,
     );
+    this.#queueing++;
     await this.#errors.of('destination', queued);
+    this.#queueing--;
   }
 
   // ---- the main stream ----
@@ -210,8 +214,7 @@ class Relay implements ReceiverHooks {
     const unwatch = watchMigration(
       stallTimeoutMs,
       () => receiver.stats().bytes + (this.#sender?.stats().bytes ?? 0) + source.moved + sink.moved,
-      (error) =>
-        this.#break(receiver, this.#errors.mark(this.#tail.complete ? 'destination' : this.#owing, error)),
+      (error) => this.#break(receiver, this.#errors.mark(this.#awaited, error)),
     );
     try {
       const back = this.#copyBack(sink, source);
@@ -284,6 +287,12 @@ class Relay implements ReceiverHooks {
     // The destination knows best whether something is missing: it is given the end, and its answer is waited for.
     this.#cut = ended("inside the devices' state, without VM description");
     await receiver.orStopped(sink.end());
+  }
+
+  /** Who keeps the others waiting. */
+  get #awaited(): Side {
+    // When all of the source's bytes are there, only the SHUT is due.
+    return this.#queueing > 0 || this.#tail.complete ? 'destination' : this.#owing;
   }
 
   /** Waits for what the destination has to take. */

@@ -169,7 +169,7 @@ t.test('a relay whose destination is gone without a word, and one that expects m
     t.ok(await eventually(() => begun, WAIT_MS), 'it has begun');
     if (!more) destination.signal('SIGSTOP');
     if (more) await fails(t, result, /^ERR_MULTIFD_TIMEOUT$/, /has not answered the PING.*more channels/);
-    else await fails(t, result, /^ERR_MULTIFD_(STALL|TIMEOUT)$/);
+    else await fails(t, result, /^ERR_MULTIFD_(STALL|TIMEOUT)$/, /destination/);
     await source.kill();
     await destination.kill();
   }
