@@ -129,16 +129,17 @@ async function relay(
         onStart: (start) => output.said('start', start, `relaying ${start.machine || 'a machine'}`),
         onSession: (_receiver, sender) => follow(followProgress(sender, output)),
       }),
-    ({ machine, blocks, received, sent }, seconds) => {
+    ({ machine, blocks, received, sent, sourceTold }, seconds) => {
       const counts = { received: countsOf(received), sent: countsOf(sent) };
       return {
-        record: { machine, blocks, seconds, ...counts, strays: received.strays },
+        record: { machine, blocks, seconds, ...counts, strays: received.strays, sourceTold },
         text: () =>
           table([
             ['machine', machine || '-'],
             ['pages', `${formatSize(counts.sent.bytes)}, ${formatRate(counts.sent.bytes / seconds)}`],
             ['in', `${formatSize(counts.received.wireBytes)} on the wire, ${flags.compressionIn}`],
             ['out', `${formatSize(counts.sent.wireBytes)} on the wire, ${flags.compressionOut}`],
+            ['source', sourceTold ? 'told that all is loaded' : 'not told: no return path, or gone'],
             ['migration', `${seconds.toFixed(3)} s`],
           ]),
       };
