@@ -94,7 +94,8 @@ export abstract class Session implements AsyncDisposable {
    */
   readonly done: Promise<void>;
   protected readonly control: Control;
-  protected readonly pageSize: number;
+  /** Of the target; a receiver's main stream may tell another one before the channels start. */
+  protected pageSize: number;
   #error: MultifdError | undefined;
   readonly #later: MultifdError[] = [];
   #stopping: Promise<void> | undefined;

@@ -37,7 +37,10 @@ export function compressionOption(name: string, whose: string): Option {
 }
 
 export function pageSizeOption(): Option {
-  return new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize);
+  return new Option(
+    '--page-size <bytes>',
+    'target page size, where the source does not tell it (4K)',
+  ).argParser(pageSize);
 }
 
 export function switchoverAckOption(auto: string): Option {

@@ -26,7 +26,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags {
   out: string;
   channels: number;
   compression: Compression;
-  pageSize: number;
+  pageSize?: number;
   acceptTimeout: number;
   switchoverAck: SwitchoverAck;
   overwrite?: true;
@@ -109,7 +109,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
       }),
     ({ stats, ...result }, seconds) => {
       const counts = countsOf(stats);
-      const pages = result.blocks.reduce((sum, block) => sum + block.size, 0) / flags.pageSize;
+      const pages = result.blocks.reduce((sum, block) => sum + block.size, 0) / result.pageSize;
       const present = result.blocks.reduce((sum, block) => sum + block.presentPages, 0);
       return {
         record: { ...result, seconds, ...counts, strays: stats.strays },
@@ -117,7 +117,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
           table([
             ['file', `${result.out}, ${formatSize(result.fileBytes)}`],
             ['machine', result.machine || '-'],
-            ['guest RAM', `${formatSize(pages * flags.pageSize)} in ${result.blocks.length} blocks`],
+            ['guest RAM', `${formatSize(pages * result.pageSize)} in ${result.blocks.length} blocks`],
             ['present', `${present} pages, zero ${formatShare(pages - present, pages)}`],
             ['on the wire', formatSize(counts.wireBytes)],
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(counts.bytes / seconds)}`],

@@ -33,7 +33,7 @@ interface RelayFlags extends SessionFlags, OutputFlags {
   compressionOut: Compression;
   levelOut?: string;
   zeroPageDetectionOut: 'none' | 'multifd';
-  pageSize: number;
+  pageSize?: number;
   acceptTimeout: number;
   switchoverAck: SwitchoverAck;
   maxBandwidth: number;

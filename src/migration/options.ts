@@ -1,5 +1,5 @@
 /** What the migrations check of their options before anything is opened. */
-import { MultifdError } from '../errors.js';
+import { MultifdError, receivedExpected } from '../errors.js';
 import { checkSenderOptions, type SenderOptions } from '../options.js';
 
 /**
@@ -27,6 +27,18 @@ export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): void {
     ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
     blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
   });
+}
+
+/**
+ * Is a page size that was given that of the stream? Without one, what the stream tells is taken.
+ *
+ * @param told of the configuration: toldPageSize()
+ * @throws MultifdError ERR_MULTIFD_STREAM
+ */
+export function requirePageSizeTold(told: number | undefined, given: number | undefined): void {
+  if (told === undefined || given === undefined || told === given) return;
+  const message = receivedExpected('target page size', told, `${given} (option pageSize, --page-size)`);
+  throw new MultifdError('ERR_MULTIFD_STREAM', message);
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION */

@@ -36,6 +36,7 @@ import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import type { Address } from '../options.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
+import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { MappedRamWriter } from '../stream/mapped-ram-writer.js';
 import { writeAt } from '../stream/positioned-file.js';
@@ -43,7 +44,7 @@ import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
-import { CONNECT_TIMEOUT_MS, callHook, requireOptions } from './options.js';
+import { CONNECT_TIMEOUT_MS, callHook, requireOptions, requirePageSizeTold } from './options.js';
 import { OutputFile } from './output-file.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
@@ -79,6 +80,8 @@ export interface ReceivedMigration {
   /** The machine type's full name; empty if the source sent none. */
   machine: string;
   blocks: { name: string; size: number; presentPages: number }[];
+  /** Target page size, in bytes. */
+  pageSize: number;
   /** Length of the file, holes included. */
   fileBytes: number;
   returnPath: boolean;
@@ -105,7 +108,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   );
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   const file = await OutputFile.make(out, overwrite === true);
-  const incoming = new IncomingMigration(file, { onStart, ack });
+  const incoming = new IncomingMigration(file, { onStart, ack, pageSize: receiverOptions.pageSize });
   const receiver = new Receiver(checked, {
     present: true,
     main: (socket, begun) => incoming.takeMain(socket, begun),
@@ -131,6 +134,8 @@ class IncomingMigration {
   readonly #file: OutputFile;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
   readonly #ack: AckOwed;
+  /** As it was given; the stream may tell it. */
+  readonly #pageSize: number | undefined;
   #main: MainConnection | undefined;
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
@@ -140,10 +145,14 @@ class IncomingMigration {
   #writer: MappedRamWriter | undefined;
   #state: RamRecords | undefined;
 
-  constructor(file: OutputFile, options: { onStart: ReceiveMigrationOptions['onStart']; ack: AckOwed }) {
+  constructor(
+    file: OutputFile,
+    options: Pick<ReceiveMigrationOptions, 'onStart' | 'pageSize'> & { ack: AckOwed },
+  ) {
     this.#file = file;
     this.#onStart = options.onStart;
     this.#ack = options.ack;
+    this.#pageSize = options.pageSize;
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
   }
 
@@ -189,16 +198,13 @@ class IncomingMigration {
         );
         throw new MultifdError('ERR_MULTIFD_STREAM', message);
       }
-      if (item.kind === 'configuration' && stream.pageSize !== receiver.pageBytes) {
-        throw new MultifdError(
-          'ERR_MULTIFD_STREAM',
-          receivedExpected('target page size', stream.pageSize, receiver.pageBytes),
-        );
+      if (item.kind === 'configuration') {
+        requirePageSizeTold(toldPageSize(item.configuration), this.#pageSize);
       }
       await writer.accept(item);
       switch (item.kind) {
         case 'mem-size':
-          state.begin(writer);
+          state.begin(writer, stream.pageSize);
           callHook('onStart', () =>
             this.#onStart?.({
               machine: stream.configuration?.machine ?? '',
@@ -252,6 +258,7 @@ class IncomingMigration {
         size: block.size,
         presentPages: countBits(state.present(block.name)),
       })),
+      pageSize: stream.pageSize,
       fileBytes,
       returnPath: this.#returnPath,
     };
@@ -372,7 +379,7 @@ class RamRecords {
   }
 
   /** The file is laid out: every block is a range of it. */
-  begin(writer: MappedRamWriter): void {
+  begin(writer: MappedRamWriter, pageSize: number): void {
     const laidOut = writer.blocks ?? [];
     const blocks = makeBlocks(
       laidOut.map((block) => ({
@@ -381,10 +388,10 @@ class RamRecords {
         offset: block.pagesOffset,
         size: block.usedLength,
       })),
-      this.#receiver.pageBytes,
+      pageSize,
     );
     this.#byName = new Map(blocks.map((block) => [block.name, block]));
-    this.#receiver.setBlocks(blocks);
+    this.#receiver.setBlocks(blocks, pageSize);
   }
 
   /** Bitmap words of the block's pages that have data. */

@@ -40,12 +40,19 @@ import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
 import type { Slot } from '../shared/control.js';
 import { MainStreamReader } from '../stream/main-stream.js';
+import { toldPageSize } from '../stream/machine.js';
 import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import { MainConnection } from './main-connection.js';
-import { CONNECT_TIMEOUT_MS, callHook, checkOutgoing, requireOptions } from './options.js';
+import {
+  CONNECT_TIMEOUT_MS,
+  callHook,
+  checkOutgoing,
+  requireOptions,
+  requirePageSizeTold,
+} from './options.js';
 import { SideErrors, type Side } from './side-errors.js';
 import { PING_VALUE, connectMain, explain, settles, withLimit } from './send.js';
 import { checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
@@ -96,6 +103,8 @@ export interface RelayMigrationOptions {
 export interface RelayedMigration {
   machine: string;
   blocks: { name: string; size: number }[];
+  /** Target page size, in bytes. */
+  pageSize: number;
   received: ReceiverStats;
   sent: Stats;
   /**
@@ -229,6 +238,7 @@ class Relay implements ReceiverHooks {
       return {
         machine: this.#machine,
         blocks: receiver.blocks.map(({ name, size }) => ({ name, size })),
+        pageSize: receiver.pageBytes,
         received: receiver.stats(),
         sent: (this.#sender as Sender).stats(),
         sourceTold: this.#sourceTold,
@@ -250,7 +260,10 @@ class Relay implements ReceiverHooks {
     for (;;) {
       const item = await receiver.orStopped(this.#errors.of('source', stream.next()));
       if (item === undefined) break;
-      if (item.kind === 'configuration') this.#machine = item.configuration.machine;
+      if (item.kind === 'configuration') {
+        this.#machine = item.configuration.machine;
+        requirePageSizeTold(toldPageSize(item.configuration), this.#outgoing.pageSize);
+      }
       if (item.kind === 'command' && item.command === COMMAND_OPEN_RETURN_PATH) {
         this.#returnPath = true;
         if (this.#options.switchoverAck === 'always') {
@@ -277,7 +290,7 @@ class Relay implements ReceiverHooks {
       // Before they go out: what answers them may come in at once.
       if (item.kind === 'tail') this.#tail.push(item.raw);
       await write(item.raw);
-      if (item.kind === 'mem-size') await this.#start(receiver, item.blocks);
+      if (item.kind === 'mem-size') await this.#start(receiver, item.blocks, stream.pageSize);
     }
     if (source.broken !== undefined) throw this.#errors.mark('source', source.broken);
     const ended = (where: string): MultifdError =>
@@ -303,16 +316,23 @@ class Relay implements ReceiverHooks {
   }
 
   /** The source has named the blocks: the channels of both sides may start. */
-  async #start(receiver: Receiver, named: readonly { name: string; usedLength: number }[]): Promise<void> {
+  async #start(
+    receiver: Receiver,
+    named: readonly { name: string; usedLength: number }[],
+    pageSize: number,
+  ): Promise<void> {
     const blocks = named.map(({ name, usedLength }) => ({ name, size: usedLength, stream: true as const }));
     const { signal } = this.#stop;
-    this.#creating = this.#errors.of('destination', createSender({ ...this.#outgoing, signal, blocks }));
+    this.#creating = this.#errors.of(
+      'destination',
+      createSender({ ...this.#outgoing, signal, blocks, pageSize }),
+    );
     const sender = (this.#sender = await receiver.orStopped(this.#creating));
     // Whichever side fails takes the other with it, and does not wait for its own threads before.
     this.#errors
       .of('destination', sender.orStopped(new Promise<never>(() => {})))
       .catch((error: MultifdError) => this.#break(receiver, error));
-    receiver.setBlocks(makeBlocks(blocks, receiver.pageBytes));
+    receiver.setBlocks(makeBlocks(blocks, pageSize), pageSize);
     const start = { machine: this.#machine, blocks: blocks.map(({ name, size }) => ({ name, size })) };
     callHook('onStart', () => this.#options.onStart?.(start));
     callHook('onSession', () => this.#options.onSession?.(receiver, sender));

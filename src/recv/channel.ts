@@ -360,7 +360,19 @@ class ReceiveChannel implements Channel {
       this.#rest();
       return;
     }
-    this.#settle?.(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel'));
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel');
+    this.#settle?.(this.#hintAtPageSize(error));
+  }
+
+  /**
+   * A header's length depends on the page size, and nothing in it tells that: a source with another one shows itself by a
+   * second packet that does not begin where it should, or by more pages than one has room for.
+   */
+  #hintAtPageSize(error: MultifdError): MultifdError {
+    const isLost = error.code === 'ERR_MULTIFD_MAGIC' && this.#stats[STAT_PACKETS] > 0;
+    if (!isLost && error.code !== 'ERR_MULTIFD_PAGES_ALLOC') return error;
+    const hint = `are the source's pages of another size than ${this.#pageSize} (option pageSize, --page-size)?`;
+    return new MultifdError(error.code, `${error.message}; ${hint}`, { ...error, cause: error.cause });
   }
 
   #expect(state: State, want: Uint8Array): void {

@@ -152,8 +152,13 @@ export class Receiver extends Session {
     this.#byBlock = new BlockStates(this.#states);
   }
 
-  /** @internal The blocks that the main stream has named: the channels that are in may start. */
-  setBlocks(blocks: readonly RAMBlock[]): void {
+  /**
+   * @internal The blocks that the main stream has named: the channels that are in may start.
+   *
+   * @param pageSize what the stream has told; not smaller than the option, by which the slots are laid out
+   */
+  setBlocks(blocks: readonly RAMBlock[], pageSize = this.pageSize): void {
+    this.pageSize = pageSize;
     this.#setStates(blocks);
     for (const [id, connection] of this.#connections.entries()) {
       if (connection !== undefined) this.#start(id, connection);
@@ -240,7 +245,7 @@ export class Receiver extends Session {
       id,
       fd: connection.fd,
       surplus: connection.surplus,
-      pageSize: options.pageSize,
+      pageSize: this.pageSize,
       blocks: this.blocks.map((block) => block.describe()),
       received: this.#states.map((state) => state.words.buffer as SharedArrayBuffer),
       present:

@@ -61,6 +61,8 @@ export interface StreamBlock {
 /** What decoding must know. */
 export interface BlockListOptions {
   pageSize: number;
+  /** Where nothing has told the page size yet: called with that of a file's first mapped-ram header. */
+  onPageSize?: ((pageSize: number) => void) | undefined;
   ignoreShared: boolean;
   mappedRam: boolean;
   /**
@@ -72,9 +74,13 @@ export interface BlockListOptions {
   onBlock?: ((block: StreamBlock, at: number) => void) | undefined;
 }
 
+function isPageSize(pageSize: number): boolean {
+  return pageSize >= MIN_PAGE_SIZE && pageSize <= MAX_PAGE_SIZE && Number.isInteger(Math.log2(pageSize));
+}
+
 /** @throws MultifdError STREAM_ERRORS.pageSize */
 export function requirePageSize(pageSize: number): void {
-  if (pageSize >= MIN_PAGE_SIZE && pageSize <= MAX_PAGE_SIZE && Number.isInteger(Math.log2(pageSize))) return;
+  if (isPageSize(pageSize)) return;
   throw refusal('pageSize', 'page size', pageSize, `a power of two, ${MIN_PAGE_SIZE} to ${MAX_PAGE_SIZE}`);
 }
 
@@ -90,7 +96,7 @@ export async function decodeBlockList(
   total: number,
   options: BlockListOptions,
 ): Promise<StreamBlock[]> {
-  const { pageSize } = options;
+  let { pageSize } = options;
   const blocks: StreamBlock[] = [];
   const names = new Set<string>();
   if (total === 0 || total % pageSize !== 0 || total / pageSize > MAX_RAM_PAGES) {
@@ -120,7 +126,13 @@ export async function decodeBlockList(
     } else if (!options.mappedRam && left > 0 && (await reader.peek(1))[0] === 0) {
       block.hostPageSize = checkHostPageSize(await reader.u64('page_size'), what, pageSize);
     }
-    if (options.mappedRam) block.mapped = await decodeMapped(reader, what, usedLength, options);
+    if (options.mappedRam) {
+      if (blocks.length === 0 && options.onPageSize !== undefined) {
+        pageSize = await peekPageSize(reader, usedLength, total, pageSize);
+        options.onPageSize(pageSize);
+      }
+      block.mapped = await decodeMapped(reader, what, usedLength, { ...options, pageSize });
+    }
     blocks.push(block);
     options.onBlock?.(block, at);
   }
@@ -161,6 +173,19 @@ export function checkHostPageSize(size: number, what: string, pageSize: number):
     throw refusal('format', `${what}: page_size`, size, `a power of two, at least ${pageSize}`);
   }
   return size;
+}
+
+/** What the header that comes next says; `assumed` where that cannot be. */
+async function peekPageSize(
+  reader: ByteReader,
+  usedLength: number,
+  total: number,
+  assumed: number,
+): Promise<number> {
+  const bytes = await reader.peek(MAPPED_RAM_HEADER_BYTES);
+  if (bytes.length < MAPPED_RAM_HEADER_BYTES) return assumed;
+  const pageSize = Number(bytes.readBigUInt64BE(OFF_PAGE_SIZE));
+  return isPageSize(pageSize) && usedLength % pageSize === 0 && total % pageSize === 0 ? pageSize : assumed;
 }
 
 async function decodeMapped(

@@ -13,7 +13,28 @@
  * of a new one for the marker. Where a choice works with every version, that is taken: ZERO records on the main stream,
  * and no SWITCHOVER_START.
  */
+import type { Configuration } from './configuration.js';
 import type { MarkerMode } from './records.js';
+
+/** Of all targets that do not announce theirs and have multifd in practice, but for those of PAGE_SIZES. */
+export const DEFAULT_PAGE_SIZE = 4096;
+
+/**
+ * Nothing early on the wire tells the page size of a target that has only one. Its machine types do, which are the
+ * target's own: alpha, sparc64, or1k, tricore (as query-migrate of QEMU 10.0 says it). 4 KiB are named where they are
+ * sure, so that a wrong option is refused at the configuration and not by a packet that makes no sense.
+ */
+const PAGE_SIZES: [machines: RegExp, pageSize: number][] = [
+  [/^(clipper|sun4u|sun4v|niagara|or1k-sim)$/, 8192],
+  [/^KIT_AURIX_TC277_TRB$/, 16384],
+  [/^(pc-(i440fx|q35)-.*|pc|q35|isapc|microvm|s390-ccw-virtio-.*|pseries-.*)$/, 4096],
+];
+
+/** The target page size that the configuration tells, by its page bits or the machine's name; undefined if it does not. */
+export function toldPageSize(configuration: Configuration | undefined): number | undefined {
+  if (configuration?.targetPageBits !== undefined) return 2 ** configuration.targetPageBits;
+  return PAGE_SIZES.find(([machines]) => machines.test(configuration?.machine ?? ''))?.[1];
+}
 
 export interface QemuVersion {
   major: number;

@@ -44,6 +44,7 @@ import {
   hasCapability,
 } from './configuration.js';
 import { OTHER_SECTIONS, type OtherSection, otherSection } from './other-sections.js';
+import { DEFAULT_PAGE_SIZE, toldPageSize } from './machine.js';
 import {
   COMMAND_OPEN_RETURN_PATH,
   COMMAND_PING,
@@ -80,8 +81,6 @@ import {
   type SectionType,
 } from './records.js';
 
-/** Of all targets that do not announce theirs and have multifd in practice. */
-export const DEFAULT_PAGE_SIZE = 4096;
 const TWO_32 = 2 ** 32;
 /** ZERO records in one item at the most: with 9 bytes each they are what one read of a socket brings. */
 const MAX_ZERO_RECORDS = 8192;
@@ -101,7 +100,7 @@ const COMMAND_BYTES: Record<number, number> = {
 };
 
 export interface MainStreamOptions {
-  /** Target page size where the configuration does not tell it; in bytes, default 4096. */
+  /** Target page size where the stream does not tell it; in bytes, default 4096. */
   pageSize?: number;
   /**
    * What to do with what is wrong in a mapped-ram header, but does not keep the stream from being read: a version or
@@ -163,7 +162,7 @@ export class MainStreamReader {
       });
   }
 
-  /** Of the target, in bytes; final once the configuration has been read. */
+  /** Of the target, in bytes; final once the configuration has been read, in a mapped-ram file the first block. */
   get pageSize(): number {
     return this.#pageSize;
   }
@@ -248,7 +247,7 @@ export class MainStreamReader {
   async #readConfiguration(): Promise<MainItem> {
     const configuration = await decodeConfiguration(this.#reader);
     this.#configuration = configuration;
-    if (configuration.targetPageBits !== undefined) this.#pageSize = 2 ** configuration.targetPageBits;
+    this.#pageSize = toldPageSize(configuration) ?? this.#pageSize;
     this.#mapped = hasCapability(configuration, CAPABILITY_MAPPED_RAM);
     if (this.#mapped && !this.#reader.canSeek) {
       throw this.#refusal('unsupported', 'capability mapped-ram', 'on, on a connection', 'off, or a file');
@@ -436,6 +435,9 @@ export class MainStreamReader {
       pageSize: this.#pageSize,
       ignoreShared: hasCapability(this.#configuration, CAPABILITY_IGNORE_SHARED),
       mappedRam: this.#mapped,
+      ...(toldPageSize(this.#configuration) === undefined && {
+        onPageSize: (pageSize: number) => (this.#pageSize = pageSize),
+      }),
       onProblem: this.#onProblem,
       onBlock: this.#onBlock,
     });

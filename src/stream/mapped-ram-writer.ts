@@ -19,7 +19,7 @@ import { type StreamBlock, encodeBlock, requirePageSize } from './block-list.js'
 import { STREAM_ERRORS, quote, refusal } from './codes.js';
 import { type Configuration, encodeU32 } from './configuration.js';
 import { describeConfiguration } from './described-configuration.js';
-import { DEFAULT_PAGE_SIZE } from './main-stream.js';
+import { DEFAULT_PAGE_SIZE, toldPageSize } from './machine.js';
 import { type MappedRamBlock, encodeBitmap, layOut, mappedBlock } from './mapped-ram.js';
 import { encodeMemSizeRecord, fileConfiguration, socketBlock, toFileStream } from './main-writer.js';
 import { type WritableFile, writeAt } from './positioned-file.js';
@@ -82,8 +82,7 @@ export class MappedRamWriter {
     if (item.kind === 'mem-size') return this.#layOut(item);
     if (item.kind === 'configuration') {
       this.#configuration = item.configuration;
-      const { targetPageBits } = item.configuration;
-      if (targetPageBits !== undefined) this.#pageSize = 2 ** targetPageBits;
+      this.#pageSize = toldPageSize(item.configuration) ?? this.#pageSize;
     }
     if (item.kind === 'eos' && item.section === 'end') this.#ended = true;
     if (item.kind === 'tail') this.#tailOffset ??= this.position;

@@ -228,6 +228,8 @@ class MappedRamFile {
       if (!isProblem || description.configuration === undefined) throw error;
       this.#add('stream', true, error.message);
     }
+    // The first block's header has told it.
+    description.pageSize = stream.pageSize;
     description.sectionId = stream.sectionId ?? 0;
     description.footers = stream.footers ?? true;
     if (!stream.mappedRam) {

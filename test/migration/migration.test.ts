@@ -15,6 +15,9 @@ import {
   relayMigration,
   sendMigration,
 } from '../../src/index.js';
+import { encodeFileHeader } from '../../src/stream/configuration.js';
+import { encodeEos, encodeFooter, encodeSection } from '../../src/stream/main-writer.js';
+import { MappedRamWriter } from '../../src/stream/mapped-ram-writer.js';
 import { analyze } from '../support/analyze.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
@@ -173,6 +176,101 @@ for (const [name, { streams, compression = capture.compression, code }] of Objec
     });
   }
 }
+
+/** A file of two blocks whose pages are of another size; block `a` has data in each odd page. */
+async function fileOf(file: string, machine: string, pageSize: number): Promise<void> {
+  const handle = await fs.promises.open(file, 'w+');
+  const writer = new MappedRamWriter(handle, { pageSize });
+  const blocks = ['a', 'b'].map((name) => ({ name, usedLength: 64 * pageSize }));
+  const sizes = { at: 0, raw: Buffer.alloc(0) };
+  await writer.accept({ kind: 'header', ...sizes, raw: encodeFileHeader() });
+  await writer.accept({ kind: 'configuration', configuration: { machine }, ...sizes });
+  await writer.accept({
+    kind: 'section',
+    section: 'start',
+    sectionId: 1,
+    ...sizes,
+    raw: encodeSection('start', 1),
+  });
+  await writer.accept({ kind: 'mem-size', total: 128 * pageSize, blocks, ...sizes });
+  const eos = { kind: 'eos', sync: false, at: 0, raw: encodeEos() } as const;
+  const footer = { kind: 'footer', sectionId: 1, at: 0, raw: encodeFooter(1) } as const;
+  await writer.accept({ ...eos, section: 'start' });
+  await writer.accept(footer);
+  await writer.accept({
+    kind: 'section',
+    section: 'end',
+    sectionId: 1,
+    ...sizes,
+    raw: encodeSection('end', 1),
+  });
+  await writer.accept({ ...eos, section: 'end' });
+  await writer.accept(footer);
+  const json = '{"devices": []}';
+  await writer.accept({ kind: 'tail', at: 0, raw: Buffer.from(`\0\x06\0\0\0\x0f${json}`) });
+  const words = new Int32Array(2).fill(0xaaaaaaaa);
+  for (let page = 1; page < 64; page += 2) {
+    const at = (writer.blocks?.[0].pagesOffset ?? 0) + page * pageSize;
+    await handle.write(Buffer.alloc(pageSize, page), 0, pageSize, at);
+  }
+  await writer.finish(({ name }) => (name === 'a' ? words : new Int32Array(2)));
+  await handle.close();
+}
+
+for (const [machine, pageSize, given] of [
+  ['clipper', 8192, undefined],
+  ['sun4u', 8192, 8192],
+  ['somewhat', 16384, 16384],
+] as const) {
+  const how = given === undefined ? 'by its name' : 'as told';
+  t.test(
+    `a guest of machine ${machine} has pages of ${pageSize} bytes, ${how}: sent, relayed, received`,
+    async (t) => {
+      const directory = folder(t);
+      const [file, out] = ['in.mig', 'out.mig'].map((name) => path.join(directory, name));
+      await fileOf(file, machine, pageSize);
+      const size = given === undefined ? {} : { pageSize: given };
+      const sink = await listening((onListening) =>
+        receiveMigration({ address: TCP, compression: 'zstd', out, onListening, ...size }),
+      );
+      const relay = await listening((onListening) =>
+        relayMigration({ listen: TCP, to: sink.address, out: { compression: 'zstd' }, onListening, ...size }),
+      );
+      await within(sendMigration({ file, to: relay.address }), WAIT_MS, 'sendMigration()');
+      t.equal((await within(relay.result, WAIT_MS, 'relayMigration()')).pageSize, pageSize);
+      const received = await within(sink.result, WAIT_MS, 'receiveMigration()');
+      t.equal(received.pageSize, pageSize);
+      t.equal(received.blocks[0].presentPages, 32);
+      const ram = await ramOf(out, 'a');
+      t.ok(ram.equals(await ramOf(file, 'a')), 'RAM');
+      t.equal(ram[ram.length - 1], 63);
+      t.equal((await readMappedRam(out)).pageSize, pageSize);
+    },
+  );
+}
+
+t.test('a wrong page size is refused, and the message names the option', async (t) => {
+  const directory = folder(t);
+  const file = path.join(directory, 'in.mig');
+  for (const [machine, pageSize, given, code] of [
+    ['sun4u', 8192, 4096, 'ERR_MULTIFD_STREAM'],
+    ['pc-q35-10.0', 4096, 8192, 'ERR_MULTIFD_STREAM'],
+    // Nothing tells, but that packets do not begin where they should.
+    ['somewhat', 8192, undefined, 'ERR_MULTIFD_MAGIC'],
+  ] as const) {
+    await fileOf(file, machine, pageSize);
+    const out = path.join(directory, 'out.mig');
+    const size = given === undefined ? {} : { pageSize: given };
+    const sink = await listening((onListening) =>
+      receiveMigration({ address: TCP, out, onListening, channels: 1, ...size }),
+    );
+    sendMigration({ file, to: sink.address, channels: 1 }).catch(() => {});
+    const message = /received 8192, expected 4096|received 4096, expected 8192|another size than 4096/;
+    const refused = await within(sink.result, WAIT_MS, 'receiveMigration()').catch((error: unknown) => error);
+    t.match(refused, { code, message }, machine);
+    t.match((refused as Error).message, 'option pageSize, --page-size');
+  }
+});
 
 t.test('a file that is there already is not overwritten, unless that is asked for', async (t) => {
   const out = path.join(folder(t), 'vm.mig');

@@ -1,5 +1,5 @@
 import t from 'tap';
-import { machineRules, machineVersion, parseQemuVersion } from '../../src/stream/machine.js';
+import { machineRules, machineVersion, parseQemuVersion, toldPageSize } from '../../src/stream/machine.js';
 
 t.test("a machine type's version is read from its name", async (t) => {
   const cases: [name: string, version: string | undefined][] = [
@@ -80,3 +80,24 @@ t.test('a name without a version gets what works most widely, or what the progra
     });
   }
 });
+
+t.test(
+  'the page size is told by the page bits, or by the name of a machine whose target has only one',
+  (t) => {
+    t.equal(toldPageSize({ machine: 'virt-10.0', targetPageBits: 16 }), 65536);
+    for (const machine of ['clipper', 'sun4u', 'sun4v', 'or1k-sim']) t.equal(toldPageSize({ machine }), 8192);
+    for (const machine of [
+      'pc-i440fx-7.2',
+      'pc-q35-11.1',
+      's390-ccw-virtio-9.2',
+      'pseries-10.0',
+      'microvm',
+    ]) {
+      t.equal(toldPageSize({ machine }), 4096);
+    }
+    for (const machine of ['virt', 'virt-10.0', 'malta', 'xpc-q35-9.0', ''])
+      t.equal(toldPageSize({ machine }), undefined);
+    t.equal(toldPageSize(undefined), undefined);
+    t.end();
+  },
+);

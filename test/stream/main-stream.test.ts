@@ -866,11 +866,11 @@ t.test('a mapped-ram file is refused for what is wrong in it', async (t) => {
       /RAM block "a": mapped-ram version: received 2, expected at most 1/,
     ],
     [
-      'another page size',
-      MAPPED.replace('1000', '2000'),
+      'a page size that none has',
+      MAPPED.replace('1000', '1800'),
       rest,
       'pageSize',
-      /mapped-ram page_size: received 8192, expected 4096/,
+      /mapped-ram page_size: received 6144, expected 4096/,
     ],
     [
       'pages that are not aligned',

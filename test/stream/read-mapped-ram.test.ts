@@ -138,6 +138,8 @@ interface Handmade {
   a?: { version?: number; pageSize?: number; bitmapOffset?: number; pagesOffset?: number };
   b?: { version?: number; pageSize?: number; bitmapOffset?: number; pagesOffset?: number };
   bitmap?: string;
+  /** used_length of `b`, if not a page. */
+  bLength?: number;
   tail?: string;
   footers?: boolean;
   machine?: string;
@@ -150,7 +152,8 @@ const TAIL = `04 00000000 'whatever' ${NO_DEVICES}`;
  * pages 0 and 99 are present, of `b` none.
  */
 async function handmade(options: Handmade = {}): Promise<MemoryFile> {
-  const { offset = 0, footers = true } = options;
+  const { offset = 0, footers = true, bLength = PAGE, machine = 'm' } = options;
+  const u64 = (value: number): string => value.toString(16).padStart(16, '0');
   const file = new MemoryFile();
   const write = async (at: number, bytes: Buffer): Promise<number> => {
     await file.write(bytes, 0, bytes.length, at);
@@ -158,17 +161,17 @@ async function handmade(options: Handmade = {}): Promise<MemoryFile> {
   };
   let at = await write(
     offset,
-    hex(`'QEVM' 00000003 07 00000001 'm' 05 1a 'configuration/capabilities' 00000001 00000001 0a 'mapped-ram'
-      01 00000007 03 'ram' 00000000 00000004 0000000000065004 01 'a' 0000000000064000`),
+    hex(`'QEVM' 00000003 07 0000000${machine.length} '${machine}' 05 1a 'configuration/capabilities' 00000001 00000001 0a 'mapped-ram'
+      01 00000007 03 'ram' 00000000 00000004 ${u64(0x64000 + bLength + 4)} 01 'a' 0000000000064000`),
   );
   const a = { version: 1, pageSize: PAGE, bitmapOffset: at + 28, pagesOffset: 0x100000, ...options.a };
   await write(at, encodeMappedRamHeader(a));
   await write(at + 28, hex(options.bitmap ?? '0100000000000000 0000000008000000'));
-  at = await write(a.pagesOffset + 100 * PAGE, hex("01 'b' 0000000000001000"));
+  at = await write(a.pagesOffset + 100 * PAGE, hex(`01 'b' ${u64(bLength)}`));
   const b = { version: 1, pageSize: PAGE, bitmapOffset: at + 28, pagesOffset: 0x200000, ...options.b };
   await write(at, encodeMappedRamHeader(b));
   const end = footers ? '0000000000000010 7e 00000007' : '0000000000000010';
-  await write(b.pagesOffset + PAGE, hex(`${end} 03 00000007 ${end} ${options.tail ?? TAIL}`));
+  await write(b.pagesOffset + bLength, hex(`${end} 03 00000007 ${end} ${options.tail ?? TAIL}`));
   return file;
 }
 
@@ -277,6 +280,23 @@ t.test(
     }
   },
 );
+
+t.test('the page size is what the first mapped-ram header says, where nothing before it does', async (t) => {
+  for (const pageSize of [4096, 8192, 16384]) {
+    const file = await handmade({ a: { pageSize }, b: { pageSize }, bLength: 16384 });
+    const description = await readMappedRam(file);
+    t.same(description.problems, []);
+    t.equal(description.pageSize, pageSize);
+    t.same(
+      description.blocks.map(({ pageCount }) => pageCount),
+      [0x64000 / pageSize, 16384 / pageSize],
+    );
+  }
+  const pc = await handmade({ a: { pageSize: 8192 }, b: { pageSize: 8192 }, bLength: 16384, machine: 'pc' });
+  t.match(kindsOf(await readMappedRam(pc)), [['header', true]], "a machine's name is before it");
+  const none = await handmade({ a: { pageSize: 2 ** 17 }, bLength: 16384 });
+  t.match(kindsOf(await readMappedRam(none)), [['header', true]]);
+});
 
 t.test('a sound file may lie on a block device, or have bytes behind its end', async (t) => {
   const whole = readMig('q100-mappedram-single');
