@@ -224,6 +224,8 @@ const WRONG: [string[], RegExp][] = [
   [['receive', '--listen', 'tcp:127.0.0.1:70000', '--out', 'x'], /tcp:HOST:PORT/],
   [['receive', '--listen', 'unix:/x', '--out', 'x', '--uuid', '12'], /'12'.*Allowed is a uuid/],
   [['receive', '--listen', 'unix:/x', '--out', 'x', '--stall-timeout', '0'], /'0'.*from 1 to/],
+  [['receive', '--listen', 'unix:/x', '--out', 'x', '--switchover-ack', 'yes'], /'yes'.*auto, always, never/],
+  [['relay', '--listen', 'unix:/x', '--to', 'unix:/y', '--switchover-ack', ''], /auto, always, never/],
   [['send', 'x'], /required option '--to <address>'/],
   [['send', '--to', 'unix:/x'], /missing required argument 'file'/],
   [['send', 'x', '--to', 'tcp:h:0'], /tcp:HOST:PORT/],

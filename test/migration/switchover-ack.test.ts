@@ -6,6 +6,8 @@ import path from 'node:path';
 import t, { type Test } from 'tap';
 import { type Address, type SwitchoverAck, receiveMigration, relayMigration } from '../../src/index.js';
 import { AckOwed } from '../../src/migration/switchover-ack.js';
+import { checkAddress } from '../../src/options.js';
+import { Run } from '../cli/cli.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { streamsOf } from './captures.js';
@@ -83,26 +85,32 @@ for (const it of CASES) {
             relayMigration({ listen: { port: 0 }, to: sink.address, switchoverAck: relay, onListening }),
           )
         : sink;
-      const streams = streamsOf({ name: capture, compression: 'none' });
-      const heard: Buffer[] = [];
-      const all = (): string => Buffer.concat(heard).toString('hex');
-      const sockets = [withReturnPath(streams.main, machine), ...streams.channels].map((bytes) => {
-        const socket = net.connect(address as net.NetConnectOpts).on('error', () => {});
-        t.teardown(() => socket.destroy());
-        socket.on('data', (chunk) => {
-          heard.push(chunk);
-          // As QEMU does: it leaves all open until it is told.
-          if (all().endsWith(SHUT_0)) for (const each of sockets) each.end();
-        });
-        socket.write(bytes);
-        return socket;
-      });
+      const all = playAndHear(t, address, capture, machine);
       await within(Promise.all([result, sink.result]), WAIT_MS, 'the migration');
       await eventually(() => all().endsWith(SHUT_0), 'SHUT comes in');
       t.equal(all(), ACK.repeat(expected) + SHUT_0);
     });
   }
 }
+
+t.test('the commands take the option: receive with never, relay with always', async (t) => {
+  const files = folder(t);
+  const args = (name: string, ...more: string[]): string[] => [
+    ...[name, '--listen', 'tcp:127.0.0.1:0', '--switchover-ack', ...more, '--json', '--no-progress'],
+  ];
+  const address = async (command: Run): Promise<string> =>
+    (await command.line((line) => line.type === 'listening')).address as string;
+  const receive = new Run(t, args('receive', 'never', '--out', path.join(files, 'a.mig')));
+  const heard = playAndHear(t, checkAddress(await address(receive), 1), 'q100-none');
+  t.equal((await within(receive.ended, WAIT_MS, 'multifd receive')).code, 0);
+  t.equal(heard(), SHUT_0);
+  const sink = new Run(t, args('receive', 'never', '--out', path.join(files, 'b.mig')));
+  const relay = new Run(t, args('relay', 'always', '--to', await address(sink)));
+  const passed = playAndHear(t, checkAddress(await address(relay), 1), 'q100-none');
+  t.equal((await within(relay.ended, WAIT_MS, 'multifd relay')).code, 0);
+  t.equal((await within(sink.ended, WAIT_MS, 'multifd receive')).code, 0);
+  t.equal(passed(), ACK + SHUT_0);
+});
 
 t.test('another word for the option is refused', async (t) => {
   const error = {
@@ -113,6 +121,25 @@ t.test('another word for the option is refused', async (t) => {
   await t.rejects(receiveMigration({ address: { port: 0 }, channels: 1, out: '/x', switchoverAck }), error);
   await t.rejects(relayMigration({ listen: 'tcp:127.0.0.1:0', to: 'tcp:127.0.0.1:1', switchoverAck }), error);
 });
+
+/** Plays the capture as a source that opens the return path. @returns what has come back so far, in hex */
+function playAndHear(t: Test, address: Address, capture: string, machine?: string): () => string {
+  const streams = streamsOf({ name: capture, compression: 'none' });
+  const heard: Buffer[] = [];
+  const all = (): string => Buffer.concat(heard).toString('hex');
+  const sockets = [withReturnPath(streams.main, machine), ...streams.channels].map((bytes) => {
+    const socket = net.connect(address as net.NetConnectOpts).on('error', () => {});
+    t.teardown(() => socket.destroy());
+    socket.on('data', (chunk) => {
+      heard.push(chunk);
+      // As QEMU does: it leaves all open until it is told.
+      if (all().endsWith(SHUT_0)) for (const each of sockets) each.end();
+    });
+    socket.write(bytes);
+    return socket;
+  });
+  return all;
+}
 
 /** OPEN_RETURN_PATH behind the configuration, which is the machine's name alone: header 8, 07, length, name. */
 function withReturnPath(main: Buffer, machine?: string): Buffer {
