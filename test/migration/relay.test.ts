@@ -177,6 +177,18 @@ for (const [fault, act] of Object.entries(LATE)) {
   });
 }
 
+t.test('a SHUT 0 in the moment of an abort is not passed on', async (t) => {
+  const { source, destination, result, abort } = await scene(t);
+  for (const [id, socket] of source.channels.entries()) socket.write(channels[id]);
+  source.main.write(asking);
+  await destination.has(asking.length);
+  abort.abort(new Error('enough'));
+  destination.main.write(SHUT_0);
+  t.equal((await failure(result)).code, 'ERR_MULTIFD_ABORTED');
+  await source.broken();
+  t.equal(source.told, false);
+});
+
 t.test("a SHUT 0 before the devices' state is refused, and not passed on", async (t) => {
   const { source, destination, result } = await scene(t);
   for (const [id, socket] of source.channels.entries()) socket.write(channels[id]);
