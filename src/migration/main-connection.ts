@@ -13,6 +13,8 @@ export class MainConnection {
   readonly reader: ByteReader;
   readonly #socket: net.Socket;
   readonly #chunks: Buffer[] = [];
+  /** A unix socket has no reset, and needs none: who writes to one that is closed is told at once. */
+  readonly #isTcp: boolean;
   #buffered = 0;
   #moved = 0;
   #ended = false;
@@ -21,6 +23,7 @@ export class MainConnection {
 
   constructor(socket: net.Socket, begun: Buffer) {
     this.#socket = socket;
+    this.#isTcp = socket.remoteAddress !== undefined;
     if (begun.length > 0) this.#take(begun);
     socket.on('data', (chunk: Buffer) => this.#take(chunk));
     socket.on('end', () => this.#end());
@@ -102,5 +105,14 @@ export class MainConnection {
 
   destroy(): void {
     this.#socket.destroy();
+  }
+
+  /**
+   * For a migration that fails: the peer's next write fails. After an orderly end (FIN) a first one would still succeed,
+   * and a source whose last write it is would take its migration as completed.
+   */
+  breakOff(): void {
+    if (this.#isTcp) this.#socket.resetAndDestroy();
+    else this.#socket.destroy();
   }
 }

@@ -43,6 +43,7 @@ import { writeAt } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
+import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, requireOptions, requirePageSizeTold } from './options.js';
 import { OutputFile } from './output-file.js';
@@ -124,6 +125,8 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     return { ...result, stats: receiver.stats() };
   } catch (thrown) {
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
+    // Before the threads are waited for: meanwhile a source without return path could complete.
+    incoming.breakOff();
     await receiver.abandon(error);
     await incoming.giveUp(keepPartial === true);
     throw incoming.kept ?? receiver.error ?? error;
@@ -187,8 +190,9 @@ class IncomingMigration {
     const writer = (this.#writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes }));
     const state = (this.#state = new RamRecords(receiver, handle));
     const scanner = new TailScanner();
+    const items = new ItemsAhead(stream);
     for (;;) {
-      const item = await receiver.orStopped(this.#next(stream, scanner));
+      const item = await receiver.orStopped(this.#next(items, scanner));
       if (item === undefined) break;
       if (hasCapability(stream.configuration, CAPABILITY_IGNORE_SHARED)) {
         const message = receivedExpected(
@@ -224,7 +228,7 @@ class IncomingMigration {
         case 'flush':
         case 'eos':
           if (item.sync) {
-            await receiver.sync();
+            await items.during(receiver.sync());
             if (this.#returnPath && this.#ack.afterSync(receiver.syncPagesAlloc)) {
               await receiver.orStopped(main.write(encodeSwitchoverAck()));
             }
@@ -265,8 +269,8 @@ class IncomingMigration {
   }
 
   /** The next item; with the return path the end shows itself only by a whole tail and then silence. */
-  async #next(stream: MainStreamReader, scanner: TailScanner): Promise<MainItem | undefined> {
-    const next = (this.#pending ??= stream.next());
+  async #next(items: ItemsAhead, scanner: TailScanner): Promise<MainItem | undefined> {
+    const next = (this.#pending ??= items.next());
     // Without a VM description (suppress-vmdesc=on) the last footer and EOF are all there is.
     if (this.#returnPath && (scanner.complete || scanner.endsWithFooterAndEof)) {
       const idleMs = scanner.exact ? EXACT_IDLE_MS : GUESSED_IDLE_MS;
@@ -353,6 +357,10 @@ class IncomingMigration {
 
   /** Why a whole file has not got its name. */
   kept: MultifdError | undefined;
+
+  breakOff(): void {
+    this.#main?.breakOff();
+  }
 
   /** To be called when the session has ended: its threads have used the file's descriptor. */
   async giveUp(keepPartial: boolean): Promise<void> {

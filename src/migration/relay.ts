@@ -45,6 +45,7 @@ import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
+import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -256,9 +257,19 @@ class Relay implements ReceiverHooks {
       if (this.#verdict === 'LOADED') return;
       await this.#owed(receiver, sink.write(bytes));
     };
+    const items = new ItemsAhead(stream);
     let ready = false;
+    const sync = async (): Promise<void> => {
+      if (!ready) await this.#waitReady(receiver);
+      ready = true;
+      await receiver.sync();
+      const sender = this.#sender as Sender;
+      // By this `multifd receive` at the other end sees whether the source's program is an old one.
+      sender.syncPagesAlloc = receiver.syncPagesAlloc;
+      await this.#owed(receiver, sender.sync());
+    };
     for (;;) {
-      const item = await receiver.orStopped(this.#errors.of('source', stream.next()));
+      const item = await receiver.orStopped(this.#errors.of('source', items.next()));
       if (item === undefined) break;
       if (item.kind === 'configuration') {
         this.#machine = item.configuration.machine;
@@ -278,15 +289,7 @@ class Relay implements ReceiverHooks {
           Buffer.concat([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
         );
       }
-      if ((item.kind === 'flush' || item.kind === 'eos') && item.sync) {
-        if (!ready) await this.#waitReady(receiver);
-        ready = true;
-        await receiver.sync();
-        const sender = this.#sender as Sender;
-        // By this `multifd receive` at the other end sees whether the source's program is an old one.
-        sender.syncPagesAlloc = receiver.syncPagesAlloc;
-        await this.#owed(receiver, sender.sync());
-      }
+      if ((item.kind === 'flush' || item.kind === 'eos') && item.sync) await items.during(sync());
       // Before they go out: what answers them may come in at once.
       if (item.kind === 'tail') this.#tail.push(item.raw);
       await write(item.raw);
@@ -386,6 +389,8 @@ class Relay implements ReceiverHooks {
     if (this.#verdict !== 'OPEN') return;
     this.#verdict = 'BROKEN';
     this.#errors.settle(error);
+    // The source first: it is the one whose guest is at stake.
+    this.#source?.breakOff();
     this.destroy();
     void receiver.abandon(error);
     if (this.#sender !== undefined) void this.#sender.abandon(error);

@@ -477,6 +477,15 @@ export class Receiver extends Session {
 
   // ---- ends ----
 
+  /** @internal Channels that no thread has yet are broken at once: a source must not go on writing into them. */
+  override async abandon(error: MultifdError): Promise<void> {
+    if (this.#states.length === 0) {
+      for (const connection of this.#connections) connection?.husk.socket.destroy();
+      this.#connections.length = 0;
+    }
+    await super.abandon(error);
+  }
+
   /** Orderly end after the last sync(): ends every channel and frees everything. Later bytes are not waited for. */
   async end(): Promise<void> {
     await this.endOnce(() => this.endOrderly());

@@ -1,0 +1,89 @@
+/**
+ * The items of a main stream, one after the other; and while a sync point is waited for, those behind it that are here
+ * already.
+ *
+ *     items        during(sync)                                       next()
+ *     EOS, sync    waits for the channels                             gives it
+ *     footer         read meanwhile, kept                             gives it, after the wait
+ *     START vfio     refused: the wait is over, with that error
+ *
+ * A sync point waits for threads that load and for bytes on all channels. A source without return path knows nothing of
+ * that: when it has written all it takes its migration as completed and gives its guest up. So what will be refused
+ * should be refused as soon as it is here.
+ *
+ * Bounds: MAX_AHEAD items of 64 KiB, none of them RAM, nothing behind the next sync point.
+ */
+import { MultifdError } from '../errors.js';
+import { STREAM_ERRORS } from '../stream/codes.js';
+import type { MainStreamReader } from '../stream/main-stream.js';
+import type { MainItem } from '../stream/records.js';
+
+const MAX_AHEAD = 16;
+
+type Next = MainItem | undefined;
+
+export class ItemsAhead {
+  readonly #stream: Pick<MainStreamReader, 'next'>;
+  readonly #items: Next[] = [];
+  /** A read that is under way, as the stream takes one at a time; or the one that failed, after which there is none. */
+  #reading: Promise<void> | undefined;
+
+  constructor(stream: Pick<MainStreamReader, 'next'>) {
+    this.#stream = stream;
+  }
+
+  /** As MainStreamReader.next(). */
+  async next(): Promise<Next> {
+    if (this.#items.length === 0) await this.#readOne();
+    return this.#items.shift();
+  }
+
+  /**
+   * @returns what `wait` gives
+   * @throws what `wait` throws; MultifdError STREAM_ERRORS.format and the like for an item that is refused meanwhile
+   */
+  async during<T>(wait: Promise<T>): Promise<T> {
+    const refused = new Promise<never>((_, reject) => {
+      this.#readOn(wait).catch((error: unknown) => {
+        // An end, or a connection that broke: the wait itself says better what is missing, and next() says the rest.
+        if (error instanceof MultifdError && error.code === STREAM_ERRORS.unsupported) reject(error);
+      });
+    });
+    return Promise.race([wait, refused]);
+  }
+
+  async #readOn(wait: Promise<unknown>): Promise<void> {
+    let over = false;
+    const end = (): void => void (over = true);
+    wait.then(end, end);
+    while (!over && this.#items.length < MAX_AHEAD) {
+      await this.#readOne();
+      const item = this.#items.at(-1);
+      if (item === undefined || isLast(item)) return;
+    }
+  }
+
+  async #readOne(): Promise<void> {
+    this.#reading ??= this.#stream.next().then((item) => {
+      this.#items.push(item);
+      this.#reading = undefined;
+    });
+    await this.#reading;
+  }
+}
+
+/** Nothing is read behind RAM, the tail or the next sync point. */
+function isLast(item: MainItem): boolean {
+  switch (item.kind) {
+    case 'eos':
+      return item.sync;
+    case 'footer':
+    case 'command':
+    case 'section':
+    case 'other-section':
+    case 'other-data':
+      return false;
+    default:
+      return true;
+  }
+}
