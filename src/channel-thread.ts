@@ -2,7 +2,7 @@
  * What the threads of send and receive channels have in common: their start, the frame around a channel's life, and how
  * its end is told.
  *
- *     thread starts -> its modules are loaded, its method's too -> BOOTED + 1       bootThread(), once
+ *     thread starts -> its modules are loaded (workers/load.cts), its method's too -> BOOTED + 1    bootThread(), once
  *     task          -> method made -> channel: run() -> outcome; close() -> ENDED   runChannel(), a piscina task
  */
 import { parentPort, workerData } from 'node:worker_threads';
@@ -40,7 +40,7 @@ export interface Channel {
   close(): Promise<void>;
 }
 
-/** Before the thread counts as booted: one that is ended while it loads modules leaves a file open. */
+/** The last of what a thread loads; until then it counts among those that the session keeps few at a time. */
 export async function bootThread(): Promise<void> {
   const { control, compression } = workerData as ChannelThread;
   await METHODS[compression].load?.();

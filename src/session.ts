@@ -7,7 +7,8 @@
  *          +----------+-----------+-- stop -+            fail(), abort, close(): within a second
  *
  * Order of an end: the STOP word, which frees every wait here and in the workers and makes each worker drop its own
- * socket; then the tasks are joined; a worker that has not come back after JOIN_MS is terminated; then the pool goes.
+ * socket; then the tasks are joined; a worker that has not come back after JOIN_MS is terminated, and so is one that
+ * is loading its modules (workers/load.cts); then the pool goes.
  *
  * First error wins: whoever takes the FIRST_ERROR word owns the session's error; later ones are attached to it as
  * `suppressed`. A channel's claim and its message are two things: until the message is here the session is stopped
@@ -33,19 +34,17 @@ import { isTraceMessage, trace, wantsThreadTrace, type TracePoint } from './trac
 
 /** How long the channels may take to come back after STOP before their threads are terminated. */
 const JOIN_MS = 600;
-/** How long threads may take to load their modules before they are terminated all the same. */
-const BOOT_MS = 3000;
 const WATCH_MS = 250;
 /**
  * Threads that load their modules at the same time. All at once, 255 of them would keep the calling thread from its
- * event loop for seconds, and an end from its end: it has to wait for those that are loading.
+ * event loop for seconds.
  */
 const MAX_BOOTING = 4;
 
 /**
- * Flags of the embedder are not for the channels, and some make a worker fail. The one that is set: piscina loads a
- * task's module with require() first, and on Node 20 ending a worker inside a require() of an ES module aborts the whole
- * process (ModuleWrap::CreateRequiredModuleFacade); without it piscina goes to import() at once.
+ * Flags of the embedder are not for the channels, and some make a worker fail. The one that is set: on Node 20 ending a
+ * worker inside a require() of an ES module aborts the whole process (ModuleWrap::CreateRequiredModuleFacade). Nothing in
+ * the threads does that now (workers/load.cts); with the flag nothing can.
  */
 const WORKER_FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-require-module')
   ? ['--no-experimental-require-module']
@@ -378,7 +377,6 @@ export abstract class Session implements AsyncDisposable {
   async #teardown(): Promise<void> {
     const all = Promise.allSettled(this.#tasks);
     await this.joined(all);
-    await this.#booted();
     this.#poolGone = true;
     await this.#pool.destroy();
     await all;
@@ -394,17 +392,6 @@ export abstract class Session implements AsyncDisposable {
     this.control.postProgress();
     if (this.#error === undefined) this.#resolveDone();
     else this.#rejectDone(this.#error);
-  }
-
-  /**
-   * A thread that is ended while it loads its modules leaves the file open that is being read just then. Not waited for
-   * longer than a machine under heavy load needs: a descriptor is less than a session that does not end.
-   */
-  async #booted(): Promise<void> {
-    const limit = performance.now() + BOOT_MS;
-    while (this.control.bootedCount < this.#pool.threads.length && performance.now() < limit) {
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
   }
 
   /** Waits for the tasks: as long as they need at an orderly end, else at most JOIN_MS. */

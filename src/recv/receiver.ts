@@ -112,7 +112,7 @@ export class Receiver extends Session {
       dataBytes: slotDataBytes(options.devices.length > 0 ? options.deviceStateBytes : 0),
     });
     super(
-      new URL('../../workers/recv-channel.js', import.meta.url),
+      new URL('../../workers/recv-channel.cjs', import.meta.url),
       control,
       options.pageSize,
       options.compression,

@@ -146,7 +146,7 @@ export class Sender extends Session {
       packets: maxPackets(options),
     });
     super(
-      new URL('../../workers/send-channel.js', import.meta.url),
+      new URL('../../workers/send-channel.cjs', import.meta.url),
       control,
       options.pageSize,
       options.compression,

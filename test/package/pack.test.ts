@@ -53,8 +53,8 @@ t.test('the tarball holds the built library, its workers and the CLI, and no tes
     'dist/src/index.js',
     'dist/src/index.d.ts',
     'dist/src/cli/main.js',
-    'dist/workers/send-channel.js',
-    'dist/workers/recv-channel.js',
+    'dist/workers/send-channel.cjs',
+    'dist/workers/recv-channel.cjs',
   ]) {
     t.ok(files.includes(`package/${file}`), file);
   }

@@ -84,6 +84,31 @@ t.test('close() and abort while many threads start leave no descriptor', async (
   t.same(await leftovers.found(), []);
 });
 
+t.test('threads that are ended while they load their modules leave none of the files open', async (t) => {
+  const opened = (): string[] =>
+    fs
+      .readdirSync('/proc/self/fd')
+      .flatMap((fd) => {
+        try {
+          return fs.readlinkSync(`/proc/self/fd/${fd}`);
+        } catch {
+          return [];
+        }
+      })
+      .filter((file) => /\.(c?js|node|json)$/.test(file));
+  const before = opened();
+  const compressions = ['none', 'zlib', 'zstd'] as const;
+  for (let i = 0; i < 30; i++) {
+    const compression = compressions[i % 3];
+    const receiver = await createReceiver({ address: TCP, blocks: ram(), channels: 4, compression });
+    // From before their first module to behind their last, on any machine.
+    await sleep((i * 37) % 400);
+    await receiver.close();
+    t.equal(receiver.error, undefined);
+  }
+  t.same(opened(), before);
+});
+
 t.test('the calling thread goes on while 64 channels start', async (t) => {
   const destination = await RawDestination.listen(t, TCP, (socket) => socket.resume());
   let turns = 0;
