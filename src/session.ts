@@ -18,7 +18,7 @@ import { performance } from 'node:perf_hooks';
 import { Piscina } from 'piscina';
 import diagnostics from 'node:diagnostics_channel';
 import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
-import { MultifdError, describeThrown } from './errors.js';
+import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
 import type { Compression } from './options.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import { readClock } from './shared/clock.js';
@@ -238,6 +238,20 @@ export abstract class Session implements AsyncDisposable {
       this.#wakeAll();
     }
     void this.#stop(STOP_FAIL);
+  }
+
+  /**
+   * For what was thrown inside a call that had begun. What it leaves behind is half done (pages that count as queued, a
+   * slot half filled), so that the session ends with it: its first error, or else a consequence of that.
+   */
+  protected async broken(thrown: unknown, code: ErrorCode, what: string): Promise<never> {
+    if (this.control.stopped === STOP_RUN) this.fail(MultifdError.wrap(thrown, code, what));
+    // An end lets nothing begin any more: what it refuses is a call that came late.
+    else if (this.control.stopped === STOP_END && thrown instanceof MultifdError) throw thrown;
+    await this.#reason();
+    if (this.#error !== undefined) throw this.#error;
+    if (thrown instanceof MultifdError && thrown.code === 'ERR_MULTIFD_CLOSED') throw thrown;
+    throw new MultifdError('ERR_MULTIFD_CLOSED', 'the session was closed', { cause: thrown });
   }
 
   /** @internal What happened beside the channels ends the session; resolves when nothing is left of it. */

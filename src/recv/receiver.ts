@@ -280,7 +280,11 @@ export class Receiver extends Session {
     this.requireOpen();
     const turn = this.#syncing.then(() => this.#sync());
     this.#syncing = turn.catch(() => {});
-    await turn;
+    try {
+      await turn;
+    } catch (thrown) {
+      await this.broken(thrown, 'ERR_MULTIFD_WORKER', 'sync');
+    }
   }
 
   async #sync(): Promise<void> {
@@ -417,8 +421,13 @@ export class Receiver extends Session {
     await this.check();
     const state = this.#byBlock.find(block);
     const page = checkPageRange(state.block, this.pageSize, offset, length);
-    if (state.windows === undefined) await this.#zeroFile(state.block, offset, length);
-    else await this.#zeroMemory(state.windows, offset, length);
+    try {
+      if (state.windows === undefined) await this.#zeroFile(state.block, offset, length);
+      else await this.#zeroMemory(state.windows, offset, length);
+    } catch (thrown) {
+      const code = state.windows === undefined ? 'ERR_MULTIFD_IO' : 'ERR_MULTIFD_BLOCK';
+      await this.broken(thrown, code, `RAM block ${JSON.stringify(state.block.name)}: zero`);
+    }
     markPages(state.words, page, length / this.pageSize);
   }
 
@@ -439,34 +448,20 @@ export class Receiver extends Session {
   }
 
   async #zeroFile(block: RAMBlock, offset: number, length: number): Promise<void> {
+    const handle = await BlockFile.open(block, 'r+');
     try {
-      const handle = await BlockFile.open(block, 'r+');
-      try {
-        const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
-        for (let at = offset; at < offset + length;) {
-          const position = block.base + at;
-          const { bytesRead } = await handle.read(
-            piece,
-            0,
-            Math.min(piece.length, offset + length - at),
-            position,
-          );
-          if (bytesRead === 0) throw new Error('the file has become shorter');
-          if (!isZeroRange(piece, 0, bytesRead)) await handle.write(piece.fill(0), 0, bytesRead, position);
-          at += bytesRead;
-          if (this.control.stopped !== STOP_RUN) await this.check();
-        }
-      } finally {
-        await handle.close();
+      const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
+      for (let at = offset; at < offset + length;) {
+        const position = block.base + at;
+        const wanted = Math.min(piece.length, offset + length - at);
+        const { bytesRead } = await handle.read(piece, 0, wanted, position);
+        if (bytesRead === 0) throw new Error('the file has become shorter');
+        if (!isZeroRange(piece, 0, bytesRead)) await handle.write(piece.fill(0), 0, bytesRead, position);
+        at += bytesRead;
+        if (this.control.stopped !== STOP_RUN) await this.check();
       }
-    } catch (thrown) {
-      const error = MultifdError.wrap(
-        thrown,
-        'ERR_MULTIFD_IO',
-        `RAM block ${JSON.stringify(block.name)}: zero`,
-      );
-      this.fail(error);
-      await this.check();
+    } finally {
+      await handle.close();
     }
   }
 

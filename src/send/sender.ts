@@ -274,20 +274,29 @@ export class Sender extends Session {
       const given = Object.prototype.toString.call(data);
       throw new MultifdError('ERR_MULTIFD_OPTION', `option data: given ${given}, allowed a Uint8Array`);
     }
-    integer('data.length', data.byteLength, undefined, 1, this.#options.deviceStateBytes);
+    const length = data.byteLength;
+    integer('data.length', length, undefined, 1, this.#options.deviceStateBytes);
     const turn = this.#deviceTail.then(async () => {
       await this.check();
+      if (data.byteLength !== length) {
+        const changed = `given ${length} bytes, ${data.byteLength} when its turn came`;
+        throw new MultifdError('ERR_MULTIFD_OPTION', `option data: ${changed}, allowed no change`);
+      }
       const slot = this.#deviceSlot;
       slot.type = PAYLOAD_DEVICE_STATE;
       slot.idstr = idstr;
       slot.instanceId = instanceId;
-      slot.length = data.byteLength;
+      slot.length = length;
       slot.data.set(data);
       await this.#throttle();
       this.#deviceSlot = await this.#handOver(slot, ANY_CHANNEL);
     });
     this.#deviceTail = turn.catch(() => {});
-    await turn;
+    try {
+      await turn;
+    } catch (thrown) {
+      await this.broken(thrown, 'ERR_MULTIFD_OPTION', 'queueing device state');
+    }
   }
 
   /**
@@ -299,7 +308,11 @@ export class Sender extends Session {
     const state = this.#byBlock.find(block);
     const first = checkPageRange(state.block, this.pageSize, offset, length);
     const end = first + length / this.pageSize;
-    if (this.#tryQueue(state, first, end - first, true)) return;
+    try {
+      if (this.#tryQueue(state, first, end - first, true)) return;
+    } catch (thrown) {
+      await this.broken(thrown, 'ERR_MULTIFD_BLOCK', 'queueing pages');
+    }
     await this.#exclusive(async () => {
       const room = this.#room(state);
       for (let page = first; page < end;) {
@@ -338,19 +351,26 @@ export class Sender extends Session {
     });
   }
 
-  /** Hands over what is queued; resolves when a channel has taken it. */
+  /** Hands over what is queued, device state as well; resolves when channels have taken it. */
   async flush(): Promise<void> {
     this.requireOpen();
-    await this.#exclusive(() => this.#flush(ANY_CHANNEL));
+    const devices = this.#deviceTail;
+    await this.#exclusive(async () => {
+      await this.#flush(ANY_CHANNEL);
+      await devices;
+    });
   }
 
   /**
    * A sync point: flushes, then one SYNC packet on every channel. When it resolves, all of it is with the kernel;
-   * everything queued before is in place at the receiver once its sync() has returned.
+   * everything queued before, by calls that are still waiting as well, is in place at the receiver once its sync() has
+   * returned.
    */
   async sync(): Promise<void> {
     this.requireOpen();
-    await this.#exclusive(() => this.#sync());
+    // Of this moment: calls that come later may be on either side of the sync point.
+    const devices = this.#deviceTail;
+    await this.#exclusive(() => this.#sync(devices));
   }
 
   /** @internal What SYNC packets say in pages_alloc from now on (at first 0, as a new QEMU's): a relay says what its source does. */
@@ -391,9 +411,12 @@ export class Sender extends Session {
   // ---- the RAM client ----
 
   #queueRange(state: QueuedBlock, page: number, count: number): Promise<void> {
-    return this.#tryQueue(state, page, count, false)
-      ? RESOLVED
-      : this.#exclusive(() => this.#queue(state, page, count));
+    try {
+      if (this.#tryQueue(state, page, count, false)) return RESOLVED;
+    } catch (thrown) {
+      return this.broken(thrown, 'ERR_MULTIFD_BLOCK', 'queueing pages');
+    }
+    return this.#exclusive(() => this.#queue(state, page, count));
   }
 
   /** Runs the RAM client's calls one after the other. */
@@ -408,6 +431,8 @@ export class Sender extends Session {
     this.#ramTail = turn.catch(() => {});
     try {
       await turn;
+    } catch (thrown) {
+      await this.broken(thrown, 'ERR_MULTIFD_BLOCK', 'queueing pages');
     } finally {
       this.#ramBusy--;
     }
@@ -590,13 +615,7 @@ export class Sender extends Session {
         done += bytesRead;
       }
     } catch (thrown) {
-      const error = MultifdError.wrap(
-        thrown,
-        'ERR_MULTIFD_IO',
-        `RAM block ${JSON.stringify(block.name)}: read`,
-      );
-      this.fail(error);
-      await this.check();
+      await this.broken(thrown, 'ERR_MULTIFD_IO', `RAM block ${JSON.stringify(block.name)}: read`);
     }
     return scratch;
   }
@@ -615,12 +634,16 @@ export class Sender extends Session {
     if (this.control.stopped !== STOP_RUN) await this.check();
   }
 
-  async #sync(): Promise<void> {
+  /** @param devices the device-state client's calls that come before it */
+  async #sync(devices: Promise<unknown>): Promise<void> {
     const { control } = this;
     trace('multifd_send_sync_main', () => ({ syncs: this.#syncs + 1 }));
     await this.#flush(ANY_CHANNEL);
     if (this.#hasDeferred) await this.#sendDeferred();
     if (this.#legacy) await this.#reportZeroPages();
+    await devices;
+    // One of them may have been what stopped the session.
+    if (control.stopped !== STOP_RUN) await this.check();
     this.#syncs = (this.#syncs + 1) | 0;
     for (let id = 0; id < control.channels; id++) {
       trace('multifd_send_sync_main_signal', () => ({ id }));

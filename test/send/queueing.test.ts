@@ -312,6 +312,19 @@ t.test('a page may be given by its block object', async (t) => {
   ]);
 });
 
+t.test('sync() comes behind device state and pages that were queued before and not waited for', async (t) => {
+  const { sender, server } = await open(t);
+  const calls: Promise<void>[] = [];
+  for (let i = 0; i < 20; i++) calls.push(sender.queueDeviceState('vfio', i, Buffer.alloc(1000, 1)));
+  calls.push(sender.queueRange('pc.ram', 0, 16 * PAGE), sender.sync());
+  await within(Promise.all(calls), WAIT_MS, 'all calls');
+  await within(sender.end(), WAIT_MS, 'end()');
+  const [bytes] = await server.ended(1);
+  const { packets } = await decodeChannel(bytes, { pageSize: PAGE, compression: 'none' });
+  t.equal(packets.length, 22);
+  t.match(packets[21], { kind: 'ram', flags: 1 }, 'SYNC is the last');
+});
+
 t.test('end() sends device state and pages that were queued before and not waited for', async (t) => {
   const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-test-'));
   t.teardown(() => fs.rmSync(dir, { recursive: true }));
