@@ -86,6 +86,8 @@ export interface ReceiverOptions extends CommonOptions {
   acceptTimeoutMs?: number;
   /** Devices whose state may come; any other is refused. */
   devices?: Device[];
+  /** Mode of the unix socket that is listened on: who may write to it may connect (default 0o600). */
+  listenMode?: number;
 }
 
 interface CheckedCommon {
@@ -110,6 +112,7 @@ export interface CheckedSenderOptions extends CheckedCommon {
 export interface CheckedReceiverOptions extends CheckedCommon {
   acceptTimeoutMs: number;
   devices: Device[];
+  listenMode: number;
 }
 
 const COMMON_KEYS = [
@@ -132,7 +135,7 @@ export const SENDER_KEYS = [
   'maxBandwidth',
   'onZeroPages',
 ];
-export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices'];
+export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
 export function checkSenderOptions(options: SenderOptions): CheckedSenderOptions {
@@ -158,6 +161,7 @@ export function checkReceiverOptions(options: ReceiverOptions, blocksLater = fal
     ...checkCommon(options, 0, blocksLater),
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
     devices: options.devices === undefined ? [] : checkDevices(options.devices),
+    listenMode: integer('listenMode', options.listenMode, 0o600, 0, 0o777),
   };
 }
 
@@ -197,10 +201,12 @@ function checkCommon(options: CommonOptions, lowestPort: number, blocksLater = f
 export function checkAddress(address: unknown, lowestPort: number): Address {
   const allowed = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'";
   if (typeof address === 'string') {
-    const tcp = /^tcp:(?:\[([^\]]+)\]|([^:[\]]*)):(\d+)$/.exec(address);
+    // With and without slashes: as QEMU writes them, and as virsh does.
+    const tcp = /^tcp:(?:\/\/)?(?:\[([^\]]+)\]|([^:[\]/]*)):(\d+)\/?$/.exec(address);
     if (tcp !== null) {
       return checkAddress({ host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) }, lowestPort);
     }
+    if (address.startsWith('unix:///')) return checkAddress({ path: address.slice(7) }, lowestPort);
     if (address.startsWith('unix:') && address.length > 5)
       return checkAddress({ path: address.slice(5) }, lowestPort);
     throw wrong('address', address, allowed);

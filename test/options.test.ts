@@ -65,6 +65,7 @@ t.test('the defaults of a receiver', async (t) => {
     signal: undefined,
     acceptTimeoutMs: 0,
     devices: [],
+    listenMode: 0o600,
   });
   t.same(uuid, Buffer.alloc(16));
   t.equal(blocks.length, 1);
@@ -266,6 +267,9 @@ const ADDRESS_FORMS = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'"
 
 t.test('an address has many forms', async (t) => {
   const forms: [address: unknown, checked: object][] = [
+    ['tcp://h:4444', { host: 'h', port: 4444 }],
+    ['tcp://[::1]:4444/', { host: '::1', port: 4444 }],
+    ['unix:///run/vm.sock', { path: '/run/vm.sock' }],
     [{ port: 4444 }, { host: '127.0.0.1', port: 4444 }],
     [
       { host: 'example.org', port: 1 },
@@ -409,7 +413,7 @@ t.test('an unknown option is refused, also one of the other end', async (t) => {
     'address, blocks, channels, compression, pageSize, uuid, stallTimeoutMs, connectTimeoutMs, ' +
     'deviceStateBytes, signal';
   const ofSender = `one of ${common}, zlibLevel, zstdLevel, zeroPageDetection, maxBandwidth, onZeroPages`;
-  const ofReceiver = `one of ${common}, acceptTimeoutMs, devices`;
+  const ofReceiver = `one of ${common}, acceptTimeoutMs, devices, listenMode`;
   for (const name of ['maxBandwith', 'Channels', '', 'acceptTimeoutMs', 'devices', 'toString']) {
     wrong(t, () => sender({ [name]: 1 }), name, '"an unknown option"', ofSender);
   }

@@ -16,7 +16,9 @@ export function addressFrom(lowestPort: 0 | 1): (text: string) => string {
       return text;
     } catch (error) {
       if (!(error instanceof MultifdError)) throw error;
-      throw new InvalidArgumentError('Allowed are tcp:HOST:PORT, tcp:[V6]:PORT and unix:PATH.');
+      throw new InvalidArgumentError(
+        'Allowed are tcp:HOST:PORT, tcp:[V6]:PORT and unix:PATH, also as tcp://HOST:PORT and unix:///PATH.',
+      );
     }
   };
 }
@@ -47,6 +49,15 @@ export function switchoverAckOption(auto: string): Option {
   return new Option('--switchover-ack <when>', `SWITCHOVER_ACK to the source; auto: ${auto}`)
     .choices(SWITCHOVER_ACKS)
     .default('auto');
+}
+
+export function listenModeOption(): Option {
+  return new Option('--listen-mode <octal>', 'mode of the unix socket: who may write to it may connect')
+    .default(0o600, '600')
+    .argParser((text) => {
+      if (/^0?[0-7]{3}$/.test(text)) return parseInt(text, 8);
+      throw new InvalidArgumentError('Allowed is an octal mode such as 600 or 660.');
+    });
 }
 
 export function acceptTimeoutOption(): Option {

@@ -29,7 +29,7 @@ export function sizeFrom(min: number, what = 'bytes'): (text: string) => number 
     const value = parseSize(text);
     if (value !== undefined && value >= min) return value;
     throw new InvalidArgumentError(
-      `Allowed are ${what}, ${min} or more, also with K, M, G or T: 65536, 64K, 1.5G.`,
+      `Allowed are ${what}, ${min} or more, also with K, M, G or T, or KiB to TiB: 65536, 64K, 1.5G, 64MiB.`,
     );
   };
 }

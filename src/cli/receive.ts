@@ -11,6 +11,7 @@ import {
   addressFrom,
   channelsOption,
   compressionOption,
+  listenModeOption,
   pageSizeOption,
   sessionOptions,
   switchoverAckOption,
@@ -28,6 +29,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags {
   compression: Compression;
   pageSize?: number;
   acceptTimeout: number;
+  listenMode: number;
   switchoverAck: SwitchoverAck;
   overwrite?: true;
   keepPartial?: true;
@@ -64,6 +66,7 @@ export function addReceiveCommand(program: Command): void {
       'replace the file if it exists, at the very end; take over what a killed receiver left',
     )
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
+    .addOption(listenModeOption())
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('where it may be owed and does no harm'));
   addOutputOptions(addSessionOptions(command))
@@ -90,6 +93,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
         compression: flags.compression,
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
+        listenMode: flags.listenMode,
         switchoverAck: flags.switchoverAck,
         overwrite: flags.overwrite === true,
         keepPartial: flags.keepPartial === true,

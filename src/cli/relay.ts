@@ -12,6 +12,7 @@ import {
   channelsOption,
   checked,
   compressionOption,
+  listenModeOption,
   levelFor,
   pageSizeOption,
   sessionOptions,
@@ -35,6 +36,7 @@ interface RelayFlags extends SessionFlags, OutputFlags {
   zeroPageDetectionOut: 'none' | 'multifd';
   pageSize?: number;
   acceptTimeout: number;
+  listenMode: number;
   switchoverAck: SwitchoverAck;
   maxBandwidth: number;
 }
@@ -78,6 +80,7 @@ export function addRelayCommand(program: Command): void {
         .default('none'),
     )
     .addOption(pageSizeOption())
+    .addOption(listenModeOption())
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('when the destination sends it'))
     .addOption(
@@ -120,6 +123,7 @@ async function relay(
         },
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
+        listenMode: flags.listenMode,
         switchoverAck: flags.switchoverAck,
         signal: cancelled,
         onListening: (address) => {

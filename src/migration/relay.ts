@@ -92,6 +92,8 @@ export interface RelayMigrationOptions {
   /** Milliseconds for all connections to be there, once the first is (default 8000). */
   connectTimeoutMs?: number;
   acceptTimeoutMs?: number;
+  /** Mode of the unix socket that is listened on (default 0o600). */
+  listenMode?: number;
   signal?: AbortSignal;
   /** Called once the address is listened on. */
   onListening?: (address: Address) => void;
@@ -121,7 +123,7 @@ export interface RelayedMigration {
  */
 export async function relayMigration(options: RelayMigrationOptions): Promise<RelayedMigration> {
   const { listen, to, in: input = {}, out = {}, pageSize, uuid, signal } = requireOptions(options);
-  const { stallTimeoutMs, connectTimeoutMs = CONNECT_TIMEOUT_MS, acceptTimeoutMs } = options;
+  const { stallTimeoutMs, connectTimeoutMs = CONNECT_TIMEOUT_MS, acceptTimeoutMs, listenMode } = options;
   const common = { pageSize, uuid, signal, stallTimeoutMs, connectTimeoutMs };
   const outgoing = {
     ...common,
@@ -132,7 +134,7 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
   checkOutgoing(outgoing);
   checkSwitchoverAck(options.switchoverAck);
   const checked = checkReceiverOptions(
-    { ...common, ...input, acceptTimeoutMs, address: listen, blocks: [] },
+    { ...common, ...input, acceptTimeoutMs, listenMode, address: listen, blocks: [] },
     true,
   );
   const relay = new Relay(options, outgoing, connectTimeoutMs);

@@ -46,7 +46,14 @@ import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
-import { CONNECT_TIMEOUT_MS, callHook, checkOffset, checkOutgoing, requireOptions } from './options.js';
+import {
+  CONNECT_TIMEOUT_MS,
+  callHook,
+  checkOffset,
+  checkOutgoing,
+  requireOptions,
+  requirePageSizeTold,
+} from './options.js';
 import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
 
 /** ZERO records in one write. */
@@ -109,18 +116,26 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     );
   }
   checkOutgoing({ ...senderOptions, address });
-  const description = await readMappedRam(file, { offset, pageSize: options.pageSize });
-  requireSound(description);
+  // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
+  const handle = await openToRead(file);
+  let description: MappedRamDescription;
+  let main: MainConnection;
+  try {
+    description = await readMappedRam(handle, { offset, pageSize: options.pageSize });
+    requireSound(description);
+    requirePageSizeTold(description.pageSize, options.pageSize);
+    main = await connectMain(address, connectTimeoutMs, options.signal);
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
   const rules = machineRules(description.configuration?.machine, version);
   const mode = options.zeroPageDetection ?? rules.zeroPageDetection;
-  const main = await connectMain(address, connectTimeoutMs, options.signal);
-  let handle: FileHandle | undefined;
   let sender: Sender | undefined;
   let outgoing: OutgoingMigration | undefined;
   try {
     const start = startOf(description, mode);
     callHook('onStart', () => onStart?.(start));
-    handle = await openToRead(file);
     const builder = new MainStreamBuilder(description, rules);
     await main.write(
       builder.begin([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
@@ -138,8 +153,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
       blocks: description.blocks.map((block) => ({
         name: block.name,
-        // Not by its name: the file that was looked into, whatever the name means by now.
-        file: handle as FileHandle,
+        file: handle,
         offset: block.pagesOffset,
         size: block.usedLength,
       })),
@@ -175,7 +189,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     );
   } finally {
     main.destroy();
-    await handle?.close().catch(() => {});
+    await handle.close().catch(() => {});
   }
 }
 

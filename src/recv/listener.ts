@@ -16,6 +16,7 @@ import { formatAddress, type Address } from '../options.js';
 import { trace } from '../trace.js';
 import { HELLO_BYTES, decodeHello } from '../wire/hello.js';
 import { takeDescriptor, type TakenConnection } from './descriptor.js';
+import { listenOnUnixSocket } from './unix-socket.js';
 
 /** "QEVM": what the main migration stream begins with. */
 const QEMU_VM_FILE_MAGIC = 0x5145564d;
@@ -54,7 +55,18 @@ export class Listener {
   }
 
   /** @throws MultifdError ERR_MULTIFD_LISTEN */
-  async listen(address: Address): Promise<Address> {
+  async listen(address: Address, mode = 0o600): Promise<Address> {
+    if ('path' in address) {
+      try {
+        this.#remove = await listenOnUnixSocket(this.#server, address.path, { mode, backlog: BACKLOG });
+      } catch (error) {
+        throw MultifdError.wrap(error, 'ERR_MULTIFD_LISTEN', `cannot listen on ${formatAddress(address)}`);
+      }
+      this.#server.on('error', () => {});
+      // The session ended meanwhile.
+      if (this.#closed) this.#end();
+      return address;
+    }
     await new Promise<void>((resolve, reject) => {
       const failed = (error: Error): void =>
         reject(MultifdError.wrap(error, 'ERR_MULTIFD_LISTEN', `cannot listen on ${formatAddress(address)}`));
@@ -171,11 +183,17 @@ export class Listener {
     return this.#taken.size;
   }
 
+  #end(): void {
+    this.#server.close();
+    this.#remove?.();
+  }
+  #remove: (() => void) | undefined;
+
   /** No further connections; a unix socket's path goes. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#server.close();
+    this.#end();
     for (const socket of [...this.#silent.keys()])
       this.#drop(socket, 'all channels are in, or the session has ended');
   }

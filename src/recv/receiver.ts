@@ -185,7 +185,9 @@ export class Receiver extends Session {
   async open(): Promise<void> {
     this.checkAborted();
     await this.check();
-    this.#address = await this.orStopped(this.#listener.listen(this.#options.address));
+    this.#address = await this.orStopped(
+      this.#listener.listen(this.#options.address, this.#options.listenMode),
+    );
     // An abort may have come in between.
     if (this.control.stopped !== STOP_RUN) this.#listener.close();
     await this.check();

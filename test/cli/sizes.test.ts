@@ -11,6 +11,9 @@ t.test('sizes are bytes, or binary multiples in either case', async (t) => {
     ['1G', 2 ** 30],
     ['1.5G', 1.5 * 2 ** 30],
     ['2T', 2 * 2 ** 40],
+    ['64MiB', 64 * 2 ** 20],
+    ['1.5gib', 1.5 * 2 ** 30],
+    ['4KiB', 4096],
     ['0x3000', 0x3000],
   ];
   for (const [text, bytes] of cases) t.equal(parseSize(text), bytes, text);
@@ -25,6 +28,8 @@ t.test('what is no whole number of bytes is refused', async (t) => {
     '1.5',
     '0.0001K',
     '1KB',
+    '1iB',
+    '1MiBs',
     '1 M',
     '1e9',
     '0x',
