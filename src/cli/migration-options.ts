@@ -69,7 +69,9 @@ export function acceptTimeoutOption(): Option {
 export function addSessionOptions(command: Command): Command {
   return command
     .addOption(
-      new Option('--uuid <uuid>', "the VM's uuid, if QEMU was started with -uuid").argParser(uuidFrom),
+      new Option('--uuid <uuid>', "the VM's uuid; receive and relay take it from the source").argParser(
+        uuidFrom,
+      ),
     )
     .addOption(
       new Option('--stall-timeout <seconds>', 'give up when nothing moves for so long')

@@ -121,6 +121,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
           table([
             ['file', `${result.out}, ${formatSize(result.fileBytes)}`],
             ['machine', result.machine || '-'],
+            ['uuid', result.uuid ?? '-'],
             ['guest RAM', `${formatSize(pages * result.pageSize)} in ${result.blocks.length} blocks`],
             ['present', `${present} pages, zero ${formatShare(pages - present, pages)}`],
             ['on the wire', formatSize(counts.wireBytes)],

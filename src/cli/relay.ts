@@ -133,13 +133,14 @@ async function relay(
         onStart: (start) => output.said('start', start, `relaying ${start.machine || 'a machine'}`),
         onSession: (_receiver, sender) => follow(followProgress(sender, output)),
       }),
-    ({ machine, blocks, received, sent, sourceTold }, seconds) => {
+    ({ machine, uuid, blocks, received, sent, sourceTold }, seconds) => {
       const counts = { received: countsOf(received), sent: countsOf(sent) };
       return {
-        record: { machine, blocks, seconds, ...counts, strays: received.strays, sourceTold },
+        record: { machine, uuid, blocks, seconds, ...counts, strays: received.strays, sourceTold },
         text: () =>
           table([
             ['machine', machine || '-'],
+            ['uuid', uuid ?? '-'],
             ['pages', `${formatSize(counts.sent.bytes)}, ${formatRate(counts.sent.bytes / seconds)}`],
             ['in', `${formatSize(counts.received.wireBytes)} on the wire, ${flags.compressionIn}`],
             ['out', `${formatSize(counts.sent.wireBytes)} on the wire, ${flags.compressionOut}`],

@@ -83,6 +83,8 @@ export interface ReceivedMigration {
   blocks: { name: string; size: number; presentPages: number }[];
   /** Target page size, in bytes. */
   pageSize: number;
+  /** The VM's uuid in text, as its channels told it: `send` has to be given it, the file has no place for it. */
+  uuid: string | null;
   /** Length of the file, holes included. */
   fileBytes: number;
   returnPath: boolean;
@@ -112,6 +114,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   const incoming = new IncomingMigration(file, { onStart, ack, pageSize: receiverOptions.pageSize });
   const receiver = new Receiver(checked, {
     present: true,
+    anyUuid: receiverOptions.uuid === undefined,
     main: (socket, begun) => incoming.takeMain(socket, begun),
   });
   try {
@@ -263,6 +266,7 @@ class IncomingMigration {
         presentPages: countBits(state.present(block.name)),
       })),
       pageSize: stream.pageSize,
+      uuid: receiver.uuid ?? null,
       fileBytes,
       returnPath: this.#returnPath,
     };

@@ -55,7 +55,7 @@ import {
   requirePageSizeTold,
 } from './options.js';
 import { SideErrors, type Side } from './side-errors.js';
-import { PING_VALUE, connectMain, explain, settles, withLimit } from './send.js';
+import { PING_VALUE, connectMain, explain, settles, uuidOf, withLimit } from './send.js';
 import { checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 
@@ -86,7 +86,7 @@ export interface RelayMigrationOptions {
    */
   switchoverAck?: SwitchoverAck;
   pageSize?: number;
-  /** The VM's uuid in text. */
+  /** The VM's uuid in text (default: what the source's first channel says). */
   uuid?: string;
   stallTimeoutMs?: number;
   /** Milliseconds for all connections to be there, once the first is (default 8000). */
@@ -108,6 +108,8 @@ export interface RelayedMigration {
   blocks: { name: string; size: number }[];
   /** Target page size, in bytes. */
   pageSize: number;
+  /** The VM's uuid in text, as its channels told it. */
+  uuid: string | null;
   received: ReceiverStats;
   sent: Stats;
   /**
@@ -181,6 +183,7 @@ class Relay implements ReceiverHooks {
   /** Slots of the source's channels that the destination's have no room for yet. */
   #queueing = 0;
   #machine = '';
+  #uuid: string | undefined;
   /** Has the source opened a return path? Else it is opened here: how it ended is to be known in any case. */
   #returnPath = false;
   #pinged = false;
@@ -196,6 +199,10 @@ class Relay implements ReceiverHooks {
   }
 
   // ---- ReceiverHooks ----
+
+  get anyUuid(): boolean {
+    return this.#options.uuid === undefined;
+  }
 
   main(socket: net.Socket, begun: Buffer): void {
     this.#source = new MainConnection(socket, begun);
@@ -242,6 +249,7 @@ class Relay implements ReceiverHooks {
         machine: this.#machine,
         blocks: receiver.blocks.map(({ name, size }) => ({ name, size })),
         pageSize: receiver.pageBytes,
+        uuid: receiver.uuid ?? null,
         received: receiver.stats(),
         sent: (this.#sender as Sender).stats(),
         sourceTold: this.#sourceTold,
@@ -327,10 +335,13 @@ class Relay implements ReceiverHooks {
     pageSize: number,
   ): Promise<void> {
     const blocks = named.map(({ name, usedLength }) => ({ name, size: usedLength, stream: true as const }));
+    // The destination's channels say the uuid that the source's have said.
+    await receiver.firstChannel();
+    const uuid = (this.#uuid = receiver.uuid ?? undefined);
     const { signal } = this.#stop;
     this.#creating = this.#errors.of(
       'destination',
-      createSender({ ...this.#outgoing, signal, blocks, pageSize }),
+      createSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }),
     );
     const sender = (this.#sender = await receiver.orStopped(this.#creating));
     // Whichever side fails takes the other with it, and does not wait for its own threads before.
@@ -439,7 +450,8 @@ class Relay implements ReceiverHooks {
     const named = this.#errors.named(error);
     if (side !== 'destination') return named;
     const { channels = 2, compression = 'none' } = this.#outgoing;
-    return explain(named, `machine ${this.#machine}, ${channels} channels, ${compression}`);
+    const sent = `machine ${this.#machine}, ${channels} channels, ${compression}, ${uuidOf(this.#uuid)}`;
+    return explain(named, sent);
   }
 
   destroy(): void {

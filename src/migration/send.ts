@@ -185,12 +185,17 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     const { channels = 2, compression = 'none' } = options;
     throw explain(
       sender?.error ?? error,
-      `machine ${description.machine}, ${channels} channels, ${compression}`,
+      `machine ${description.machine}, ${channels} channels, ${compression}, ${uuidOf(options.uuid)}`,
     );
   } finally {
     main.destroy();
     await handle.close().catch(() => {});
   }
+}
+
+/** QEMU compares it with its own, and closes the channel without a word. */
+export function uuidOf(uuid: string | null | undefined): string {
+  return `uuid ${uuid ?? 'none'} (option uuid, --uuid)`;
 }
 
 /** QEMU closes its connections where it refuses, and says why only in its own log. */

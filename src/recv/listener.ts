@@ -41,13 +41,15 @@ export class Listener {
   /** Connections without a hello so far, oldest first, and what ends their time. */
   readonly #silent = new Map<net.Socket, NodeJS.Timeout>();
   readonly #taken = new Set<number>();
-  readonly #uuid: Uint8Array;
+  /** What each hello must have; undefined until the first one has told it. */
+  #uuid: Uint8Array | undefined;
   readonly #channels: number;
   readonly #events: ListenerEvents;
   #closed = false;
   #mainTaken = false;
 
-  constructor(uuid: Uint8Array, channels: number, events: ListenerEvents) {
+  /** @param uuid undefined: that of the first hello holds for all */
+  constructor(uuid: Uint8Array | undefined, channels: number, events: ListenerEvents) {
     this.#uuid = uuid;
     this.#channels = channels;
     this.#events = events;
@@ -148,7 +150,9 @@ export class Listener {
   #hello(socket: net.Socket, bytes: Buffer, rest: Buffer): void {
     let id: number;
     try {
-      id = decodeHello(bytes, { uuid: this.#uuid, channels: this.#channels }).id;
+      const decoded = decodeHello(bytes, { uuid: this.#uuid, channels: this.#channels });
+      id = decoded.id;
+      this.#uuid = decoded.uuid;
       if (this.#taken.has(id)) {
         throw new MultifdError(
           'ERR_MULTIFD_CHANNEL_DUPLICATE',
@@ -176,6 +180,11 @@ export class Listener {
     trace('multifd_recv_new_channel', () => ({ id }));
     this.#events.channel(id, connection);
     this.#closeIfComplete();
+  }
+
+  /** The VM's, as given or as the first hello has told it. */
+  get uuid(): Uint8Array | undefined {
+    return this.#uuid;
   }
 
   /** Channels that have come in. */

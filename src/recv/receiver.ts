@@ -31,6 +31,7 @@ import {
 import { slotDataBytes } from '../shared/layout.js';
 import { watchStall } from '../shared/stall.js';
 import { trace } from '../trace.js';
+import { formatUuid } from '../wire/hello.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
 import { freeHusk, type TakenConnection } from './descriptor.js';
@@ -45,6 +46,8 @@ export interface ReceiverHooks {
   main(socket: net.Socket, begun: Buffer): void;
   /** Takes the pages of blocks of kind stream out of a slot; the slot is empty afterwards. */
   pages?(slot: Slot): Promise<void>;
+  /** No uuid was given: the first hello's holds for all channels. */
+  anyUuid?: boolean;
   /** Keep bitmaps of the pages that have data, and leave zero pages unwritten. */
   present?: boolean;
 }
@@ -125,7 +128,7 @@ export class Receiver extends Session {
     this.#devices = new Map(
       options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
     );
-    this.#listener = new Listener(options.uuid, options.channels, {
+    this.#listener = new Listener(hooks?.anyUuid === true ? undefined : options.uuid, options.channels, {
       channel: (id, connection) => this.#takeIn(id, connection),
       refused: (error) => this.fail(error),
       ...(hooks === undefined ? {} : { main: (socket, begun) => this.#takeMain(hooks, socket, begun) }),
@@ -175,6 +178,21 @@ export class Receiver extends Session {
     if (this.#devices.size > 0 || this.#hooks?.pages !== undefined) return true;
     return this.#states.some((state) => state.block.kind === 'private');
   }
+
+  /** @internal The VM's uuid in text, null for a VM without; undefined before any channel is in, where none was given. */
+  get uuid(): string | null | undefined {
+    const { uuid } = this.#listener;
+    if (uuid === undefined) return undefined;
+    const text = formatUuid(uuid);
+    return text === 'none' ? null : text;
+  }
+
+  /** @internal Resolves when the first channel is in. */
+  async firstChannel(): Promise<void> {
+    if (this.#listener.count > 0) return;
+    await this.orStopped(new Promise<void>((resolve) => (this.#firstIn = resolve)));
+  }
+  #firstIn: (() => void) | undefined;
 
   /** @internal */
   get isRunning(): boolean {
@@ -236,6 +254,7 @@ export class Receiver extends Session {
       return;
     }
     this.#arrived();
+    this.#firstIn?.();
     this.#connections[id] = connection;
     if (this.#states.length > 0) this.#start(id, connection);
   }

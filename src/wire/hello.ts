@@ -39,8 +39,8 @@ export function encodeHello(hello: Hello): Buffer {
 
 /** What a receiver expects of a hello. */
 export interface HelloExpectation {
-  /** 16 raw bytes; all zero for a VM without one, which matches only another without. */
-  uuid: Uint8Array;
+  /** 16 raw bytes; all zero for a VM without one, which matches only another without. Undefined: any. */
+  uuid: Uint8Array | undefined;
   channels: number;
 }
 
@@ -66,11 +66,9 @@ export function decodeHello(bytes: Buffer, expected: HelloExpectation): Hello {
     );
   }
   const uuid = Buffer.from(bytes.subarray(OFF_UUID, OFF_UUID + UUID_BYTES));
-  if (!uuid.equals(expected.uuid)) {
-    throw new MultifdError(
-      'ERR_MULTIFD_UUID',
-      receivedExpected('hello uuid', formatUuid(uuid), formatUuid(expected.uuid)),
-    );
+  if (expected.uuid !== undefined && !uuid.equals(expected.uuid)) {
+    const wanted = `${formatUuid(expected.uuid)} (option uuid, --uuid)`;
+    throw new MultifdError('ERR_MULTIFD_UUID', receivedExpected('hello uuid', formatUuid(uuid), wanted));
   }
   const id = bytes.readUInt8(OFF_ID);
   if (id >= expected.channels) {
