@@ -5,20 +5,25 @@
  *     items        during(sync)                                       next()
  *     EOS, sync    waits for the channels                             gives it
  *     footer         read meanwhile, kept                             gives it, after the wait
+ *     PAGE           of a source without multifd: refused
  *     START vfio     refused: the wait is over, with that error
  *
  * A sync point waits for threads that load and for bytes on all channels. A source without return path knows nothing of
  * that: when it has written all it takes its migration as completed and gives its guest up. So what will be refused
  * should be refused as soon as it is here.
  *
- * Bounds: MAX_AHEAD items of 64 KiB, none of them RAM, nothing behind the next sync point.
+ * Bounds: MAX_AHEAD items of 64 KiB, nothing behind the next sync point, and nothing behind RAM, unless no channel has
+ * come in: then up to MAX_ZEROS_AHEAD items, ZERO records among them, as far as a PAGE.
  */
 import { MultifdError } from '../errors.js';
 import { STREAM_ERRORS } from '../stream/codes.js';
 import type { MainStreamReader } from '../stream/main-stream.js';
 import type { MainItem } from '../stream/records.js';
+import { multifdIsOff } from './blame.js';
 
 const MAX_AHEAD = 16;
+/** While no channel has come in: as read from a socket these are the ZERO records of some gigabytes. */
+const MAX_ZEROS_AHEAD = 128;
 
 type Next = MainItem | undefined;
 
@@ -39,12 +44,13 @@ export class ItemsAhead {
   }
 
   /**
+   * @param hasChannels whether the source has connected a channel; see blame.ts
    * @returns what `wait` gives
    * @throws what `wait` throws; MultifdError STREAM_ERRORS.format and the like for an item that is refused meanwhile
    */
-  async during<T>(wait: Promise<T>): Promise<T> {
+  async during<T>(wait: Promise<T>, hasChannels: () => boolean = () => true): Promise<T> {
     const refused = new Promise<never>((_, reject) => {
-      this.#readOn(wait).catch((error: unknown) => {
+      this.#readOn(wait, hasChannels).catch((error: unknown) => {
         // An end, or a connection that broke: the wait itself says better what is missing, and next() says the rest.
         if (error instanceof MultifdError && error.code === STREAM_ERRORS.unsupported) reject(error);
       });
@@ -52,13 +58,15 @@ export class ItemsAhead {
     return Promise.race([wait, refused]);
   }
 
-  async #readOn(wait: Promise<unknown>): Promise<void> {
+  async #readOn(wait: Promise<unknown>, hasChannels: () => boolean): Promise<void> {
     let over = false;
     const end = (): void => void (over = true);
     wait.then(end, end);
-    while (!over && this.#items.length < MAX_AHEAD) {
+    while (!over && this.#items.length < (hasChannels() ? MAX_AHEAD : MAX_ZEROS_AHEAD)) {
       await this.#readOne();
       const item = this.#items.at(-1);
+      if (item?.kind === 'page' && !hasChannels()) throw multifdIsOff();
+      if (item?.kind === 'zero' && !hasChannels()) continue;
       if (item === undefined || isLast(item)) return;
     }
   }

@@ -43,6 +43,7 @@ import { writeAt } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
+import { brokenOff } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, requireOptions, requirePageSizeTold } from './options.js';
@@ -132,7 +133,8 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     incoming.breakOff();
     await receiver.abandon(error);
     await incoming.giveUp(keepPartial === true);
-    throw incoming.kept ?? receiver.error ?? error;
+    const first = receiver.error ?? error;
+    throw incoming.kept ?? (incoming.inTail ? first : brokenOff(first));
   }
 }
 
@@ -145,6 +147,7 @@ class IncomingMigration {
   #main: MainConnection | undefined;
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
+  #stream: MainStreamReader | undefined;
   #returnPath = false;
   /** Has the source sent all and left its main stream open, to be told? */
   #waiting = false;
@@ -189,7 +192,7 @@ class IncomingMigration {
 
   async #receive(receiver: Receiver, main: MainConnection): Promise<Omit<ReceivedMigration, 'stats'>> {
     const { handle } = this.#file;
-    const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes });
+    const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes }));
     const writer = (this.#writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes }));
     const state = (this.#state = new RamRecords(receiver, handle));
     const scanner = new TailScanner();
@@ -231,7 +234,7 @@ class IncomingMigration {
         case 'flush':
         case 'eos':
           if (item.sync) {
-            await items.during(receiver.sync());
+            await items.during(receiver.sync(), () => receiver.hasChannels);
             if (this.#returnPath && this.#ack.afterSync(receiver.syncPagesAlloc)) {
               await receiver.orStopped(main.write(encodeSwitchoverAck()));
             }
@@ -361,6 +364,11 @@ class IncomingMigration {
 
   /** Why a whole file has not got its name. */
   kept: MultifdError | undefined;
+
+  /** Has ram's END come? */
+  get inTail(): boolean {
+    return this.#stream?.inTail === true;
+  }
 
   breakOff(): void {
     this.#main?.breakOff();

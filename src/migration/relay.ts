@@ -45,6 +45,7 @@ import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
+import { brokenOff } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
 import {
@@ -174,6 +175,7 @@ class Relay implements ReceiverHooks {
   /** The destination's SHUT 0. */
   #shut: Buffer | undefined;
   readonly #errors = new SideErrors();
+  #stream: MainStreamReader | undefined;
   readonly #tail = new TailScanner();
   /** Set when the source has ended its main stream inside the devices' state. */
   #cut: MultifdError | undefined;
@@ -262,6 +264,7 @@ class Relay implements ReceiverHooks {
   /** Item by item, every byte as it is, to the end of the source's stream. */
   async #copyForth(receiver: Receiver, source: MainConnection, sink: MainConnection): Promise<void> {
     const stream = new MainStreamReader(source.reader, { pageSize: receiver.pageBytes });
+    this.#stream = stream;
     const write = async (bytes: Buffer): Promise<void> => {
       // What a source sends when all is loaded is of no use to anybody.
       if (this.#verdict === 'LOADED') return;
@@ -299,7 +302,9 @@ class Relay implements ReceiverHooks {
           Buffer.concat([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
         );
       }
-      if ((item.kind === 'flush' || item.kind === 'eos') && item.sync) await items.during(sync());
+      if ((item.kind === 'flush' || item.kind === 'eos') && item.sync) {
+        await items.during(sync(), () => receiver.hasChannels);
+      }
       // Before they go out: what answers them may come in at once.
       if (item.kind === 'tail') this.#tail.push(item.raw);
       await write(item.raw);
@@ -447,6 +452,7 @@ class Relay implements ReceiverHooks {
 
   #explained(error: MultifdError): MultifdError {
     const side = this.#errors.sideOf(error);
+    if (side === 'source' && this.#stream?.inTail !== true) return this.#errors.named(brokenOff(error));
     const named = this.#errors.named(error);
     if (side !== 'destination') return named;
     const { channels = 2, compression = 'none' } = this.#outgoing;

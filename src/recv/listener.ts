@@ -2,6 +2,7 @@
  * The listening address: accepts connections in any order, reads their hellos, and gives each valid channel on.
  *
  *     accepted -- 4 bytes --> "QEVM", and a main stream is expected: to the session, once
+ *        +- 2 bytes, 16 03 -> TLS, and a main stream is expected: the migration is refused
  *        +------- 64 bytes --> magic wrong             stray: dropped, counted
  *        |                     magic right, else wrong the migration is refused: version, uuid, id, taken already
  *        |                     all right               descriptor and surplus to the session
@@ -20,7 +21,11 @@ import { listenOnUnixSocket } from './unix-socket.js';
 
 /** "QEVM": what the main migration stream begins with. */
 const QEMU_VM_FILE_MAGIC = 0x5145564d;
+/** A TLS record of the handshake, whatever its minor version. */
+const TLS_HANDSHAKE = 0x1603;
 const HELLO_MS = 10_000;
+/** A migration's source with more channels connects its last ones when ours are in: it shall be told. */
+const MORE_MS = 1000;
 /** Connections that have not said hello yet; beyond this the oldest goes. */
 const MAX_SILENT = 256;
 const BACKLOG = 511;
@@ -47,6 +52,7 @@ export class Listener {
   readonly #events: ListenerEvents;
   #closed = false;
   #mainTaken = false;
+  #more: NodeJS.Timeout | undefined;
 
   /** @param uuid undefined: that of the first hello holds for all */
   constructor(uuid: Uint8Array | undefined, channels: number, events: ListenerEvents) {
@@ -108,7 +114,14 @@ export class Listener {
       if (have === HELLO_BYTES) return;
       const count = chunk.copy(hello, have, 0);
       have += count;
-      if (have >= 4 && this.#events.main !== undefined && hello.readUInt32BE(0) === QEMU_VM_FILE_MAGIC) {
+      if (have >= 2 && !this.#complete && this.#events.main !== undefined && isTls(hello)) {
+        have = HELLO_BYTES;
+        this.#refuseTls(socket);
+      } else if (
+        have >= 4 &&
+        this.#events.main !== undefined &&
+        hello.readUInt32BE(0) === QEMU_VM_FILE_MAGIC
+      ) {
         this.#main(socket, Buffer.concat([hello.subarray(0, have), chunk.subarray(count)]));
         have = HELLO_BYTES;
       } else if (have === HELLO_BYTES) this.#hello(socket, hello, chunk.subarray(count));
@@ -120,6 +133,15 @@ export class Listener {
     this.strays++;
     trace('multifd_recv_new_channel', () => ({ stray: why }));
     socket.destroy();
+  }
+
+  #refuseTls(socket: net.Socket): void {
+    this.#forget(socket);
+    socket.destroy();
+    const received = 'a TLS ClientHello: the source has tls-creds set';
+    const expected = 'plain text: switch it off with migrate_set_parameter tls-creds ""';
+    const message = receivedExpected('first bytes of a connection', received, expected);
+    this.#events.refused(new MultifdError('ERR_MULTIFD_MAGIC', message));
   }
 
   #main(socket: net.Socket, begun: Buffer): void {
@@ -138,8 +160,14 @@ export class Listener {
   }
 
   #closeIfComplete(): void {
-    if (this.#taken.size < this.#channels) return;
-    if (this.#mainTaken || this.#events.main === undefined) this.close();
+    if (!this.#complete) return;
+    if (this.#events.main === undefined) this.close();
+    else this.#more = setTimeout(() => this.close(), MORE_MS);
+  }
+
+  get #complete(): boolean {
+    if (this.#taken.size < this.#channels) return false;
+    return this.#mainTaken || this.#events.main === undefined;
   }
 
   #forget(socket: net.Socket): boolean {
@@ -202,8 +230,13 @@ export class Listener {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    clearTimeout(this.#more);
     this.#end();
     for (const socket of [...this.#silent.keys()])
       this.#drop(socket, 'all channels are in, or the session has ended');
   }
+}
+
+function isTls(begun: Buffer): boolean {
+  return begun.readUInt16BE(0) === TLS_HANDSHAKE;
 }

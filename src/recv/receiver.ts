@@ -31,7 +31,7 @@ import {
 import { slotDataBytes } from '../shared/layout.js';
 import { watchStall } from '../shared/stall.js';
 import { trace } from '../trace.js';
-import { formatUuid } from '../wire/hello.js';
+import { CHANNEL_OPTIONS, formatUuid } from '../wire/hello.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
 import { freeHusk, type TakenConnection } from './descriptor.js';
@@ -194,6 +194,11 @@ export class Receiver extends Session {
   }
   #firstIn: (() => void) | undefined;
 
+  /** @internal Has any channel come in? */
+  get hasChannels(): boolean {
+    return this.#listener.count > 0;
+  }
+
   /** @internal */
   get isRunning(): boolean {
     return this.control.stopped === STOP_RUN;
@@ -226,7 +231,16 @@ export class Receiver extends Session {
     this.#timer = setTimeout(() => {
       const channels = receivedExpected(`channels within ${ms} ms`, this.#listener.count, count);
       const main = this.#mainDue ? '; the main stream has not come in' : '';
-      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${channels}${main}`));
+      const have = this.#listener.count;
+      const fewer =
+        have > 0 && have < count
+          ? `the source has fewer channels than the ${count} here: ${CHANNEL_OPTIONS}: `
+          : '';
+      const none =
+        have === 0 && this.#hooks !== undefined && !this.#mainDue
+          ? 'is capability multifd on at the source? '
+          : '';
+      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${fewer}${none}${channels}${main}`));
     }, ms);
   }
 

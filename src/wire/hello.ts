@@ -17,6 +17,9 @@ export const MULTIFD_VERSION = 1;
 export const HELLO_BYTES = 64;
 export const UUID_BYTES = 16;
 
+/** Where the number of channels is set, on either side. */
+export const CHANNEL_OPTIONS = "option channels, --channels, QEMU's multifd-channels";
+
 const OFF_VERSION = 4;
 const OFF_UUID = 8;
 const OFF_ID = 24;
@@ -74,7 +77,11 @@ export function decodeHello(bytes: Buffer, expected: HelloExpectation): Hello {
   if (id >= expected.channels) {
     throw new MultifdError(
       'ERR_MULTIFD_CHANNEL_ID',
-      receivedExpected('hello channel id', id, `less than ${expected.channels}`),
+      receivedExpected(
+        'hello channel id',
+        id,
+        `less than ${expected.channels} (at most ${expected.channels - 1})`,
+      ) + `: the source has more channels than the ${expected.channels} here: ${CHANNEL_OPTIONS}`,
     );
   }
   return { uuid, id };
