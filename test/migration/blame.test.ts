@@ -4,6 +4,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { type Address, createReceiver, receiveMigration, relayMigration } from '../../src/index.js';
 import { encodeHello } from '../../src/wire/hello.js';
@@ -113,7 +114,11 @@ for (const [name, start] of Object.entries(STARTS)) {
     for (const order of [[2], [0, 1, 2]]) {
       const { address, result } = await start(t, folder(t), {});
       await connect(t, address, main.subarray(0, 8));
-      for (const id of order) await connect(t, address, hello(id));
+      for (const id of order) {
+        // A source connects its channels one after the other: ours are in and started by then.
+        if (id === 2) await sleep(50);
+        await connect(t, address, hello(id));
+      }
       await t.rejects(within(result, AT_ONCE_MS, name), {
         code: 'ERR_MULTIFD_CHANNEL_ID',
         message:
