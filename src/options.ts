@@ -41,7 +41,10 @@ export interface CommonOptions {
   compression?: Compression;
   /** Target page size in bytes, 4096 (default) to 65536, a power of two; the same at both ends. */
   pageSize?: number;
-  /** The VM's uuid in text; a VM without one (default) matches only another without. QEMU: -uuid. */
+  /**
+   * The VM's uuid in text; a VM without one (default) matches only another without. QEMU: -uuid. receiveMigration() and
+   * relayMigration() take the source's, unless one is given.
+   */
   uuid?: string;
   /** Milliseconds without any progress of a transfer that is due before it counts as stalled (default 30000). */
   stallTimeoutMs?: number;

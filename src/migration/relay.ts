@@ -342,7 +342,7 @@ class Relay implements ReceiverHooks {
     const blocks = named.map(({ name, usedLength }) => ({ name, size: usedLength, stream: true as const }));
     // The destination's channels say the uuid that the source's have said.
     await receiver.firstChannel();
-    const uuid = (this.#uuid = receiver.uuid ?? undefined);
+    const uuid = (this.#uuid = this.#outgoing.uuid ?? receiver.uuid ?? undefined);
     const { signal } = this.#stop;
     this.#creating = this.#errors.of(
       'destination',
@@ -364,7 +364,7 @@ class Relay implements ReceiverHooks {
     if (!this.#pinged) return;
     const ms = this.#connectTimeoutMs;
     const late = `the destination has not answered the PING within ${ms} ms: does it expect more channels?`;
-    const ponged = withLimit(this.#pong, ms, 'ERR_MULTIFD_TIMEOUT', late);
+    const ponged = withLimit(receiver.orStopped(this.#pong), ms, 'ERR_MULTIFD_TIMEOUT', late);
     await this.#owed(receiver, ponged);
   }
 

@@ -177,10 +177,11 @@ export class Listener {
 
   #hello(socket: net.Socket, bytes: Buffer, rest: Buffer): void {
     let id: number;
+    let uuid: Uint8Array;
     try {
       const decoded = decodeHello(bytes, { uuid: this.#uuid, channels: this.#channels });
       id = decoded.id;
-      this.#uuid = decoded.uuid;
+      uuid = decoded.uuid;
       if (this.#taken.has(id)) {
         throw new MultifdError(
           'ERR_MULTIFD_CHANNEL_DUPLICATE',
@@ -204,6 +205,7 @@ export class Listener {
     const connection = takeDescriptor(socket);
     if (connection === undefined) return;
     this.#taken.add(id);
+    this.#uuid = uuid;
     connection.surplus = Buffer.concat([rest, connection.surplus]);
     trace('multifd_recv_new_channel', () => ({ id }));
     this.#events.channel(id, connection);
