@@ -271,10 +271,11 @@ class Relay implements ReceiverHooks {
       await this.#owed(receiver, sink.write(bytes));
     };
     const items = new ItemsAhead(stream);
-    let ready = false;
+    /** Due at the first sync point, which ends ram's START: there the items behind are read meanwhile. */
+    let start: (() => Promise<void>) | undefined;
     const sync = async (): Promise<void> => {
-      if (!ready) await this.#waitReady(receiver);
-      ready = true;
+      await start?.();
+      start = undefined;
       await receiver.sync();
       const sender = this.#sender as Sender;
       // By this `multifd receive` at the other end sees whether the source's program is an old one.
@@ -308,7 +309,7 @@ class Relay implements ReceiverHooks {
       // Before they go out: what answers them may come in at once.
       if (item.kind === 'tail') this.#tail.push(item.raw);
       await write(item.raw);
-      if (item.kind === 'mem-size') await this.#start(receiver, item.blocks, stream.pageSize);
+      if (item.kind === 'mem-size') start = () => this.#start(receiver, item.blocks, stream.pageSize);
     }
     if (source.broken !== undefined) throw this.#errors.mark('source', source.broken);
     const ended = (where: string): MultifdError =>
@@ -357,6 +358,7 @@ class Relay implements ReceiverHooks {
     const start = { machine: this.#machine, blocks: blocks.map(({ name, size }) => ({ name, size })) };
     callHook('onStart', () => this.#options.onStart?.(start));
     callHook('onSession', () => this.#options.onSession?.(receiver, sender));
+    await this.#waitReady(receiver);
   }
 
   /** A QEMU reads its main stream only when all the channels are there that it expects. */
