@@ -20,6 +20,7 @@ import diagnostics from 'node:diagnostics_channel';
 import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
 import type { Compression } from './options.js';
+import { BlockFiles } from './ram/file-block.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import { readClock } from './shared/clock.js';
 import {
@@ -172,6 +173,9 @@ export abstract class Session implements AsyncDisposable {
   get error(): MultifdError | undefined {
     return this.#error;
   }
+
+  /** @internal Those of RAM blocks that are in files. */
+  files = new BlockFiles();
 
   // ---- for the two ends ----
 
@@ -396,6 +400,7 @@ export abstract class Session implements AsyncDisposable {
     await all;
     this.control.stop(STOP_FAIL);
     await this.release();
+    await this.files.close();
     this.#signal?.removeEventListener('abort', this.#onAbort);
     clearInterval(this.#keepAlive);
     this.#elapsed = performance.now() - this.#opened;

@@ -28,8 +28,8 @@ export interface RAMBlockOptions {
    */
   memory?: SharedArrayBuffer | ArrayBuffer | Uint8Array;
   /**
-   * A file: the channel threads read or write it in place. A path is opened by each of them; an open FileHandle, or
-   * whatever has a descriptor `fd`, is used by all, and must stay open until the session has ended.
+   * A file: the channel threads read or write it in place. A path is opened once, when the session is; an open
+   * FileHandle, or whatever has a descriptor `fd`, stays yours, and must stay open until the session has ended.
    */
   file?: string | { readonly fd: number };
   /** Where the block begins in the file, in bytes (default 0). */
@@ -62,8 +62,7 @@ export interface BlockDescription {
   kind: BlockKind;
   /** kind shared */
   buffer?: SharedArrayBuffer;
-  /** kind file: by its name, or by a descriptor that another has opened and closes. */
-  path?: string;
+  /** kind file: its descriptor, which the calling thread has opened and closes. */
   fd?: number;
   /** Where the block begins in its buffer or file, in bytes. */
   base: number;
@@ -82,7 +81,8 @@ export class RAMBlock {
   /** The backing buffer of kinds shared and private. */
   readonly buffer: SharedArrayBuffer | ArrayBuffer | undefined;
   readonly path: string | undefined;
-  readonly fd: number | undefined;
+  /** Given, or opened by openBlockFiles(). */
+  fd: number | undefined;
   readonly base: number;
   /** All of it was zero when the session was opened. */
   readonly fresh: boolean;
@@ -155,7 +155,6 @@ export class RAMBlock {
     };
     if (this.fresh) description.fresh = true;
     if (this.kind === 'shared') description.buffer = this.buffer as SharedArrayBuffer;
-    if (this.path !== undefined) description.path = this.path;
     if (this.fd !== undefined) description.fd = this.fd;
     return description;
   }

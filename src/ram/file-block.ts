@@ -1,35 +1,28 @@
 /**
- * A file-backed RAM block: pread and pwrite in place.
+ * A file-backed RAM block: pread and pwrite in place, by one descriptor for all threads, since positions are their own and
+ * the file is the same whatever its name means by now.
  *
  *     given by          who opens                          who closes
- *     path              each thread, for itself            the same
- *     descriptor `fd`   whoever gave it, before            the same, after the session: threads share it, and with it
- *                                                          the file itself, whatever its name means by now
+ *     path              the calling thread, a file once    the same, when the threads are gone
+ *     descriptor `fd`   whoever gave it, before            the same, after the session
  *
  * In a channel's thread synchronous (FileBlock): the thread is the channel's own, and the page cache answers at memory
- * speed. On the calling thread asynchronous (BlockFile).
+ * speed. On the calling thread asynchronous (BlockFiles).
  */
 import fs from 'node:fs';
 import { promisify } from 'node:util';
 import { MultifdError, receivedExpected } from '../errors.js';
-import type { BlockDescription } from './block.js';
+import type { BlockDescription, RAMBlock } from './block.js';
 
 export class FileBlock {
   readonly #fd: number;
-  readonly #isShared: boolean;
   readonly #name: string;
   readonly #base: number;
 
-  /** @throws MultifdError ERR_MULTIFD_IO */
-  constructor(block: BlockDescription, mode: 'r' | 'r+') {
+  constructor(block: BlockDescription) {
     this.#name = block.name;
     this.#base = block.base;
-    this.#isShared = block.fd !== undefined;
-    try {
-      this.#fd = block.fd ?? fs.openSync(block.path as string, mode);
-    } catch (error) {
-      throw this.#failed(error, 'open');
-    }
+    this.#fd = block.fd as number;
   }
 
   /** Fills `into` from `at` on with `length` bytes from byte `offset` of the block. */
@@ -63,10 +56,6 @@ export class FileBlock {
     }
   }
 
-  close(): void {
-    if (!this.#isShared) fs.closeSync(this.#fd);
-  }
-
   #failed(error: unknown, what: string): MultifdError {
     return MultifdError.wrap(error, 'ERR_MULTIFD_IO', `RAM block ${JSON.stringify(this.#name)}: ${what}`);
   }
@@ -75,62 +64,113 @@ export class FileBlock {
 const readFd = promisify(fs.read);
 const writeFd = promisify(fs.write);
 
-/** The block's file on the calling thread; positions are the file's. */
-export class BlockFile {
-  readonly #fd: number;
-  readonly #opened: fs.promises.FileHandle | undefined;
+/**
+ * The files of a session's blocks on the calling thread. Who uses a descriptor by its number must be through before it is
+ * closed: the number may be another file's at once.
+ */
+export class BlockFiles {
+  readonly #opened = new Map<string, number>();
+  readonly #pending = new Set<Promise<unknown>>();
 
-  private constructor(fd: number, opened: fs.promises.FileHandle | undefined) {
-    this.#fd = fd;
-    this.#opened = opened;
+  /**
+   * Checks the blocks in files, so that a wrong path fails before any channel starts, and opens each file, once: from here
+   * on it is this file for all threads, whatever its name means later.
+   *
+   * @throws MultifdError ERR_MULTIFD_IO
+   */
+  static open(blocks: readonly RAMBlock[], mode: 'r' | 'r+'): BlockFiles {
+    const files = new BlockFiles();
+    try {
+      for (const block of blocks) {
+        if (block.kind !== 'file') continue;
+        const { path } = block;
+        if (path !== undefined) {
+          const fd = files.#opened.get(path) ?? openBlockFile(block, path, mode);
+          files.#opened.set(path, fd);
+          block.fd = fd;
+        }
+        checkBlockFile(block, block.fd as number);
+      }
+    } catch (error) {
+      files.#closeNow();
+      throw error;
+    }
+    return files;
   }
 
-  static async open(block: { path?: string; fd?: number }, mode: 'r' | 'r+'): Promise<BlockFile> {
-    if (block.fd !== undefined) return new BlockFile(block.fd, undefined);
-    const handle = await fs.promises.open(block.path as string, mode);
-    return new BlockFile(handle.fd, handle);
+  /** Positions are the file's. @returns bytes read */
+  async read(
+    block: RAMBlock,
+    into: Uint8Array,
+    at: number,
+    length: number,
+    position: number,
+  ): Promise<number> {
+    return (await this.#during(readFd(block.fd as number, into, at, length, position))).bytesRead;
   }
 
-  async read(into: Uint8Array, at: number, length: number, position: number): Promise<{ bytesRead: number }> {
-    return readFd(this.#fd, into, at, length, position);
-  }
-
+  /** @returns bytes written */
   async write(
+    block: RAMBlock,
     from: Uint8Array,
     at: number,
     length: number,
     position: number,
-  ): Promise<{ bytesWritten: number }> {
-    return writeFd(this.#fd, from, at, length, position);
+  ): Promise<number> {
+    return (await this.#during(writeFd(block.fd as number, from, at, length, position))).bytesWritten;
   }
 
+  async #during<T>(step: Promise<T>): Promise<T> {
+    this.#pending.add(step);
+    try {
+      return await step;
+    } finally {
+      this.#pending.delete(step);
+    }
+  }
+
+  /** To be called when no thread uses them any more. */
   async close(): Promise<void> {
-    await this.#opened?.close();
+    await Promise.allSettled(this.#pending);
+    this.#closeNow();
+  }
+
+  #closeNow(): void {
+    for (const fd of this.#opened.values()) fs.closeSync(fd);
+    this.#opened.clear();
   }
 }
 
-/** Checked once by the calling thread, so that a wrong path fails before any channel starts. */
-export function checkFileBlock(block: BlockDescription, mode: 'r' | 'r+'): void {
+function openBlockFile(block: RAMBlock, path: string, mode: 'r' | 'r+'): number {
+  try {
+    requireFile(block, fs.statSync(path), path);
+    return fs.openSync(path, mode);
+  } catch (error) {
+    throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', `RAM block ${JSON.stringify(block.name)}: open`);
+  }
+}
+
+function checkBlockFile(block: RAMBlock, fd: number): void {
   const what = `RAM block ${JSON.stringify(block.name)}`;
   let stats: fs.Stats;
   try {
-    stats = block.fd === undefined ? fs.statSync(block.path as string) : fs.fstatSync(block.fd);
+    stats = fs.fstatSync(fd);
   } catch (error) {
     throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', `${what}: open`);
   }
-  // Opening a pipe would wait for its other end.
-  if (!stats.isFile() && !stats.isBlockDevice() && !stats.isCharacterDevice()) {
-    const file = block.path ?? `descriptor ${block.fd}`;
-    throw new MultifdError('ERR_MULTIFD_IO', `${what}: ${file} is neither a regular file nor a device`);
-  }
-  const file = new FileBlock(block, mode);
-  file.close();
-  const { size } = stats;
+  requireFile(block, stats, block.path ?? `descriptor ${fd}`);
   // Devices report 0 and are taken at their word.
-  if (stats.isFile() && size < block.base + block.size) {
+  if (stats.isFile() && stats.size < block.base + block.size) {
     throw new MultifdError(
       'ERR_MULTIFD_IO',
-      receivedExpected(`${what}: file size`, size, `at least ${block.base + block.size}`),
+      receivedExpected(`${what}: file size`, stats.size, `at least ${block.base + block.size}`),
     );
   }
+}
+
+/** Opening a pipe would wait for its other end. */
+function requireFile(block: RAMBlock, stats: fs.Stats, file: string): void {
+  if (stats.isFile() || stats.isBlockDevice() || stats.isCharacterDevice()) return;
+  const what = `RAM block ${JSON.stringify(block.name)}`;
+  throw new MultifdError('ERR_MULTIFD_IO', `${what}: ${file} is neither a regular file nor a device`);
 }

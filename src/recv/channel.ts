@@ -193,7 +193,7 @@ class ReceiveChannel implements Channel {
     this.#stats[STAT_BYTES] += HELLO_BYTES;
     this.#open();
     for (const block of this.#task.blocks) {
-      this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r+') : undefined);
+      this.#files.push(block.kind === 'file' ? new FileBlock(block) : undefined);
     }
     this.#clock.idle();
     this.#trace('multifd_recv_thread_start', {});
@@ -692,6 +692,5 @@ class ReceiveChannel implements Channel {
         socket.destroy();
       });
     }
-    for (const file of this.#files) file?.close();
   }
 }

@@ -15,7 +15,7 @@ import {
 } from '../options.js';
 import { ReceivedBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
-import { BlockFile, checkFileBlock } from '../ram/file-block.js';
+import { BlockFiles } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session, type Stats } from '../session.js';
@@ -72,8 +72,15 @@ export interface ReceiverStats extends Stats {
  */
 export async function createReceiver(options: ReceiverOptions): Promise<Receiver> {
   const checked = checkReceiverOptions(options);
-  for (const block of checked.blocks) if (block.kind === 'file') checkFileBlock(block.describe(), 'r+');
-  const receiver = new Receiver(checked);
+  const files = BlockFiles.open(checked.blocks, 'r+');
+  let receiver: Receiver;
+  try {
+    receiver = new Receiver(checked);
+  } catch (error) {
+    await files.close();
+    throw error;
+  }
+  receiver.files = files;
   try {
     await receiver.open();
   } catch (error) {
@@ -483,20 +490,16 @@ export class Receiver extends Session {
   }
 
   async #zeroFile(block: RAMBlock, offset: number, length: number): Promise<void> {
-    const handle = await BlockFile.open(block, 'r+');
-    try {
-      const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
-      for (let at = offset; at < offset + length;) {
-        const position = block.base + at;
-        const wanted = Math.min(piece.length, offset + length - at);
-        const { bytesRead } = await handle.read(piece, 0, wanted, position);
-        if (bytesRead === 0) throw new Error('the file has become shorter');
-        if (!isZeroRange(piece, 0, bytesRead)) await handle.write(piece.fill(0), 0, bytesRead, position);
-        at += bytesRead;
-        if (this.control.stopped !== STOP_RUN) await this.check();
-      }
-    } finally {
-      await handle.close();
+    const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
+    for (let at = offset; at < offset + length;) {
+      const position = block.base + at;
+      const wanted = Math.min(piece.length, offset + length - at);
+      const bytesRead = await this.files.read(block, piece, 0, wanted, position);
+      if (bytesRead === 0) throw new Error('the file has become shorter');
+      if (!isZeroRange(piece, 0, bytesRead))
+        await this.files.write(block, piece.fill(0), 0, bytesRead, position);
+      at += bytesRead;
+      if (this.control.stopped !== STOP_RUN) await this.check();
     }
   }
 

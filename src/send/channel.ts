@@ -220,8 +220,7 @@ class SendChannel implements Channel {
     if (blocks.some((block) => block.kind === 'file')) {
       const count = this.#method === undefined ? 2 * MAX_HELD_STAGINGS : 3;
       for (let i = 0; i < count; i++) this.#staging.push(Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES));
-      for (const block of blocks)
-        this.#files.push(block.kind === 'file' ? new FileBlock(block, 'r') : undefined);
+      for (const block of blocks) this.#files.push(block.kind === 'file' ? new FileBlock(block) : undefined);
     }
     void this.#guard();
     await this.#connect();
@@ -799,6 +798,5 @@ class SendChannel implements Channel {
         socket.destroy();
       });
     }
-    for (const file of this.#files) file?.close();
   }
 }

@@ -32,7 +32,7 @@ import {
 } from '../options.js';
 import { PageBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
-import { BlockFile, checkFileBlock } from '../ram/file-block.js';
+import { BlockFiles } from '../ram/file-block.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session } from '../session.js';
@@ -82,7 +82,6 @@ interface QueuedBlock {
   /** Kinds shared and private. */
   windows: Windows | undefined;
   /** Mode legacy on a file. */
-  handle: BlockFile | undefined;
 }
 
 /**
@@ -93,8 +92,15 @@ interface QueuedBlock {
  */
 export async function createSender(options: SenderOptions): Promise<Sender> {
   const checked = checkSenderOptions(options);
-  for (const block of checked.blocks) if (block.kind === 'file') checkFileBlock(block.describe(), 'r');
-  const sender = new Sender(checked);
+  const files = BlockFiles.open(checked.blocks, 'r');
+  let sender: Sender;
+  try {
+    sender = new Sender(checked);
+  } catch (error) {
+    await files.close();
+    throw error;
+  }
+  sender.files = files;
   try {
     await sender.open();
   } catch (error) {
@@ -166,7 +172,6 @@ export class Sender extends Session {
       deferred: undefined,
       zero: this.#legacy ? new PageBitmap(block.pageCount) : undefined,
       windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
-      handle: undefined,
     }));
     this.#byBlock = new BlockStates(this.#states);
     if (this.#legacy && options.blocks.some((block) => block.kind === 'file')) {
@@ -606,11 +611,10 @@ export class Sender extends Session {
     const { block } = state;
     const length = (end - first) * this.pageSize;
     try {
-      state.handle ??= await BlockFile.open(block, 'r');
       let done = 0;
       while (done < length) {
         const position = block.base + first * this.pageSize + done;
-        const { bytesRead } = await state.handle.read(scratch, done, length - done, position);
+        const bytesRead = await this.files.read(block, scratch, done, length - done, position);
         if (bytesRead === 0) throw new Error('the file has become shorter');
         done += bytesRead;
       }
@@ -748,9 +752,7 @@ export class Sender extends Session {
     if (this.control.stopped !== STOP_RUN) await this.check();
   }
 
-  protected async release(): Promise<void> {
-    for (const state of this.#states) await state.handle?.close();
-  }
+  protected release(): void {}
 }
 
 function maxPackets(options: CheckedSenderOptions): number {
