@@ -271,11 +271,13 @@ class Relay implements ReceiverHooks {
       await this.#owed(receiver, sink.write(bytes));
     };
     const items = new ItemsAhead(stream);
-    /** Due at the first sync point, which ends ram's START: there the items behind are read meanwhile. */
-    let start: (() => Promise<void>) | undefined;
+    /**
+     * Begins with the block list, since a relay before this one sends no more until the destination has answered; done at
+     * the first sync point, which ends ram's START, where the items behind it are read meanwhile.
+     */
+    let started: Promise<void> | undefined;
     const sync = async (): Promise<void> => {
-      await start?.();
-      start = undefined;
+      await started;
       await receiver.sync();
       const sender = this.#sender as Sender;
       // By this `multifd receive` at the other end sees whether the source's program is an old one.
@@ -309,7 +311,13 @@ class Relay implements ReceiverHooks {
       // Before they go out: what answers them may come in at once.
       if (item.kind === 'tail') this.#tail.push(item.raw);
       await write(item.raw);
-      if (item.kind === 'mem-size') start = () => this.#start(receiver, item.blocks, stream.pageSize);
+      if (item.kind === 'mem-size') {
+        started = this.#start(receiver, item.blocks, stream.pageSize);
+        // Nothing else may come in until it is done.
+        started.catch((thrown: unknown) =>
+          this.#break(receiver, MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'relay')),
+        );
+      }
     }
     if (source.broken !== undefined) throw this.#errors.mark('source', source.broken);
     const ended = (where: string): MultifdError =>
