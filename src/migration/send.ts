@@ -200,7 +200,9 @@ export function uuidOf(uuid: string | null | undefined): string {
 
 /** QEMU closes its connections where it refuses, and says why only in its own log. */
 export function explain(error: MultifdError, sent: string): MultifdError {
-  if (error.code !== 'ERR_MULTIFD_CONNECTION') return error;
+  // It closes its listening socket as well: a channel that comes later cannot connect any more, where the main stream could.
+  const isLateChannel = error.code === 'ERR_MULTIFD_CONNECT' && error.channel !== undefined;
+  if (error.code !== 'ERR_MULTIFD_CONNECTION' && !isLateChannel) return error;
   const message = `${error.message}; the destination may have refused (its log says why) what was sent: ${sent}`;
   const explained = new MultifdError(error.code, message, { ...error, cause: error.cause });
   explained.suppressed.push(...error.suppressed);

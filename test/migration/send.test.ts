@@ -1,5 +1,7 @@
 /** What a send tells its caller when something goes wrong, before and after the destination's SHUT 0. */
+import { once } from 'node:events';
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
@@ -76,6 +78,30 @@ t.test("a SHUT 0 before the devices' state is refused", async (t) => {
     message: /SHUT 0: received before the devices' state, expected after it/,
   });
 });
+
+t.test(
+  'a destination that closes its address once the main stream is in has refused what is listed',
+  async (t) => {
+    const server = net.createServer();
+    server.listen(path.join(folder, 'refuses.sock'));
+    await once(server, 'listening');
+    server.once('connection', (socket: net.Socket) => {
+      t.teardown(() => socket.destroy());
+      socket.on('error', () => {});
+      // Closing the server leaves the main stream as it is; channels find nobody.
+      server.close();
+    });
+    const to = `unix:${path.join(folder, 'refuses.sock')}`;
+    const uuid = '00112233-4455-6677-8899-aabbccddeeff';
+    await t.rejects(
+      within(sendMigration({ file, to, uuid, connectTimeoutMs: 1000 }), WAIT_MS, 'sendMigration()'),
+      {
+        message:
+          /may have refused \(its log says why\).*2 channels, none, uuid 00112233.* \(option uuid, --uuid\)/,
+      },
+    );
+  },
+);
 
 const LATE: Record<string, (scene: Scene) => void> = {
   'an abort': ({ abort }) => abort.abort(new Error('enough')),
