@@ -1,5 +1,5 @@
 /** Every way in which a run can end early: nobody hangs, no process is orphaned, no temporary file is left. */
-import fs from 'node:fs';
+import { execFileSync } from 'node:child_process';
 import t, { type Test } from 'tap';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Run, gone, run, tempRoot, type RunOptions } from './cli.js';
@@ -125,14 +125,14 @@ t.test('the source is killed: the destination notices, cleans up, and exits', as
 
 t.test('what the destination fails of is told by the source, with the code of the engine', async (t) => {
   const temp = tempRoot(t);
-  // Zero pages are written by zeroRange() at the sync, which opens the file anew.
-  const args = ['demo', '--json', '--size', '8M', '--backing', 'file', '--zero-page-detection', 'legacy'];
+  const args = ['demo', '--json', '--size', '8M', '--backing', 'file'];
   const started = new Run(t, [...args, '--max-bandwidth', '6M'], temp);
   const start = await started.line((line) => line.type === 'start');
-  fs.unlinkSync(start.destinationFile as string);
+  // Its file may not grow any more, nor be written behind its first page.
+  execFileSync('prlimit', ['--pid', String(start.destinationPid), '--fsize=4096']);
   const { code, stderr } = await started.ended;
   t.equal(code, 1);
-  t.match(stderr, /^multifd: ERR_MULTIFD_IO: destination: .*pc\.ram.*ENOENT.*\n$/);
+  t.match(stderr, /^multifd: ERR_MULTIFD_IO: destination: .*pc\.ram.*EFBIG.*\n$/);
   t.match(started.result, { ok: false, error: { code: 'ERR_MULTIFD_IO' } });
   await gone(start.destinationPid as number);
   t.strictSame(temp.left(), []);
