@@ -47,7 +47,8 @@ export class OutputLock implements AsyncDisposable {
    * @throws MultifdError ERR_MULTIFD_IO if somebody living has it
    */
   static async take(out: string): Promise<OutputLock> {
-    const beside = `${path.resolve(out)}.lock`;
+    // One file, one lock, by whichever links its folder is reached.
+    const beside = `${path.join(await realFolder(out), path.basename(path.resolve(out)))}.lock`;
     if (Buffer.byteLength(beside) <= MAX_UNIX_PATH_BYTES) {
       try {
         return await takeAt(beside, out);
@@ -144,6 +145,14 @@ async function removeDead(socket: string, ino: number): Promise<void> {
   }
   if ((await fs.lstat(away)).ino !== ino) await fs.link(away, socket).catch(() => {});
   await fs.rm(away, { force: true });
+}
+
+async function realFolder(out: string): Promise<string> {
+  try {
+    return await fs.realpath(path.dirname(path.resolve(out)));
+  } catch (error) {
+    throw failed(error, out);
+  }
 }
 
 async function elsewhereOf(out: string): Promise<string> {

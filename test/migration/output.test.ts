@@ -114,6 +114,17 @@ t.test(
   },
 );
 
+t.test('a folder that is reached by a link, or by a longer path, has the same lock', async (t) => {
+  const directory = folder(t);
+  const long = path.join(directory, 'y'.repeat(120));
+  fs.symlinkSync(directory, long);
+  const first = await OutputFile.make(path.join(directory, 'vm.mig'), false);
+  await t.rejects(OutputFile.make(path.join(long, 'vm.mig'), true), {
+    message: /is being received by another/,
+  });
+  await first.giveUp();
+});
+
 t.test('what is no lock is not taken for one', async (t) => {
   const out = path.join(folder(t), 'vm.mig');
   fs.writeFileSync(`${out}.lock`, 'mine');
