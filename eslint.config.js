@@ -2,9 +2,9 @@ import tseslint from 'typescript-eslint';
 
 export default tseslint.config(
   { ignores: ['dist/', 'coverage/', '.tap/', 'bench/node_modules/'] },
-  ...tseslint.configs.recommendedTypeChecked.map((config) => ({ ...config, files: ['**/*.ts', '**/*.cts'] })),
+  ...tseslint.configs.recommendedTypeChecked.map((config) => ({ ...config, files: ['**/*.ts'] })),
   {
-    files: ['**/*.ts', '**/*.cts'],
+    files: ['**/*.ts'],
     languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
     rules: {
       '@typescript-eslint/no-floating-promises': 'error',
@@ -12,11 +12,6 @@ export default tseslint.config(
       '@typescript-eslint/restrict-template-expressions': 'off',
       eqeqeq: 'error',
     },
-  },
-  {
-    // CommonJS on purpose: see workers/load.cts.
-    files: ['**/*.cts'],
-    rules: { '@typescript-eslint/no-require-imports': 'off' },
   },
   {
     // tap's t.test() returns a promise that the parent test already waits for.

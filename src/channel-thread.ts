@@ -2,7 +2,7 @@
  * What the threads of send and receive channels have in common: their start, the frame around a channel's life, and how
  * its end is told.
  *
- *     thread starts -> its modules are loaded (workers/load.cts), its method's too -> BOOTED + 1    bootThread(), once
+ *     thread starts -> its modules are loaded (workers/bundle.js), its method's too -> BOOTED + 1   loadThread(), once
  *     task          -> method made -> channel: run() -> outcome; close() -> ENDED   runChannel(), a piscina task
  */
 import { parentPort, workerData } from 'node:worker_threads';
@@ -41,7 +41,7 @@ export interface Channel {
 }
 
 /** The last of what a thread loads; until then it counts among those that the session keeps few at a time. */
-export async function bootThread(): Promise<void> {
+export async function loadThread(): Promise<void> {
   const { control, compression } = workerData as ChannelThread;
   await METHODS[compression].load?.();
   markBooted(control);

@@ -8,7 +8,7 @@
  *
  * Order of an end: the STOP word, which frees every wait here and in the workers and makes each worker drop its own
  * socket; then the tasks are joined; a worker that has not come back after JOIN_MS is terminated, and so is one that
- * is loading its modules (workers/load.cts); then the pool goes.
+ * is loading its modules (workers/bundle.js); then the pool goes.
  *
  * First error wins: whoever takes the FIRST_ERROR word owns the session's error; later ones are attached to it as
  * `suppressed`. A channel's claim and its message are two things: until the message is here the session is stopped
@@ -45,7 +45,7 @@ const MAX_BOOTING = 4;
 /**
  * Flags of the embedder are not for the channels, and some make a worker fail. The one that is set: on Node 20 ending a
  * worker inside a require() of an ES module aborts the whole process (ModuleWrap::CreateRequiredModuleFacade). Nothing in
- * the threads does that now (workers/load.cts); with the flag nothing can.
+ * the threads does that now (workers/bundle.js); with the flag nothing can.
  */
 const WORKER_FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-require-module')
   ? ['--no-experimental-require-module']

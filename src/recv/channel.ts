@@ -1,6 +1,6 @@
 /**
  * A receive channel: takes over a connection whose hello the listener has read, in its own worker thread (piscina
- * task, entry workers/recv-channel.cts).
+ * task, entry workers/recv-channel.ts).
  *
  *     state     wants                         then
  *     START     12 bytes: magic, version,     HEADER, or DEVICE_HEADER if bit DEVICE_STATE is set

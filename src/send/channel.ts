@@ -1,6 +1,6 @@
 /**
  * A send channel: the whole life of one connection, in its own worker thread (piscina task, entry
- * workers/send-channel.cts).
+ * workers/send-channel.ts).
  *
  *     connect -> hello -> RUNNING
  *       loop:  job?   RAM: page list copied, slot empty, pendingJob = 0 | zero-page detection | compression | write
