@@ -13,8 +13,8 @@
 import fs from 'node:fs';
 import type net from 'node:net';
 
-/** Descriptors below the husk's that may be free, more than which are not tried. */
-const MAX_TRIES = 1024;
+/** Free descriptors below the husks', more than which are not tried at a time; 255 channels leave some 3000 behind. */
+const MAX_TRIES = 16384;
 
 interface Husk {
   socket: net.Socket;
@@ -64,17 +64,19 @@ export function takeDescriptor(socket: net.Socket): TakenConnection | undefined 
 }
 
 /**
- * The worker is gone: frees this husk and those left from before, as far as possible now. A worker that died before it
- * could take the descriptor has left the connection open, and then it is this side's to close.
+ * The workers are gone: frees these husks and those left from before, as far as possible now. A worker that died before
+ * it could take the descriptor has left the connection open, and then it is this side's to close.
  */
-export function freeHusk(husk: Husk): void {
-  if (isOpen(husk)) {
-    husk.socket.destroy();
-    return;
+export function freeHusks(left: readonly Husk[]): void {
+  for (const husk of left) {
+    if (isOpen(husk)) husk.socket.destroy();
+    else husks.push(husk);
   }
-  husks.push(husk);
-  for (let i = husks.length - 1; i >= 0; i--) {
-    if (free(husks[i])) husks.splice(i, 1);
+  // Again, since two may wait for the same number.
+  while (husks.length > 0) {
+    const freed = sweep(husks);
+    if (freed.length === 0) return;
+    for (const husk of freed) husks.splice(husks.indexOf(husk), 1);
   }
 }
 
@@ -92,21 +94,30 @@ function isOpen(husk: Husk): boolean {
   }
 }
 
-function free(husk: Husk): boolean {
+/**
+ * From the lowest free number to the highest of the husks': a sweep costs as much as there are numbers on its
+ * way, and one for each husk would be minutes with 255 channels.
+ *
+ * @returns those that could be freed
+ */
+function sweep(waiting: readonly Husk[]): Husk[] {
+  const byNumber = new Map(waiting.map((husk) => [husk.fd, husk]));
+  const highest = Math.max(...byNumber.keys());
   const covers: number[] = [];
-  let covered = false;
+  const freed: Husk[] = [];
   try {
-    for (let i = 0; i < MAX_TRIES && !covered; i++) {
+    while (freed.length < byNumber.size && covers.length < MAX_TRIES) {
       const fd = fs.openSync('/dev/null', 'r');
-      if (fd === husk.fd) covered = true;
-      else covers.push(fd);
-      if (fd > husk.fd) break;
+      const husk = byNumber.get(fd);
+      if (husk === undefined) covers.push(fd);
+      else freed.push(husk);
+      if (fd >= highest) break;
     }
-    if (covered) husk.socket.destroy();
   } catch {
     // No descriptor to be had just now: another time.
-  } finally {
-    for (const fd of covers) fs.closeSync(fd);
   }
-  return covered;
+  // Only now: a number that is closed is the next to be given.
+  for (const { socket } of freed) socket.destroy();
+  for (const fd of covers) fs.closeSync(fd);
+  return freed;
 }

@@ -34,7 +34,7 @@ import { trace } from '../trace.js';
 import { CHANNEL_OPTIONS, formatUuid } from '../wire/hello.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
-import { freeHusk, type TakenConnection } from './descriptor.js';
+import { freeHusks, type TakenConnection } from './descriptor.js';
 import { Listener } from './listener.js';
 
 const YIELD_MS = 2;
@@ -102,7 +102,6 @@ export class Receiver extends Session {
   #byBlock = new BlockStates<ReceivedBlock>([]);
   readonly #hooks: ReceiverHooks | undefined;
   #mainDue = false;
-  #begun = false;
   readonly #devices: Map<string, Device>;
   readonly #connections: (TakenConnection | undefined)[] = [];
   #address: Address;
@@ -236,7 +235,7 @@ export class Receiver extends Session {
   #expectChannels(ms: number, count: number): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const channels = receivedExpected(`channels within ${ms} ms`, this.#listener.count, count);
+      const channels = receivedExpected(`channels, no other within ${ms} ms`, this.#listener.count, count);
       const main = this.#mainDue ? '; the main stream has not come in' : '';
       const have = this.#listener.count;
       const fewer =
@@ -251,12 +250,14 @@ export class Receiver extends Session {
     }, ms);
   }
 
-  /** A channel or the main stream has come in: from the first one on, the others have their time. */
+  /**
+   * A channel or the main stream has come in: the next one has its time from now on. Each, and not all together, since a
+   * source may need a while to start 255 of them.
+   */
   #arrived(): void {
     const { channels, connectTimeoutMs } = this.#options;
     if (this.#listener.count === channels && !this.#mainDue) clearTimeout(this.#timer);
-    else if (!this.#begun) this.#expectChannels(connectTimeoutMs, channels);
-    this.#begun = true;
+    else this.#expectChannels(connectTimeoutMs, channels);
   }
 
   #takeMain(hooks: ReceiverHooks, socket: net.Socket, begun: Buffer): void {
@@ -531,9 +532,7 @@ export class Receiver extends Session {
   protected release(): void {
     clearTimeout(this.#timer);
     this.#listener.close();
-    for (const connection of this.#connections) {
-      if (connection !== undefined) freeHusk(connection.husk);
-    }
+    freeHusks(this.#connections.flatMap((connection) => connection?.husk ?? []));
     this.#connections.length = 0;
   }
 }

@@ -20,7 +20,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
-import { MultifdError } from '../errors.js';
+import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkMaxBandwidth,
   checkSenderOptions,
@@ -66,7 +66,7 @@ const MAX_PACKETS_COMPRESSED = 4;
 /** maxBandwidth: how much may go out at once after a pause, in milliseconds of the rate. */
 const BURST_MS = 100;
 const MAX_SLEEP_MS = 60_000;
-/** For the workers to start, beside connecting. */
+/** For the next thread to start, beside connecting. */
 const START_MS = 30_000;
 const RESOLVED = Promise.resolve();
 
@@ -202,23 +202,29 @@ export class Sender extends Session {
       trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(options.address) }));
       this.runChannel(id, task);
     }
+    let running = 0;
     const late = setTimeout(() => {
-      this.fail(
-        new MultifdError('ERR_MULTIFD_TIMEOUT', `channel threads did not start within ${START_MS} ms`),
-      );
+      const message = receivedExpected(`channels, no other within ${START_MS} ms`, running, options.channels);
+      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', message));
     }, options.connectTimeoutMs + START_MS);
     try {
-      await this.until(() => this.#allRunning());
+      await this.until(() => {
+        const now = this.#runningCount();
+        if (now > running) late.refresh();
+        running = now;
+        return running === options.channels;
+      });
     } finally {
       clearTimeout(late);
     }
   }
 
-  #allRunning(): boolean {
+  #runningCount(): number {
+    let running = 0;
     for (let id = 0; id < this.control.channels; id++) {
-      if (this.control.channelState(id) < CHANNEL_RUNNING) return false;
+      if (this.control.channelState(id) >= CHANNEL_RUNNING) running++;
     }
-    return true;
+    return running;
   }
 
   // ---- queueing ----
