@@ -12,7 +12,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { MISSING_QEMU, QEMU } from '../src/cli/qemu/programs.js';
+import { MISSING_QEMU, findQemu } from '../src/cli/qemu/programs.js';
 import { Child } from './support/child.js';
 import { Command } from './support/command.js';
 import { writeImage } from './support/image.js';
@@ -25,7 +25,7 @@ const CHANNELS = 2;
 const PARAMETERS = { 'multifd-channels': CHANNELS };
 
 export async function* run(): AsyncGenerator<Row> {
-  if (QEMU === undefined) {
+  if (findQemu() === undefined) {
     console.log(`qemu-file: skipped: ${MISSING_QEMU}`);
     return;
   }
@@ -195,7 +195,7 @@ function rowsOf(what: string, { qemu, ours }: { qemu: number[]; ours: number[] }
   const name = `1 GiB mixed, ${what}`;
   const plot = (series: string): Partial<Row> => ({ plot: { chart: 'file', series, x: what } });
   return [
-    row('qemu-file', `${name}: QEMU ${QEMU?.version}`, 's', qemu, plot('QEMU')),
+    row('qemu-file', `${name}: QEMU ${findQemu()?.version}`, 's', qemu, plot('QEMU')),
     row('qemu-file', `${name}: multifd`, 's', ours, plot('multifd')),
     row('qemu-file', `${name}: speed against QEMU`, '', ratios(qemu, ours), { floor: FLOOR }),
   ];

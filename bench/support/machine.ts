@@ -1,7 +1,7 @@
 /** What the figures were measured on, and with; not the machine's name. */
 import { execFileSync } from 'node:child_process';
 import os from 'node:os';
-import { QEMU } from '../../src/cli/qemu/programs.js';
+import { findQemu } from '../../src/cli/qemu/programs.js';
 
 export interface Machine {
   cpu: string;
@@ -22,7 +22,7 @@ export function describeMachine(): Machine {
     memoryGiB: Math.round(os.totalmem() / 2 ** 30),
     kernel: `${os.type()} ${os.release()} ${os.arch()}`,
     node: process.version,
-    qemu: QEMU?.version ?? 'none',
+    qemu: findQemu()?.version ?? 'none',
     revision: revision(),
     date: new Date().toISOString(),
   };

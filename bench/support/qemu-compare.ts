@@ -15,7 +15,7 @@
 import { spawnSync } from 'node:child_process';
 import os from 'node:os';
 import path from 'node:path';
-import { MISSING_QEMU, QEMU } from '../../src/cli/qemu/programs.js';
+import { MISSING_QEMU, findQemu } from '../../src/cli/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
 import { buildLimit } from './limit.js';
 import { migrate } from './migrate.js';
@@ -54,7 +54,7 @@ type Sides = Record<Side, (it: Case) => Promise<Moved> | undefined>;
 type Figures = Record<Side, { speed: number[]; wireBytes: number[] }>;
 
 export async function* compare(bench: string, cases: readonly Case[]): AsyncGenerator<Row> {
-  if (QEMU === undefined) {
+  if (findQemu() === undefined) {
     console.log(`${bench}: skipped: ${MISSING_QEMU}`);
     return;
   }
@@ -188,7 +188,7 @@ function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] 
     row(bench, `${name}: ${what}`, '', ratios(ours.speed, other.speed), more);
 
   const rows = [
-    speed(`QEMU ${QEMU?.version}`, qemu, 'QEMU'),
+    speed(`QEMU ${findQemu()?.version}`, qemu, 'QEMU'),
     speed('multifd', ours, 'multifd'),
     share('speed against QEMU', qemu, { floor }),
   ];

@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { QEMU } from '../../src/cli/qemu/programs.js';
+import { findQemu } from '../../src/cli/qemu/programs.js';
 import { Qmp } from '../../src/cli/qemu/qmp.js';
 import { within } from '../../src/cli/qemu/within.js';
 
@@ -94,20 +94,21 @@ export class PausedQemu {
     name: string,
     { ram, prealloc, incoming }: QemuOptions,
   ): Promise<PausedQemu> {
-    if (QEMU === undefined) throw new Error('no QEMU');
+    const program = findQemu();
+    if (program === undefined) throw new Error('no QEMU');
     const socket = path.join(folder, `${name}.qmp`);
     fs.rmSync(socket, { force: true });
     const child = spawn(
-      QEMU.command,
+      program.command,
       [
-        ...QEMU.firmware,
+        ...program.firmware,
         ...['-nodefaults', '-display', 'none', '-accel', 'tcg', '-S', '-m', `${RAM_BYTES / 2 ** 20}M`],
         ...['-machine', 'pc,memory-backend=ram', '-qmp', `unix:${socket},server=on,wait=off`],
         '-object',
         `memory-backend-file,id=ram,size=${RAM_BYTES},mem-path=${ram},share=on,prealloc=${prealloc ? 'on' : 'off'}`,
         ...(incoming === true ? ['-incoming', 'defer'] : []),
       ],
-      { env: QEMU.env, stdio: ['ignore', 'ignore', 'inherit'] },
+      { env: program.env, stdio: ['ignore', 'ignore', 'inherit'] },
     );
     const qemu = new PausedQemu(child);
     try {

@@ -2,7 +2,7 @@
  * Failures of the command line itself, beside the engine's MultifdErrors; and what any thrown thing means for the
  * last line of output and the exit code.
  */
-import { MultifdError } from '../index.js';
+import { MultifdError } from '../errors.js';
 
 /** All codes, with their meaning. */
 export const CLI_ERROR_CODES = {

@@ -6,7 +6,7 @@
  * left to the source, which ends both in order.
  */
 import fs from 'node:fs';
-import { createReceiver, type Receiver } from '../index.js';
+import { createReceiver, type Receiver } from '../recv/receiver.js';
 import { CliError, describeFailure } from './cli-error.js';
 import { digestBlocks } from './digest.js';
 import { FileRam, SharedRam, type GuestRam } from './guest-ram.js';

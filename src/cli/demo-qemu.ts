@@ -20,7 +20,7 @@ import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
 import { countsOf, followProgress } from './migration-progress.js';
 import { table, type Output } from './output.js';
 import { differingPages } from './qemu/compare-ram.js';
-import { MISSING_QEMU, QEMU, type Program } from './qemu/programs.js';
+import { MISSING_QEMU, findQemu, type Program } from './qemu/programs.js';
 import { Qemu, makeFolder } from './qemu/qemu.js';
 
 const PAGE_BYTES = 4096;
@@ -63,9 +63,10 @@ export async function qemuDemo(plan: QemuDemoPlan, output: Output, cancelled: Ab
 }
 
 async function run(plan: QemuDemoPlan, output: Output, cancelled: AbortSignal): Promise<QemuDemoResult> {
-  if (QEMU === undefined) throw new CliError('ERR_CLI_QEMU', `this needs ${MISSING_QEMU}`);
+  const program = findQemu();
+  if (program === undefined) throw new CliError('ERR_CLI_QEMU', `this needs ${MISSING_QEMU}`);
   const folder = makeFolder();
-  const demo = new QemuDemo(plan, QEMU, output, cancelled, folder);
+  const demo = new QemuDemo(plan, program, output, cancelled, folder);
   const ended = new Promise<never>((_, reject) => {
     cancelled.addEventListener('abort', () => reject(cancelled.reason as Error), { once: true });
   });

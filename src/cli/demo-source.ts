@@ -10,7 +10,9 @@
 import os from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as turnEventLoop, setTimeout as sleep } from 'node:timers/promises';
-import { createSender, MultifdError, type Sender, type Stats } from '../index.js';
+import { MultifdError } from '../errors.js';
+import { createSender, type Sender } from '../send/sender.js';
+import type { Stats } from '../session.js';
 import { CliError } from './cli-error.js';
 import { DestinationProcess } from './destination-process.js';
 import { digestBlocks } from './digest.js';

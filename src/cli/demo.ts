@@ -4,8 +4,7 @@
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../index.js';
 import { CliError, EXIT_OK, UsageError } from './cli-error.js';
-import { qemuDemo } from './demo-qemu.js';
-import { migrate, type DemoPlan } from './demo-source.js';
+import type { DemoPlan } from './demo-source.js';
 import { MIN_SIZE } from './guest-image.js';
 import { checked, levelFor, parseLevel } from './migration-options.js';
 import {
@@ -57,7 +56,6 @@ Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C
 export function addDemoCommand(program: Command): void {
   program
     .command('demo')
-    .summary('migrate a guest from one process to another, and prove it')
     .description("Migrates a guest's RAM from this process to another one, and proves that it arrived.")
     .optionsGroup('Guest:')
     .addOption(
@@ -125,6 +123,7 @@ export function addDemoCommand(program: Command): void {
         const level = checked(command, () => levelFor('--level', flags.level, flags.compression));
         const { channels, compression } = flags;
         await runCommand(flags.verbose === true, async (cancelled) => {
+          const { qemuDemo } = await import('./demo-qemu.js');
           await qemuDemo({ channels, compression, level }, output, cancelled);
           return EXIT_OK;
         });
@@ -175,6 +174,7 @@ function range(compression: keyof typeof LEVELS): string {
 async function demo(plan: DemoPlan, report: Reporter, cancelled: AbortSignal): Promise<number> {
   let result;
   try {
+    const { migrate } = await import('./demo-source.js');
     result = await migrate(plan, report, cancelled);
   } catch (error) {
     report.failed(error);

@@ -1,12 +1,8 @@
 /** `multifd inspect`: what a mapped-ram file, or a capture of a main stream, holds. */
 import { Command, Option } from 'commander';
-import {
-  describeMigrationFile,
-  verifyMappedRam,
-  type MigrationFileDescription,
-  type VerifiedBlock,
-} from '../index.js';
+import { describeMigrationFile, type MigrationFileDescription } from '../migration/describe.js';
 import { quote } from '../stream/codes.js';
+import { verifyMappedRam, type VerifiedBlock } from '../stream/verify-mapped-ram.js';
 import { CliError, EXIT_FAILED, EXIT_OK } from './cli-error.js';
 import { formatShare, formatSize } from './format.js';
 import { addOutputOptions } from './migration-options.js';
@@ -30,7 +26,6 @@ Exit codes: 0 nothing that keeps it from being loaded, 1 problems, or it cannot 
 export function addInspectCommand(program: Command): void {
   const command = program
     .command('inspect')
-    .summary('say what such a file holds')
     .description('Says what a mapped-ram file, or a capture of a main migration stream, holds.')
     .argument('<file>', 'a mapped-ram file, or a capture of a main stream')
     .option('--verify', 'read all pages and say whether the file is sound')

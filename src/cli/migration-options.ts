@@ -1,8 +1,8 @@
 /** Options that receive, send and relay have in common. */
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { MultifdError, type Compression } from '../index.js';
+import { MultifdError } from '../errors.js';
 import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
-import { checkAddress } from '../options.js';
+import { checkAddress, type Compression } from '../options.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
 import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom, pageSize } from './option-values.js';
 

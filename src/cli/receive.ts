@@ -1,7 +1,7 @@
 /** `multifd receive`: takes in a live migration from QEMU and keeps it as a mapped-ram file. */
 import { Command, Option } from 'commander';
-import { receiveMigration, type Compression, type SwitchoverAck } from '../index.js';
-import { formatAddress } from '../options.js';
+import type { SwitchoverAck } from '../migration/switchover-ack.js';
+import { formatAddress, type Compression } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatShare, formatSize } from './format.js';
 import {
@@ -49,7 +49,6 @@ Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-
 export function addReceiveCommand(program: Command): void {
   const command = program
     .command('receive')
-    .summary('take in a live migration from QEMU, into a file')
     .description('Takes in a live migration from QEMU and keeps it as a mapped-ram file.')
     .optionsGroup('Migration:')
     .addOption(
@@ -81,6 +80,7 @@ export function addReceiveCommand(program: Command): void {
 
 async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<void> {
   const output = outputFor(flags);
+  const { receiveMigration } = await import('../migration/receive.js');
   await runMigration(
     output,
     cancelled,

@@ -1,7 +1,7 @@
 /** `multifd relay`: passes a live migration on while it runs, with other channels or another method. */
 import { Command, Option } from 'commander';
-import { relayMigration, type Compression, type SwitchoverAck } from '../index.js';
-import { formatAddress } from '../options.js';
+import type { SwitchoverAck } from '../migration/switchover-ack.js';
+import { formatAddress, type Compression } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatSize } from './format.js';
 import {
@@ -53,7 +53,6 @@ Exit codes: 0 passed on to the end, 1 failed, 2 wrong usage, 130 cancelled by Ct
 export function addRelayCommand(program: Command): void {
   const command = program
     .command('relay')
-    .summary('pass a live migration on, with other channels or another method')
     .description('Passes a live migration on while it runs, with other channels, another method or level.')
     .optionsGroup('Migration:')
     .addOption(
@@ -105,6 +104,7 @@ async function relay(
   cancelled: AbortSignal,
 ): Promise<void> {
   const output = outputFor(flags);
+  const { relayMigration } = await import('../migration/relay.js');
   await runMigration(
     output,
     cancelled,

@@ -1,6 +1,6 @@
 /** `multifd send`: resumes a mapped-ram file in a QEMU that waits with -incoming. */
 import { Command, Option } from 'commander';
-import { sendMigration, type Compression, type ZeroPageDetection } from '../index.js';
+import type { Compression, ZeroPageDetection } from '../options.js';
 import { parseQemuVersion } from '../stream/machine.js';
 import { EXIT_OK, UsageError } from './cli-error.js';
 import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
@@ -47,7 +47,6 @@ Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130 cancel
 export function addSendCommand(program: Command): void {
   const command = program
     .command('send')
-    .summary('resume such a file in a waiting QEMU')
     .description('Sends a mapped-ram file into a QEMU that waits with -incoming.')
     .argument('<file>', 'a mapped-ram file')
     .optionsGroup('Migration:')
@@ -101,6 +100,7 @@ async function send(
   const output = outputFor(flags);
   let totalBytes = 0;
   output.note(`reading ${file}`);
+  const { sendMigration } = await import('../migration/send.js');
   await runMigration(
     output,
     cancelled,

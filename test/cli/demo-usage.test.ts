@@ -2,10 +2,11 @@
 import path from 'node:path';
 import fs from 'node:fs';
 import t from 'tap';
-import { run } from './cli.js';
+import { MAIN, run } from './cli.js';
 
 const dir = t.testdir({ empty: '', ram: 'x' });
 const empty = path.join(dir, 'empty');
+const ram = path.join(dir, 'ram');
 
 const CASES: [string[], RegExp][] = [
   [['--channels', '0'], /--channels.*'0'.*from 1 to 255/],
@@ -29,7 +30,7 @@ const CASES: [string[], RegExp][] = [
   [['--ram', '/no/such/file'], /--ram.*'\/no\/such\/file'.*can be read.*ENOENT/],
   [['--ram', dir], /regular file/],
   [['--ram', empty], /1 byte or more/],
-  [['--ram', path.join(dir, 'ram'), '--size', '32M'], /--ram.*cannot be used with.*--size/],
+  [['--ram', ram, '--size', '32M'], /--ram.*cannot be used with.*--size/],
   [['--backing', 'disk'], /'disk'.*shared, file/],
   [['--dirty-rounds', '-1'], /--dirty-rounds.*'-1'.*from 0 to 1000/],
   [['--dirty-rounds', '1001'], /'1001'.*from 0 to 1000/],
@@ -104,6 +105,41 @@ t.test('a guest that fits nowhere is no wrong usage: exit code 1 and what is nee
     t.match(stderr, /^multifd: ERR_CLI_ROOM: .*9007199254740992 bytes/);
     t.match(lines, [{ type: 'result', ok: false, error: { code: 'ERR_CLI_ROOM' } }]);
   }
+});
+
+t.test('no QEMU is run that the command at hand does not need', async (t) => {
+  const bin = t.testdir();
+  const ran = path.join(bin, 'ran');
+  const hanging = path.join(bin, 'qemu-system-x86_64');
+  fs.writeFileSync(hanging, `#!/bin/sh\ntouch ${ran}\nexec sleep 100\n`, { mode: 0o755 });
+  const env = { PATH: `${bin}:${process.env.PATH}`, MULTIFD_QEMU: undefined };
+  for (const args of [
+    ['--version'],
+    ['--help'],
+    ['help', 'demo'],
+    ['demo', '--size', '1'],
+    ['inspect', ram],
+  ]) {
+    const { code } = await run(t, args, { env });
+    t.equal(code, args[0] === 'inspect' ? 1 : args.includes('1') ? 2 : 0, args.join(' '));
+    t.notOk(fs.existsSync(ran), `${args.join(' ')} ran it`);
+  }
+});
+
+t.test('the version is told by a program that has loaded nothing', (t) => {
+  const imports = [...fs.readFileSync(MAIN, 'utf8').matchAll(/^import .* from "(.*)";$/gm)];
+  t.strictSame(
+    imports.map(([, name]) => name),
+    ['node:fs'],
+  );
+  t.end();
+});
+
+t.test('help on a command that is none is an error', async (t) => {
+  const wrong = await run(t, ['help', 'rely']);
+  t.equal(wrong.code, 2);
+  t.equal(wrong.stdout, '');
+  t.match(wrong.stderr, /unknown command 'rely'\n\(Did you mean relay\?\)/);
 });
 
 t.test('--qemu where there is no QEMU: exit code 1 and what is needed', async (t) => {

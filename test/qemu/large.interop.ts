@@ -9,7 +9,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { QEMU, MISSING_QEMU } from '../../src/cli/qemu/programs.js';
+import { MISSING_QEMU, findQemu } from '../../src/cli/qemu/programs.js';
 import { Qmp } from '../../src/cli/qemu/qmp.js';
 import { within } from '../../src/cli/qemu/within.js';
 import type { Compression } from '../../src/index.js';
@@ -38,7 +38,8 @@ function fillRam(file: string): void {
 }
 
 async function startQemu(t: Test, folder: string, name: string, extra: string[] = []): Promise<Qmp> {
-  if (QEMU === undefined) throw new Error(`missing: ${MISSING_QEMU}`);
+  const qemu = findQemu();
+  if (qemu === undefined) throw new Error(`missing: ${MISSING_QEMU}`);
   const ram = path.join(folder, `${name}.ram`);
   if (!fs.existsSync(ram)) {
     fs.writeFileSync(ram, '');
@@ -46,7 +47,7 @@ async function startQemu(t: Test, folder: string, name: string, extra: string[] 
   }
   const socket = path.join(folder, `${name}.qmp`);
   const child = spawn(
-    QEMU.command,
+    qemu.command,
     [
       ...['-nodefaults', '-display', 'none', '-accel', 'tcg', '-S', '-m', '4G'],
       ...['-object', `memory-backend-file,id=ram,size=4G,mem-path=${ram},share=on`],

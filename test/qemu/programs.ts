@@ -3,13 +3,16 @@ import {
   MISSING_QEMU,
   MISSING_QEMU_11_1,
   MISSING_QEMU_7_2,
-  QEMU,
-  QEMU_11_1,
-  QEMU_7_2,
+  findQemu,
+  findQemu111,
+  findQemu72,
   type Program,
 } from '../../src/cli/qemu/programs.js';
 
-export { QEMU, QEMU_11_1, QEMU_7_2, type Program };
+export type { Program };
+export const QEMU = findQemu();
+export const QEMU_7_2 = findQemu72();
+export const QEMU_11_1 = findQemu111();
 
 /** What is missing, in words; empty if all is there. */
 export const MISSING: readonly string[] = [

@@ -1,4 +1,4 @@
-/** Where `.ci/qemu` unpacks the QEMUs that are not installed; apart from programs.ts, which runs them when it is loaded. */
+/** Where `.ci/qemu` unpacks the QEMUs that are not installed. */
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 

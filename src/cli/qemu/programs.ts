@@ -31,18 +31,29 @@ function unpacked(folder: string): Program | undefined {
   return program(command, firmware, { ...process.env, LD_LIBRARY_PATH: libraries });
 }
 
-const installed = program(process.env.MULTIFD_QEMU ?? 'qemu-system-x86_64', [], process.env);
-const old = unpacked(OLD_FOLDER);
-const newest = program(path.join(NEW_FOLDER, 'bin/qemu-system-x86_64'), [], process.env);
+/** Asked once, and only by who needs it: a QEMU that hangs would hang with it every start of the command. */
+function once(find: () => Program | undefined): () => Program | undefined {
+  let found: { program: Program | undefined } | undefined;
+  return () => (found ??= { program: find() }).program;
+}
 
 /** With mapped-ram files and zero pages in packets: 9.0 or later. */
-export const QEMU: Program | undefined =
-  installed !== undefined && Number(installed.version.split('.')[0]) >= 9 ? installed : undefined;
-export const QEMU_7_2: Program | undefined = old?.version.startsWith('7.2.') === true ? old : undefined;
-export const QEMU_11_1: Program | undefined =
-  newest !== undefined && isNewest(newest.version) ? newest : undefined;
+export const findQemu = once(() => {
+  const installed = program(process.env.MULTIFD_QEMU ?? 'qemu-system-x86_64', [], process.env);
+  return installed !== undefined && Number(installed.version.split('.')[0]) >= 9 ? installed : undefined;
+});
 
-/** What to say where `QEMU` is not there. */
+export const findQemu72 = once(() => {
+  const old = unpacked(OLD_FOLDER);
+  return old?.version.startsWith('7.2.') === true ? old : undefined;
+});
+
+export const findQemu111 = once(() => {
+  const newest = program(path.join(NEW_FOLDER, 'bin/qemu-system-x86_64'), [], process.env);
+  return newest !== undefined && isNewest(newest.version) ? newest : undefined;
+});
+
+/** What to say where `findQemu()` finds none. */
 export const MISSING_QEMU = 'qemu-system-x86_64 9.0 or later on the path (or named by MULTIFD_QEMU)';
 export const MISSING_QEMU_7_2 = 'QEMU 7.2, unpacked (MULTIFD_QEMU_7_2 names the folder)';
 export const MISSING_QEMU_11_1 = 'QEMU 11.1 or later, unpacked (MULTIFD_QEMU_11_1 names the folder)';

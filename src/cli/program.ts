@@ -1,0 +1,78 @@
+/**
+ * The command line. One file a command; what they have in common is in run-command.ts and option-values.ts.
+ *
+ * Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 128 + n for signal n.
+ */
+import { Command, CommanderError } from 'commander';
+import { EXIT_USAGE } from './cli-error.js';
+
+interface Entry {
+  /** As usage has it, with its arguments. */
+  readonly usage: string;
+  readonly summary: string;
+  /** Loads what declares the command on the program. */
+  readonly load: () => Promise<(program: Command) => void>;
+}
+
+const COMMANDS: Record<string, Entry> = {
+  receive: {
+    usage: 'receive',
+    summary: 'take in a live migration from QEMU, into a file',
+    load: async () => (await import('./receive.js')).addReceiveCommand,
+  },
+  send: {
+    usage: 'send <file>',
+    summary: 'resume such a file in a waiting QEMU',
+    load: async () => (await import('./send.js')).addSendCommand,
+  },
+  relay: {
+    usage: 'relay',
+    summary: 'pass a live migration on, with other channels or another method',
+    load: async () => (await import('./relay.js')).addRelayCommand,
+  },
+  inspect: {
+    usage: 'inspect <file>',
+    summary: 'say what such a file holds',
+    load: async () => (await import('./inspect.js')).addInspectCommand,
+  },
+  demo: {
+    usage: 'demo',
+    summary: 'migrate a guest from one process to another, and prove it',
+    load: async () => (await import('./demo.js')).addDemoCommand,
+  },
+};
+
+/** @param args without the program's name */
+export async function runProgram(version: string, args: readonly string[]): Promise<void> {
+  const program = new Command('multifd')
+    .description("QEMU's multifd live-migration data plane: guest RAM over several channels at once.")
+    .version(version)
+    .exitOverride()
+    .showHelpAfterError('(--help shows what is allowed)');
+  // The program itself has no option that takes a value.
+  const [first, second] = args.filter((arg) => !arg.startsWith('-'));
+  const wanted = first === 'help' ? second : first;
+  for (const [name, { usage, summary, load }] of Object.entries(COMMANDS)) {
+    if (name === wanted) (await load())(program);
+    else program.command(usage).summary(summary);
+  }
+
+  // A pipe to `head` that has seen enough of the help. Commands have more to do then: see run-command.ts.
+  process.stdout.on('error', () => {});
+  // There is no place to say that stderr is gone.
+  process.stderr.on('error', () => {});
+
+  try {
+    // Commander shows the whole help.
+    if (first === 'help' && second !== undefined && !Object.hasOwn(COMMANDS, second)) args = [second];
+    await program.parseAsync([...args], { from: 'user' });
+  } catch (error) {
+    // It has been printed already, but for machines.
+    if (!(error instanceof CommanderError)) throw error;
+    process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
+    if (error.exitCode !== 0 && args.includes('--json')) {
+      const message = error.message.replace(/^error: /, '');
+      console.log(JSON.stringify({ type: 'result', ok: false, error: { code: 'ERR_CLI_USAGE', message } }));
+    }
+  }
+}
