@@ -21,6 +21,7 @@ import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
 import type { Compression } from './options.js';
 import { BlockFiles } from './ram/file-block.js';
+import { threadOptions } from './runtime.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import { readClock } from './shared/clock.js';
 import {
@@ -41,25 +42,6 @@ const WATCH_MS = 250;
  * event loop for seconds.
  */
 const MAX_BOOTING = 4;
-
-/**
- * Flags of the embedder are not for the channels, and some make a worker fail. The one that is set: on Node 20 ending a
- * worker inside a require() of an ES module aborts the whole process (ModuleWrap::CreateRequiredModuleFacade). Nothing in
- * the threads does that now (workers/bundle.js); with the flag nothing can.
- */
-const WORKER_FLAGS = process.allowedNodeEnvironmentFlags.has('--experimental-require-module')
-  ? ['--no-experimental-require-module']
-  : [];
-
-/**
- * NODE_OPTIONS would have each channel's thread load what the embedder preloads (loaders, tracing agents): many times
- * the start-up of a thread that has no use for it.
- */
-function workerEnvironment(): NodeJS.ProcessEnv {
-  const environment = { ...process.env };
-  delete environment.NODE_OPTIONS;
-  return environment;
-}
 
 /** Counters of one channel, or the sum of all. */
 export interface ChannelStats {
@@ -123,7 +105,7 @@ export abstract class Session implements AsyncDisposable {
   #watchers = 0;
 
   protected constructor(
-    worker: URL,
+    thread: 'send-channel' | 'recv-channel',
     control: Control,
     pageSize: number,
     compression: Compression,
@@ -138,7 +120,7 @@ export abstract class Session implements AsyncDisposable {
     });
     this.done.catch(() => {});
     this.#pool = new Piscina({
-      filename: worker.href,
+      ...threadOptions(thread),
       name: 'default',
       // The first ones at once, for a receiver that waits for its source; see #mayStart() for the others.
       minThreads: Math.min(control.channels, MAX_BOOTING),
@@ -150,8 +132,6 @@ export abstract class Session implements AsyncDisposable {
       idleTimeout: Infinity,
       // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
       resourceLimits: { maxYoungGenerationSizeMb: 3 },
-      execArgv: WORKER_FLAGS,
-      env: workerEnvironment(),
       workerData: { control: control.shared.control, compression } satisfies ChannelThread,
     });
     this.#pool.on('message', (message: unknown) => {

@@ -30,6 +30,7 @@ import {
   type SenderOptions,
   type ZeroPageDetection,
 } from '../options.js';
+import { requireRuntime } from '../runtime.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
@@ -229,6 +230,7 @@ export async function connectMain(
   timeoutMs: number,
   signal: AbortSignal | undefined,
 ): Promise<MainConnection> {
+  requireRuntime();
   const socket = net.connect({ ...address, noDelay: true, allowHalfOpen: true } as net.NetConnectOpts);
   let abort: (() => void) | undefined;
   let timer: NodeJS.Timeout | undefined;

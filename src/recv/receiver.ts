@@ -121,7 +121,7 @@ export class Receiver extends Session {
       dataBytes: slotDataBytes(options.devices.length > 0 ? options.deviceStateBytes : 0),
     });
     super(
-      new URL('../../workers/recv-channel.cjs', import.meta.url),
+      'recv-channel',
       control,
       options.pageSize,
       options.compression,

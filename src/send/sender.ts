@@ -152,7 +152,7 @@ export class Sender extends Session {
       packets: maxPackets(options),
     });
     super(
-      new URL('../../workers/send-channel.cjs', import.meta.url),
+      'send-channel',
       control,
       options.pageSize,
       options.compression,

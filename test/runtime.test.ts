@@ -1,0 +1,102 @@
+/** Programs in which a session cannot live: each call is refused with what to do, and nothing is left or ends. */
+import { spawnSync } from 'node:child_process';
+import fs from 'node:fs';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import t from 'tap';
+import { WITHOUT_TAP } from './cli/cli.js';
+
+const INDEX = fileURLToPath(new URL('../src/index.js', import.meta.url));
+const FLAG = ['--permission', '--experimental-permission'].find((flag) =>
+  process.allowedNodeEnvironmentFlags.has(flag),
+) as string;
+const HAS_NET = process.allowedNodeEnvironmentFlags.has('--allow-net');
+
+/** Opens a receiver and a sender; prints `ok` or the code and message of each call that fails. */
+const USE = `
+const blocks = () => [{ name: 'pc.ram', memory: new SharedArrayBuffer(65536) }];
+const calls = {
+  receiver: () => createReceiver({ address: { host: '127.0.0.1', port: 0 }, blocks: blocks() }),
+  sender: () => createSender({ address: { host: '127.0.0.1', port: 1 }, blocks: blocks() }),
+};
+const made = await calls.receiver().catch((error) => error);
+if (made instanceof MultifdError) {
+  console.log(made.code, made.message);
+  for (const call of [calls.sender]) await call().catch(({ code, message }) => console.log(code, message));
+} else {
+  const sender = await createSender({ address: made.address, blocks: blocks() });
+  await Promise.all([sender.sync(), made.sync()]);
+  await Promise.all([sender.end(), made.end()]);
+  console.log('ok');
+}
+`;
+const IMPORT = `import { createReceiver, createSender, MultifdError } from ${JSON.stringify(INDEX)};\n`;
+
+const folder = t.testdir();
+
+/** @returns what it printed, line by line, and how it ended */
+function node(flags: string[], source: string): { lines: string[]; status: number | null } {
+  const program = path.join(folder, 'program.mjs');
+  fs.writeFileSync(program, source);
+  const { stdout, status } = spawnSync('env', [...WITHOUT_TAP, process.execPath, ...flags, program], {
+    encoding: 'utf8',
+    timeout: 60_000,
+  });
+  return { lines: stdout.trim().split('\n'), status };
+}
+
+t.test('without --allow-worker each call says so', (t) => {
+  const flags = [FLAG, '--allow-fs-read=*', ...(HAS_NET ? ['--allow-net'] : [])];
+  const expected =
+    'ERR_MULTIFD_RUNTIME received --permission without --allow-worker, expected both: each channel has a thread';
+  t.strictSame(node(flags, IMPORT + USE), { lines: [expected, expected], status: 0 });
+  t.strictSame(node([...flags, '--allow-worker'], IMPORT + USE), { lines: ['ok'], status: 0 });
+  t.end();
+});
+
+t.test(
+  'without --allow-net each call says so',
+  { skip: HAS_NET ? false : 'this Node does not restrict connections' },
+  (t) => {
+    const expected =
+      'ERR_MULTIFD_RUNTIME received --permission without --allow-net, expected both: each channel has a connection';
+    t.strictSame(node([FLAG, '--allow-fs-read=*', '--allow-worker'], IMPORT + USE), {
+      lines: [expected, expected],
+      status: 0,
+    });
+    t.end();
+  },
+);
+
+t.test('Deno and Bun are told that they are not Node', (t) => {
+  for (const name of ['bun', 'deno']) {
+    const pretend = `Object.defineProperty(process.versions, '${name}', { value: '9.8.7' });\n`;
+    const expected = `ERR_MULTIFD_RUNTIME received ${name} 9.8.7, expected Node.js: others cannot give a connection to another thread`;
+    t.strictSame(node([], IMPORT + pretend + USE), { lines: [expected, expected], status: 0 });
+  }
+  t.end();
+});
+
+t.test('bundled into one file it says what is to stay outside', async (t) => {
+  fs.writeFileSync(path.join(folder, 'use.js'), `${IMPORT}(async () => {${USE}})();`);
+  for (const format of ['esm', 'cjs'] as const) {
+    const outfile = path.join(folder, format === 'esm' ? 'bundle.mjs' : 'bundle.cjs');
+    await build({
+      entryPoints: [path.join(folder, 'use.js')],
+      bundle: true,
+      platform: 'node',
+      format,
+      outfile,
+      external: ['@mongodb-js/zstd', 'piscina'],
+      logLevel: 'error',
+    });
+    const { lines, status } = node([], `await import(${JSON.stringify(outfile)})`);
+    t.equal(status, 0, format);
+    t.equal(lines.length, 2, format);
+    for (const line of lines) {
+      t.match(line, /^ERR_MULTIFD_RUNTIME the file of the channels' threads is not beside this one/, format);
+      t.match(line, /in a bundle leave multifd outside \(esbuild: --external:multifd/, format);
+    }
+  }
+});
