@@ -14,6 +14,10 @@ const GIB = 2 ** 30;
 const ROUNDS = 3;
 /** Milliseconds, p99. */
 const DELAY_CEILING = 10;
+/** As many as a hello can name, at both ends: 510 threads. */
+const MOST_CHANNELS = 255;
+/** Milliseconds: ten seconds for the 255 of each end, which share two cores. */
+const MOST_CHANNELS_CEILING = 20_000;
 const WARM_UP_BYTES = 2 ** 27;
 
 export async function run(): Promise<Row[]> {
@@ -25,6 +29,8 @@ interface Startup {
   open: number;
   packet: number;
   all: number;
+  end: number;
+  cpu: number;
 }
 
 const STEPS: Record<keyof Startup, string> = {
@@ -32,18 +38,22 @@ const STEPS: Record<keyof Startup, string> = {
   open: 'createReceiver() to createSender() back',
   packet: 'from there to the first packet received',
   all: 'createReceiver() to the first packet received',
+  end: "the receiver's end()",
+  cpu: 'CPU a thread until all have started, one at each end of a channel',
 };
 
 async function startups(): Promise<Row[]> {
   const rows: Row[] = [];
-  for (const channels of [1, 2, 8]) {
+  for (const channels of [1, 2, 8, MOST_CHANNELS]) {
     const rounds: Startup[] = [];
-    for (let round = 0; round < ROUNDS; round++) rounds.push(await startup(channels));
+    for (let round = 0; round < (channels === MOST_CHANNELS ? 1 : ROUNDS); round++)
+      rounds.push(await startup(channels));
     for (const [step, name] of Object.entries(STEPS) as [keyof Startup, string][]) {
       const values = rounds.map((round) => round[step]);
       const plot: Plot = { chart: 'startup', series: name, x: channels };
       const count = counted(channels, 'channel');
-      rows.push(row('startup', `${count}: ${name}`, 'ms', values, { plot }));
+      const ceiling = channels === MOST_CHANNELS && step === 'open' ? MOST_CHANNELS_CEILING : undefined;
+      rows.push(row('startup', `${count}: ${name}`, 'ms', values, { plot, ceiling }));
     }
   }
   return rows;
@@ -57,16 +67,20 @@ async function startup(channels: number): Promise<Startup> {
   const readyMs = Math.max(...ready.map((one) => one.readyMs));
   receiver.tell({ go: true });
   sender.tell(await receiver.next<{ address: Address }>());
-  const [{ openMs }, { begunMs, firstMs }] = await Promise.all([
-    sender.next<{ openMs: number }>(),
-    receiver.next<{ begunMs: number; firstMs: number }>(),
+  const [sent, received] = await Promise.all([
+    sender.next<{ openMs: number; cpuMs: number }>(),
+    receiver.next<{ begunMs: number; firstMs: number; cpuMs: number; endMs: number }>(),
   ]);
+  const { openMs } = sent;
+  const { begunMs, firstMs } = received;
   await Promise.all([sender.end(), receiver.end()]);
   return {
     process: readyMs - forkedMs,
     open: openMs - begunMs,
     packet: firstMs - openMs,
     all: firstMs - begunMs,
+    end: received.endMs,
+    cpu: (sent.cpuMs + received.cpuMs) / (2 * channels),
   };
 }
 
