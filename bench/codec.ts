@@ -11,7 +11,7 @@ import zlib from 'node:zlib';
 import type { Compression } from '../src/index.js';
 import { Engine, mustBeEqual, rate } from './support/engine.js';
 import { fillImage, prefault } from './support/image.js';
-import { alternate, row, type Row } from './support/measure.js';
+import { alternate, row, type Plot, type Row } from './support/measure.js';
 
 const BYTES = 2 ** 27;
 const PACKET = 524288;
@@ -105,16 +105,20 @@ export async function run(): Promise<Row[]> {
     const limit = figures.compress.map((compress, i) => cores / (1 / compress + 1 / figures.decompress[i]));
     const shares = figures.multifd.map((value, i) => value / limit[i]);
     const name = `${compression} level 1`;
-    rows.push(row('codec', `${name}: codec alone, compress, one thread`, 'GB/s', figures.compress));
-    rows.push(row('codec', `${name}: codec alone, decompress, one thread`, 'GB/s', figures.decompress));
-    rows.push(row('codec', `${name}: ${cores} channels, both ends`, 'GB/s', figures.multifd));
+    const speed = (what: string, values: number[]): Row => {
+      const plot: Plot = { chart: 'codec', series: what, x: name };
+      return row('codec', `${name}: ${what}`, 'GB/s', values, { plot });
+    };
+    rows.push(speed('codec alone, compress, one thread', figures.compress));
+    rows.push(speed('codec alone, decompress, one thread', figures.decompress));
+    rows.push(speed(`${cores} channels, both ends`, figures.multifd));
     rows.push(
       row('codec', `${name}: share of ${cores} / (1/compress + 1/decompress)`, '', shares, { floor: FLOOR }),
     );
     if (codec.threaded === true) {
       const all = figures.compressAll.map((value, i) => 1 / (1 / value + 1 / figures.decompressAll[i]));
       const share = figures.multifd.map((value, i) => value / all[i]);
-      rows.push(row('codec', `${name}: codec alone on ${cores} cores at once, both ends`, 'GB/s', all));
+      rows.push(speed(`codec alone on ${cores} cores at once, both ends`, all));
       rows.push(row('codec', `${name}: share of that`, '', share));
     }
   }

@@ -7,6 +7,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import { alternate, counted, ratios, row, type Plot, type Row } from './support/measure.js';
 import { migrate, Migration, type MigrationReport } from './support/migrate.js';
+import { remark } from './support/remark.js';
 
 const MIB = 2 ** 20;
 const GIB = 2 ** 30;
@@ -135,7 +136,7 @@ function enoughMemory(sizes: number[]): boolean {
   if (needed <= available) return true;
   const names = sizes.map((size) => `${size / MIB} MiB`).join(' beside ');
   const there = `${Math.floor(available / MIB)} MiB of memory available, ${needed / MIB} needed`;
-  console.log(`growth: RAM of ${names} left out: ${there}`);
+  remark('growth', `RAM of ${names} left out: ${there}`);
   return false;
 }
 

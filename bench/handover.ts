@@ -19,6 +19,7 @@ import type { HandoverTask } from './support/handover-worker.js';
 import { fillImage, prefault } from './support/image.js';
 import { counted, row, type Row } from './support/measure.js';
 import { profileSelfTimes } from './support/profile.js';
+import { remark } from './support/remark.js';
 import { mainThreadCpuNs } from './support/thread-cpu.js';
 
 const CHANNELS = [1, 2, 4, 8, 16];
@@ -194,6 +195,6 @@ async function queueing(): Promise<Row[]> {
         plot: { chart: 'queueing', series: 'CPU time in all', x: channels },
       }),
     );
-  } else console.log('handover: CPU time of the main thread left out: the system does not tell it');
+  } else remark('handover', 'CPU time of the main thread left out: the system does not tell it');
   return rows;
 }

@@ -4,9 +4,10 @@
  * in codec.ts. Fresh processes for each figure, the cases in turn.
  */
 import os from 'node:os';
-import { buildLimit, type Limit, type SocketsCase } from './support/limit.js';
+import { buildLimit, NO_LIMIT, type Limit, type SocketsCase } from './support/limit.js';
 import { alternate, counted, row, type Plot, type Row } from './support/measure.js';
 import { nodeSockets } from './support/node-sockets.js';
+import { remark } from './support/remark.js';
 
 /** Enough for a quarter of a second at these speeds; writing the memory beforehand takes three times as long. */
 const BYTES = 3 * 2 ** 28;
@@ -20,7 +21,7 @@ const CASES: Omit<SocketsCase, 'bytes'>[] = [
 
 export async function run(): Promise<Row[]> {
   const limit = buildLimit();
-  if (limit === undefined) console.log('limit: rows in C left out: no cc that compiles limit.c');
+  if (limit === undefined) remark('limit', NO_LIMIT);
   return [...(await sockets(limit)), ...(limit === undefined ? [] : zero(limit))];
 }
 
@@ -56,7 +57,7 @@ function zero(limit: Limit): Row[] {
       // The program's own median is the figure.
       const value = limit.zero(kind, threads, BYTES);
       if (value === undefined) {
-        console.log(`limit: zero detection by ${name} left out: not on this processor`);
+        remark('limit', `zero detection by ${name} left out: not on this processor`);
         break;
       }
       const plot: Plot = { chart: 'zero-limit', series: name, x: threads };

@@ -3,7 +3,7 @@
  *
  *     this process                          a bench's process, with a process group of its own
  *     fork NAME                      ---->  its run()
- *     prints, marks missed bounds    <----  Row ..., as they come or all at the end
+ *     prints, marks missed bounds    <----  Row and Remark ..., as they come or all at the end
  *     goes on, whatever came of it   <----  exits
  *     --json, --html
  *
@@ -16,6 +16,7 @@ import fs from 'node:fs';
 import { parseArgs } from 'node:util';
 import { describeMachine } from './support/machine.js';
 import type { Row } from './support/measure.js';
+import { remarksTold, type Remark } from './support/remark.js';
 import { boundOf, figure, isMissed, type Results } from './support/results.js';
 
 const BENCHES = [
@@ -68,6 +69,7 @@ async function beBench(name: string): Promise<void> {
   const rows = await run();
   for await (const row of rows)
     await new Promise((resolve) => process.send?.(row, undefined, undefined, resolve));
+  await remarksTold();
   process.off('disconnect', orphaned);
   process.disconnect();
 }
@@ -79,13 +81,21 @@ async function main({ names, json, html }: Usage): Promise<void> {
   const page = html === undefined ? undefined : await import('./support/page.js');
   const machine = describeMachine();
   const rows: Row[] = [];
+  const remarks: Remark[] = [];
   const done = new Set<string>();
   // Those that had no time count as well.
   const failed = (): string[] => names.filter((name) => !done.has(name));
   const begun = performance.now();
   const elapsed = (): number => (performance.now() - begun) / 1000;
   const keep = (): boolean => {
-    const results: Results = { machine, seconds: elapsed(), failed: failed(), rows };
+    const results: Results = {
+      machine,
+      seconds: elapsed(),
+      benches: names,
+      failed: failed(),
+      remarks,
+      rows,
+    };
     const kept = [
       json === undefined || write(json, `${JSON.stringify(results, null, 2)}\n`),
       html === undefined || page === undefined || write(html, page.renderPage(results)),
@@ -110,12 +120,21 @@ async function main({ names, json, html }: Usage): Promise<void> {
       .join(', '),
   );
   for (const name of names) {
-    const how = await runBench(name, (row) => {
-      rows.push(row);
-      console.log(line(row));
+    const how = await runBench(name, (told) => {
+      if ('remark' in told) {
+        remarks.push(told);
+        console.log(`${told.bench}: ${told.remark}`);
+      } else {
+        rows.push(told);
+        console.log(line(told));
+      }
     });
-    if (how === undefined) done.add(name);
-    else console.error(`bench: ${name} failed: ${how}`);
+    if (how === undefined) {
+      done.add(name);
+      continue;
+    }
+    remarks.push({ bench: name, remark: `failed: ${how}` });
+    console.error(`bench: ${name} failed: ${how}`);
   }
   const missed = rows.filter(isMissed).length;
   const bounded = rows.filter((row) => boundOf(row) !== undefined).length;
@@ -143,11 +162,11 @@ function line(row: Row): string {
 }
 
 /** @returns how it failed, or undefined */
-async function runBench(name: string, take: (row: Row) => void): Promise<string | undefined> {
+async function runBench(name: string, take: (told: Row | Remark) => void): Promise<string | undefined> {
   // A group of its own, so that whatever it starts is ended with it.
   const child = fork(new URL(import.meta.url), [CHILD, name], { detached: true });
   running = child;
-  child.on('message', (message) => take(message as Row));
+  child.on('message', (message) => take(message as Row | Remark));
   try {
     // Its last rows may be read after it is gone; the channel's end comes after them.
     await Promise.all([once(child, 'exit'), once(child, 'disconnect')]);

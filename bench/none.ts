@@ -1,7 +1,7 @@
 /** Method none on random RAM against plain sockets between workers: the same bytes, both memories written before. */
 import { Engine, mustBeEqual, rate } from './support/engine.js';
 import { fillImage, prefault } from './support/image.js';
-import { alternate, counted, ratios, row, type Row } from './support/measure.js';
+import { alternate, counted, ratios, row, type Plot, type Row } from './support/measure.js';
 import { PlainSockets } from './support/plain.js';
 
 const BYTES = 2 ** 29;
@@ -30,9 +30,10 @@ export async function run(): Promise<Row[]> {
     mustBeEqual(source, destination);
     await engine.close();
     await plain.close();
+    const plot = (series: string): Plot => ({ chart: 'plain', series, x: channels });
     const name = `random RAM, ${counted(channels, 'channel')}`;
-    rows.push(row('none', `${name}: multifd`, 'GB/s', figures.multifd));
-    rows.push(row('none', `${name}: plain sockets`, 'GB/s', figures.plain));
+    rows.push(row('none', `${name}: multifd`, 'GB/s', figures.multifd, { plot: plot('multifd') }));
+    rows.push(row('none', `${name}: plain sockets`, 'GB/s', figures.plain, { plot: plot('plain sockets') }));
     rows.push(
       row('none', `${name}: share of plain sockets`, '', ratios(figures.multifd, figures.plain), {
         floor: FLOOR,

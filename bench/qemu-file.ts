@@ -17,6 +17,7 @@ import { Child } from './support/child.js';
 import { Command } from './support/command.js';
 import { writeImage } from './support/image.js';
 import { alternate, ratios, row, type Row } from './support/measure.js';
+import { remark } from './support/remark.js';
 import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder, type QemuOptions } from './support/qemu.js';
 
 const PAIRS = 5;
@@ -26,7 +27,7 @@ const PARAMETERS = { 'multifd-channels': CHANNELS };
 
 export async function* run(): AsyncGenerator<Row> {
   if (findQemu() === undefined) {
-    console.log(`qemu-file: skipped: ${MISSING_QEMU}`);
+    remark('qemu-file', `skipped: it needs ${MISSING_QEMU}`);
     return;
   }
   const folder = workFolder();

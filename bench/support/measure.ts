@@ -51,14 +51,19 @@ export function counted(count: number, what: string): string {
   return `${count} ${what}${count > 1 ? 's' : ''}`;
 }
 
-/** The charts of the figures page, page.ts. */
+/** The charts of the figures page, charts.ts. */
 export type ChartKey =
   | 'method'
+  | 'against'
+  | 'wire'
   | 'channels'
   | 'growth-channels'
   | 'size'
   | 'page-size'
   | 'limit'
+  | 'plain'
+  | 'zero'
+  | 'codec'
   | 'sockets'
   | 'zero-limit'
   | 'memory'

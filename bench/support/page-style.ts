@@ -1,5 +1,5 @@
 /** The page's style sheet: light and dark, wide and on a phone, where a row of a table becomes a block. */
-import { DARK } from './page-chart.js';
+import { DARK, NARROW, WIDE } from './page-chart.js';
 
 export function style(): string {
   const dark = Object.entries(DARK).map(
@@ -22,16 +22,15 @@ table { border-collapse: collapse; width: 100%; font-size: 0.9rem; font-variant-
 th, td { text-align: left; padding: 0.3rem 0.6rem 0.3rem 0; border-bottom: 1px solid var(--faint); vertical-align: top; }
 th { font-weight: normal; } thead th { font-weight: 600; } td { white-space: nowrap; }
 .missed, .missed th { color: var(--missed); }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); gap: 1rem 2rem;
-  max-width: 54rem; }
-.panels > :only-child { max-width: 30rem; }
-figure { margin: 0.8rem 0 0; } figcaption { font-weight: 600; } svg { display: block; width: 100%; height: auto; }
+nav a { color: inherit; margin-right: 0.6rem; }
+figure { margin: 0.8rem 0 0; } figcaption { font-weight: 600; } svg { display: block; width: 100%; height: auto; } svg.w${NARROW} { display: none; }
 details { border-bottom: 1px solid var(--faint); padding: 0.5rem 0; } summary { cursor: pointer; font-weight: 600; }
 small { font-weight: normal; opacity: 0.75; }
 @media (max-width: 40rem) {
   thead { display: none; } table, tbody { display: block; }
   tr { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: 0.4rem 0; border-bottom: 1px solid var(--faint); }
   th, td { border: 0; padding: 0; } tbody th { flex: 1 0 100%; }
+  svg.w${NARROW} { display: block; } svg.w${WIDE} { display: none; }
 }
 `;
 }

@@ -17,11 +17,12 @@ import os from 'node:os';
 import path from 'node:path';
 import { MISSING_QEMU, findQemu } from '../../src/cli/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
-import { buildLimit } from './limit.js';
+import { buildLimit, NO_LIMIT } from './limit.js';
 import { migrate } from './migrate.js';
 import { writeImage, type Image } from './image.js';
 import { counted, ratios, row, type Plot, type Row } from './measure.js';
 import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder } from './qemu.js';
+import { remark } from './remark.js';
 
 export interface Case {
   compression: Compression;
@@ -55,14 +56,14 @@ type Figures = Record<Side, { speed: number[]; wireBytes: number[] }>;
 
 export async function* compare(bench: string, cases: readonly Case[]): AsyncGenerator<Row> {
   if (findQemu() === undefined) {
-    console.log(`${bench}: skipped: ${MISSING_QEMU}`);
+    remark(bench, `skipped: it needs ${MISSING_QEMU}`);
     return;
   }
   const folder = workFolder();
   try {
     for (const image of new Set(cases.map((it) => it.image)))
       writeImage(path.join(folder.path, image), RAM_BYTES, image);
-    const sides = openSides(folder.path);
+    const sides = openSides(folder.path, bench, cases);
     // The programs are read from the disk before they count.
     await measure(sides, { ...cases[0], pairs: 1 });
     for (const it of cases) yield* rowsOf(bench, it, await measure(sides, it));
@@ -71,8 +72,9 @@ export async function* compare(bench: string, cases: readonly Case[]): AsyncGene
   }
 }
 
-function openSides(folder: string): Sides {
+function openSides(folder: string, bench: string, cases: readonly Case[]): Sides {
   const limit = buildLimit();
+  if (limit === undefined && cases.some((it) => it.limit !== undefined)) remark(bench, NO_LIMIT);
   const cores = os.availableParallelism();
   const verified = new Set<string>();
   return {
@@ -184,17 +186,21 @@ function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] 
           plot: { chart: 'channels', series: `${method}: ${series}`, x: channels },
         }),
     });
+  const plot = (chart: 'against' | 'wire'): Plot => {
+    return { chart, series: `${counted(channels, 'channel')}, ${memory}`, x: method };
+  };
   const share = (what: string, other: Figures[Side], more: Partial<Row> = {}): Row =>
     row(bench, `${name}: ${what}`, '', ratios(ours.speed, other.speed), more);
 
   const rows = [
     speed(`QEMU ${findQemu()?.version}`, qemu, 'QEMU'),
     speed('multifd', ours, 'multifd'),
-    share('speed against QEMU', qemu, { floor }),
+    share('speed against QEMU', qemu, { floor, plot: plot('against') }),
   ];
   if (compression !== 'none') {
     const sizes = ratios(ours.wireBytes, qemu.wireBytes);
-    rows.push(row(bench, `${name}: size on the wire against QEMU`, '', sizes, { ceiling: wireCeiling }));
+    const more = { ceiling: wireCeiling, plot: plot('wire') };
+    rows.push(row(bench, `${name}: size on the wire against QEMU`, '', sizes, more));
   }
   if (it.limit !== undefined && limit.speed.length > 0) {
     const what = it.limit.of === 'sockets' ? 'the plain sockets in C' : 'memcmp on all cores';

@@ -1,12 +1,17 @@
 /** All that came out of one run: what `--json` keeps and `--html` shows. */
 import type { Machine } from './machine.js';
 import type { Row } from './measure.js';
+import type { Remark } from './remark.js';
 
 export interface Results {
   machine: Machine;
   seconds: number;
-  /** Benches that failed; the rows that they gave before are there. */
+  /** All that were asked for. */
+  benches: string[];
+  /** Benches that failed or had no time; the rows that they gave before are there. */
   failed: string[];
+  /** What was left out, why, and how a bench failed. */
+  remarks: Remark[];
   rows: Row[];
 }
 

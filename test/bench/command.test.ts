@@ -52,6 +52,33 @@ t.test('wrong usage: one line, exit code 2, and no file', async (t) => {
   }
 });
 
+t.test(
+  'a bench that this machine cannot run says why, on stdout, in the figures and on the page',
+  async (t) => {
+    const folder = t.testdir({});
+    const files = { json: path.join(folder, 'json'), html: path.join(folder, 'html') };
+    const run = new Run(t, ['qemu', 'qemu-file', '--json', files.json, '--html', files.html], {
+      main: MAIN,
+      env: { MULTIFD_QEMU: '/no/such/qemu' },
+    });
+    const { code, stdout, stderr } = await ended(run);
+    t.equal(code, 0);
+    t.equal(stderr, '');
+    const { benches, failed, rows, remarks } = resultsIn(files.json);
+    t.same({ benches, failed, rows }, { benches: ['qemu', 'qemu-file'], failed: [], rows: [] });
+    t.same(
+      remarks.map(({ bench }) => bench),
+      benches,
+    );
+    const page = fs.readFileSync(files.html, 'utf8');
+    for (const { bench, remark } of remarks) {
+      t.match(remark, 'skipped: it needs qemu-system-x86_64', bench);
+      t.match(stdout, `\n${bench}: ${remark}\n`);
+      t.ok(page.includes(`<li>${remark}</li>`), 'on the page');
+    }
+  },
+);
+
 t.test('stdout that is closed, and no file: the end, without a stack trace', async (t) => {
   const run = bench(t, BENCH, LATER);
   run.child.stdout?.destroy();
