@@ -16,6 +16,8 @@ import {
   type Stats,
 } from '../index.js';
 import { CliError } from './cli-error.js';
+import { paintFor, type Paint } from './colour.js';
+import { columnsOf, wrap } from './columns.js';
 import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
 import { countsOf, followProgress } from './migration-progress.js';
 import { table, type Output } from './output.js';
@@ -58,7 +60,11 @@ export async function qemuDemo(plan: QemuDemoPlan, output: Output, cancelled: Ab
     throw reason;
   }
   const error = failureOf(result);
-  output.result(recordOf(plan, result), () => textOf(plan, result), error);
+  output.result(
+    recordOf(plan, result),
+    () => textOf(plan, result, paintFor(process.stdout, process.env), columnsOf(process.stdout)),
+    error,
+  );
   if (error !== undefined) throw error;
 }
 
@@ -212,7 +218,12 @@ function recordOf({ channels, compression }: QemuDemoPlan, result: QemuDemoResul
   };
 }
 
-function textOf({ channels, compression }: QemuDemoPlan, result: QemuDemoResult): string {
+export function textOf(
+  { channels, compression }: QemuDemoPlan,
+  result: QemuDemoResult,
+  paint: Paint,
+  columns: number,
+): string {
   const { qemu, parked, resumed, ramBytes, differing, running } = result;
   const present = parked.blocks.reduce((sum, block) => sum + block.presentPages, 0);
   const pages = parked.blocks.reduce((sum, block) => sum + block.size, 0) / PAGE_BYTES;
@@ -222,7 +233,7 @@ function textOf({ channels, compression }: QemuDemoPlan, result: QemuDemoResult)
     return `${seconds.toFixed(3)} s, ${formatRate(bytes / seconds)}, ${wire}`;
   };
   const equal = differing.length === 0 ? 'equal' : `DIFFERENT at ${differing.join(', ')}`;
-  return table([
+  const rows: [string, string][] = [
     ['QEMU', `${qemu}, machine ${parked.machine}`],
     ['channels', `${channels}, compression ${compression}`],
     ['parked', line(parked)],
@@ -230,5 +241,27 @@ function textOf({ channels, compression }: QemuDemoPlan, result: QemuDemoResult)
     ['resumed', line(resumed)],
     ['RAM', `${formatSize(ramBytes)}, ${equal}`],
     ['guest', running ? 'runs on' : 'DOES NOT RUN ON'],
-  ]);
+  ];
+  return `${table(rows, columns)}\n${formatVerdict(result, paint, columns).join('\n')}\n`;
+}
+
+function formatVerdict(
+  { ramBytes, differing, running }: QemuDemoResult,
+  paint: Paint,
+  columns: number,
+): string[] {
+  const compared = `compared byte by byte, ${formatSize(ramBytes)} without VGA memory and shadows of ROMs`;
+  const [text, how] =
+    differing.length > 0
+      ? [`The second QEMU's RAM DIFFERS from the first's: ${compared}.`, paint.bad]
+      : running
+        ? [
+            `Proven: the second QEMU's RAM equals the first's, ${compared}, and the guest runs on.`,
+            paint.good,
+          ]
+        : [
+            `The second QEMU's RAM equals the first's, ${compared}, but the guest DOES NOT RUN ON.`,
+            paint.bad,
+          ];
+  return wrap(text, columns).map(how);
 }

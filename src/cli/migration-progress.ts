@@ -19,7 +19,7 @@ export async function followProgress(
     const bytesPerSecond = elapsed > 0 ? (bytes - before.bytes) / elapsed : 0;
     before = { seconds, bytes };
     const record = { ...more, seconds, ...countsOf(stats), bytesPerSecond };
-    output.progress(record, () => progressText(record));
+    output.progress(record, (columns) => progressText(record, columns));
   }
 }
 

@@ -9,7 +9,8 @@
  *     failed()    nothing: the error is one line on stderr the last record on stdout, ok false
  */
 import { describeFailure } from './cli-error.js';
-import { ProgressLine } from './progress-line.js';
+import { columnsOf, wrap } from './columns.js';
+import { ProgressLine, type ProgressText } from './progress-line.js';
 
 export interface OutputFlags {
   json?: true;
@@ -22,7 +23,7 @@ export interface Output {
   note(text: string): void;
   /** Something that happened once, such as `listening`. */
   said(type: string, record: object, text?: string): void;
-  progress(record: object, text: () => string): void;
+  progress(record: object, text: ProgressText): void;
   /** The end, with what is known; `error` if it is a bad one all the same. */
   result(record: object, text: () => string, error?: Error): void;
   /** The end of a run that has no result. */
@@ -53,7 +54,7 @@ class JsonOutput implements Output {
     this.#write({ type, ...record });
   }
 
-  progress(record: object, text: () => string): void {
+  progress(record: object, text: ProgressText): void {
     if (this.#wantsProgress) this.#write({ type: 'progress', ...record });
     this.#line.show(text);
   }
@@ -91,7 +92,7 @@ class TextOutput implements Output {
     process.stderr.write(`${text}\n`);
   }
 
-  progress(_record: object, text: () => string): void {
+  progress(_record: object, text: ProgressText): void {
     this.#line.show(text);
   }
 
@@ -106,8 +107,14 @@ class TextOutput implements Output {
   }
 }
 
-/** Rows of a name and a value. */
-export function table(rows: readonly (readonly [string, string])[]): string {
-  const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, value]) => `${name.padEnd(width)}  ${value}\n`).join('');
+/** Rows of a name and a value; on a terminal a value that does not fit goes on below itself. */
+export function table(
+  rows: readonly (readonly [string, string])[],
+  columns = columnsOf(process.stdout),
+): string {
+  const width = Math.max(...rows.map(([name]) => name.length)) + 2;
+  const lines = rows.flatMap(([name, value]) =>
+    wrap(value, columns - width).map((line, i) => (i === 0 ? name : '').padEnd(width) + line),
+  );
+  return lines.map((line) => `${line}\n`).join('');
 }

@@ -2,10 +2,14 @@
  * One line on a terminal's stderr that is written over and over and cleared at the end. On anything but a terminal
  * it writes nothing.
  */
+import { columnsOf } from './columns.js';
 import { formatRate, formatRatio, formatShare, formatSize, formatTimeLeft } from './format.js';
 
 /** Back to the first column, and everything behind it away. */
 const CLEAR = '\r\x1b[K';
+
+/** Makes the line; what does not fit in so many columns is cut off. */
+export type ProgressText = (columns: number) => string;
 
 export class ProgressLine {
   readonly #stream: NodeJS.WriteStream;
@@ -18,11 +22,13 @@ export class ProgressLine {
   }
 
   /** @param text made only if somebody sees it */
-  show(text: string | (() => string)): void {
+  show(text: string | ProgressText): void {
     if (!this.#enabled) return;
-    const line = typeof text === 'string' ? text : text();
-    // A line that wraps could not be cleared.
-    this.#stream.write(CLEAR + line.slice(0, Math.max(0, (this.#stream.columns || 80) - 1)));
+    // A line that wraps could not be cleared, and one that fills the last column wraps on some terminals.
+    const columns = columnsOf(this.#stream) - 1;
+    const line = typeof text === 'string' ? text : text(columns);
+    // A file's name in it is not to move the cursor either.
+    this.#stream.write(CLEAR + line.replaceAll(/\p{Cc}/gu, '?').slice(0, columns));
     this.#shown = true;
   }
 
@@ -45,18 +51,25 @@ export interface Progress {
   bytesPerSecond: number;
 }
 
-/** Bytes, rate, zero share, ratio, time left. */
-export function progressText(progress: Progress): string {
+/** Bytes, rate, zero share, ratio, time left: as many of them as fit, whole ones, those that say the most first. */
+export function progressText(progress: Progress, columns = Infinity): string {
   const { bytes, totalBytes, seconds, normalPages, zeroPages } = progress;
-  const parts = [
-    totalBytes === undefined ? formatSize(bytes) : `${formatSize(bytes)} of ${formatSize(totalBytes)}`,
-    formatRate(progress.bytesPerSecond),
-    `zero ${formatShare(zeroPages, normalPages + zeroPages)}`,
-    `ratio ${formatRatio(bytes, progress.wireBytes)}`,
-  ];
+  const size =
+    totalBytes === undefined ? formatSize(bytes) : `${formatSize(bytes)} of ${formatSize(totalBytes)}`;
+  const rate = formatRate(progress.bytesPerSecond);
+  const zero = `zero ${formatShare(zeroPages, normalPages + zeroPages)}`;
+  const ratio = `ratio ${formatRatio(bytes, progress.wireBytes)}`;
+  const left: string[] = [];
   if (totalBytes !== undefined) {
     const secondsLeft = bytes === 0 ? Infinity : ((totalBytes - bytes) * seconds) / bytes;
-    parts.push(`${formatTimeLeft(secondsLeft)} left`);
+    left.push(`${formatTimeLeft(secondsLeft)} left`);
   }
-  return parts.join('  ');
+  const lines = [
+    [size, rate, zero, ratio, ...left],
+    [size, rate, zero, ...left],
+    [size, rate, ...left],
+    [size, ...left],
+    [size],
+  ].map((parts) => parts.join('  '));
+  return lines.find((line) => line.length <= columns) ?? size;
 }

@@ -1,9 +1,32 @@
-/** The demo's result for people: a short table. */
+/**
+ * The demo's result for people: a short table, the blocks with their digests, and what that proves. On a terminal every line
+ * fits, for which digests are shortened; elsewhere, in a file or a pipe, they are whole.
+ *
+ *     guest RAM    64 MiB, 16384 pages of 4 KiB
+ *     ...
+ *
+ *     block         size  SHA-256, first 16 digits
+ *     pc.ram    55.6 MiB  9e833f16b2c20b5a  equal
+ *     ...
+ *
+ *     Proven: the destination's RAM equals the source's. ...
+ */
 import type { Paint } from './colour.js';
+import { wrap } from './columns.js';
 import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
+import { table } from './output.js';
 import type { BlockResult, DemoResult } from './report.js';
 
-export function formatResult(result: DemoResult, paint: Paint): string {
+/** Of 64: enough for eyes, and the comparison has been made. */
+const SHORT_DIGITS = 16;
+const MIN_DIGITS = 8;
+const EQUAL = 'equal';
+const DIFFERENT = 'DIFFERENT';
+const SOURCE = 'source';
+const DESTINATION = 'destination';
+
+/** @param columns of the terminal; Infinity where there is none */
+export function formatResult(result: DemoResult, paint: Paint, columns: number): string {
   const { bytes, wireBytes, normalPages, zeroPages } = result;
   const pages = normalPages + zeroPages;
   const { rewritten, becameZero, stoppedBeingZero } = result.dirtyPages;
@@ -19,23 +42,48 @@ export function formatResult(result: DemoResult, paint: Paint): string {
     const what = `${rewritten} rewritten, ${becameZero} became zero, ${stoppedBeingZero} stopped being zero`;
     rows.splice(1, 0, ['dirty pages', `${what}, in ${result.dirtyRounds} rounds`]);
   }
-  const lines = rows.map(([name, value]) => `${name.padEnd(12)} ${value}`);
-  const width = Math.max(...result.blocks.map((block) => block.name.length), 'block'.length);
-  const header = `${'block'.padEnd(width)}  ${'size'.padStart(8)}  SHA-256`;
-  const blocks = result.blocks.flatMap((block) => formatBlock(block, width, paint));
-  return `${[...lines, '', header, ...blocks].join('\n')}\n`;
+  const blocks = formatBlocks(result.blocks, paint, columns);
+  const verdict = formatVerdict(result.blocks, paint, columns);
+  return [table(rows, columns), `${blocks.join('\n')}\n`, `${verdict.join('\n')}\n`].join('\n');
 }
 
 function formatCompression({ compression, level }: DemoResult): string {
   return level === null ? compression : `${compression} level ${level}`;
 }
 
-function formatBlock(block: BlockResult, width: number, paint: Paint): string[] {
-  const head = `${block.name.padEnd(width)}  ${formatSize(block.size).padStart(8)}  `;
-  if (block.equal) return [`${head}${block.sha256Source}  ${paint.good('equal')}`];
-  const indent = ' '.repeat(head.length);
+function formatBlocks(blocks: readonly BlockResult[], paint: Paint, columns: number): string[] {
+  const width = Math.max(...blocks.map((block) => block.name.length), 'block'.length);
+  const head = (name: string, size: string): string => `${name.padEnd(width)}  ${size.padStart(8)}  `;
+  const indent = head('', '');
+  const allEqual = blocks.every((block) => block.equal);
+  const behind = allEqual ? EQUAL : `${DESTINATION}  ${DIFFERENT}`;
+  const room = columns - indent.length - '  '.length - behind.length;
+  const digits = columns === Infinity ? Infinity : Math.max(MIN_DIGITS, Math.min(SHORT_DIGITS, room));
+  const title = digits === Infinity ? 'SHA-256' : `SHA-256, first ${digits} digits`;
   return [
-    `${head}${block.sha256Source}  source`,
-    `${indent}${block.sha256Destination}  destination  ${paint.bad('DIFFERENT')}`,
+    head('block', 'size') + (indent.length + title.length <= columns ? title : 'SHA-256'),
+    ...blocks.flatMap(({ name, size, equal, sha256Source, sha256Destination }) => {
+      const ours = head(name, formatSize(size)) + sha256Source.slice(0, digits);
+      if (equal) return [`${ours}  ${paint.good(EQUAL)}`];
+      const theirs = indent + sha256Destination.slice(0, digits);
+      return [`${ours}  ${SOURCE}`, `${theirs}  ${DESTINATION}  ${paint.bad(DIFFERENT)}`];
+    }),
   ];
+}
+
+/** In words, since a table of digests says it only to those who know what it is for. */
+function formatVerdict(blocks: readonly BlockResult[], paint: Paint, columns: number): string[] {
+  const size = formatSize(blocks.reduce((sum, block) => sum + block.size, 0));
+  const different = blocks.filter((block) => !block.equal).map((block) => block.name);
+  const compared = `SHA-256 of ${counted(blocks.length)} compared (${size}), which each process took of its own RAM`;
+  if (different.length === 0) {
+    const text = `Proven: the destination's RAM equals the source's. ${compared}.`;
+    return wrap(text, columns).map(paint.good);
+  }
+  const text = `The destination's RAM DIFFERS from the source's, in ${different.join(', ')}. ${compared}.`;
+  return wrap(text, columns).map(paint.bad);
+}
+
+function counted(blocks: number): string {
+  return blocks === 1 ? 'the one block' : `all ${blocks} blocks`;
 }

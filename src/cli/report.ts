@@ -1,6 +1,7 @@
 /** What the demo tells of itself. All figures are in bytes, pages and seconds. */
 import type { Compression, ZeroPageDetection } from '../index.js';
 import { paintFor } from './colour.js';
+import { columnsOf } from './columns.js';
 import type { DirtyCounts } from './dirty-pages.js';
 import type { BlockPlan } from './guest-ram.js';
 import type { Output } from './output.js';
@@ -76,10 +77,10 @@ export function reportTo(output: Output): Reporter {
   return {
     note: (text) => output.note(text),
     start: (start) => output.said('start', start),
-    progress: (progress) => output.progress(progress, () => progressText(progress)),
+    progress: (progress) => output.progress(progress, (columns) => progressText(progress, columns)),
     result: (result, error) => {
       const paint = paintFor(process.stdout, process.env);
-      output.result(result, () => formatResult(result, paint), error);
+      output.result(result, () => formatResult(result, paint, columnsOf(process.stdout)), error);
     },
     failed: (error) => output.failed(error),
   };

@@ -10,8 +10,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { Test } from 'tap';
 
-/** tap's loader, which it puts into every child's NODE_OPTIONS, takes each process and worker twice its own time. */
-export const WITHOUT_TAP = ['-u', 'NODE_OPTIONS'];
+/**
+ * tap's loader, which it puts into every child's NODE_OPTIONS, takes each process and worker twice its own time; and what it
+ * finds of its own terminal it passes on by FORCE_COLOR.
+ */
+export const WITHOUT_TAP = ['-u', 'NODE_OPTIONS', '-u', 'FORCE_COLOR'];
 export const MAIN = fileURLToPath(new URL('../../src/cli/main.js', import.meta.url));
 
 /** A line of --json, loosely. */

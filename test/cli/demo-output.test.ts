@@ -4,6 +4,7 @@ import t, { type Test } from 'tap';
 import { MAIN, WITHOUT_TAP, run } from './cli.js';
 
 const hasScript = process.platform === 'linux' && spawnSync('script', ['--version']).error === undefined;
+const COLUMNS = 80;
 const NO_SCRIPT = hasScript ? false : 'needs script(1) of util-linux';
 
 t.test('the table has the figures and the digests, without colours where there is no terminal', async (t) => {
@@ -20,6 +21,10 @@ t.test('the table has the figures and the digests, without colours where there i
   t.match(stdout, /^migration {4}[\d.]+ s, [\d.]+ [kMG]B\/s$/m);
   t.match(stdout, /^pc\.ram +[\d.]+ MiB {2}[0-9a-f]{64} {2}equal$/m);
   t.match(stdout, /^pc\.bios +256 KiB {2}[0-9a-f]{64} {2}equal$/m);
+  t.match(
+    stdout,
+    /\nProven: the destination's RAM equals the source's\. SHA-256 of all 4 blocks compared \(8 MiB\), which each process took of its own RAM\.\n$/,
+  );
   t.notMatch(stdout, '\x1b');
 });
 
@@ -34,6 +39,14 @@ t.test(
     );
     t.match(coloured, '\r\x1b[Kguest RAM', 'the table begins on a cleared line');
     t.match(coloured, '\x1b[32mequal\x1b[39m');
+    t.match(coloured, "\x1b[32mProven: the destination's RAM equals the source's.");
+    const lines = coloured.split(/\r*\n|\r\x1b\[K/).map((line) => line.replaceAll(/\x1b\[\d+m/g, ''));
+    t.same(
+      lines.filter((line) => line.length > COLUMNS),
+      [],
+      'nothing is wider than the terminal',
+    );
+    t.match(coloured, /^pc\.ram +[\d.]+ MiB {2}[0-9a-f]{16} {2}\S*equal/m, 'short digests');
 
     const plain = await onTerminal(t, [], { NO_COLOR: '1' });
     t.match(plain, / left/);
@@ -67,7 +80,7 @@ async function onTerminal(t: Test, more: string[], env: NodeJS.ProcessEnv): Prom
   const merged: NodeJS.ProcessEnv = { ...process.env, TERM: 'xterm', ...env };
   if (env.NO_COLOR === undefined) delete merged.NO_COLOR;
   // stdin stays open: at its end script(1) would send the terminal an end of file.
-  const child = spawn('script', ['-qfec', `stty cols 120; ${command}`, '/dev/null'], { env: merged });
+  const child = spawn('script', ['-qfec', `stty cols ${COLUMNS}; ${command}`, '/dev/null'], { env: merged });
   t.teardown(() => child.kill('SIGKILL'));
   let text = '';
   child.stdout.setEncoding('utf8').on('data', (piece: string) => (text += piece));
