@@ -40,18 +40,24 @@ interface DemoFlags extends OutputFlags {
 }
 
 const EXAMPLES = `
-The source process forks a destination process, migrates a guest's RAM to it over loopback TCP, and compares the
-SHA-256 of every block on both sides. Sizes take K, M, G and T (binary).
+The source process forks a destination process, migrates a guest's RAM to it
+over loopback TCP, and compares the SHA-256 of every block on both sides. Sizes
+take K, M, G and T (binary).
 
 Examples:
-  $ multifd demo                                          1 GiB over 2 channels
+  $ multifd demo                               1 GiB over 2 channels
   $ multifd demo --channels 4 --compression zstd --level 3
-  $ multifd demo --ram memory.bin --backing file          a snapshot's memory file, in place, never written
-  $ multifd demo --size 4G --prefault --dirty-rounds 5    a guest that goes on writing
-  $ multifd demo --qemu --compression zstd                a guest of QEMU, to a file and back
+  $ multifd demo --ram memory.bin --backing file
+                                               a snapshot's memory file, in
+                                               place, never written
+  $ multifd demo --size 4G --prefault --dirty-rounds 5
+                                               a guest that goes on writing
+  $ multifd demo --qemu --compression zstd     a guest of QEMU, to a file and
+                                               back
   $ multifd demo --json | jq 'select(.type == "result")'
 
-Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by
+Ctrl-C, 143 by SIGTERM.`;
 
 export function addDemoCommand(program: Command): void {
   program

@@ -18,10 +18,13 @@ interface InspectFlags extends OutputFlags {
 const EXAMPLES = `
 Examples:
   $ multifd inspect vm.mig
-  $ multifd inspect vm.mig --verify                  reads all of it; SHA-256 of each block's RAM
-  $ multifd inspect main.bin --json | jq .devices    a capture of the main stream
+  $ multifd inspect vm.mig --verify          reads all of it; SHA-256 of each
+                                             block's RAM
+  $ multifd inspect main.bin --json | jq .devices
+                                             a capture of the main stream
 
-Exit codes: 0 nothing that keeps it from being loaded, 1 problems, or it cannot be read, 2 wrong usage.`;
+Exit codes: 0 nothing that keeps it from being loaded, 1 problems, or it cannot
+be read, 2 wrong usage.`;
 
 export function addInspectCommand(program: Command): void {
   const command = program

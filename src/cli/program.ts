@@ -5,6 +5,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { EXIT_USAGE } from './cli-error.js';
+import { commandLine, EXAMPLES } from './help.js';
 
 interface Entry {
   /** As usage has it, with its arguments. */
@@ -48,10 +49,11 @@ export async function runProgram(version: string, args: readonly string[]): Prom
     .description("QEMU's multifd live-migration data plane: guest RAM over several channels at once.")
     .version(version)
     .exitOverride()
-    .showHelpAfterError('(--help shows what is allowed)');
+    .showHelpAfterError('(--help shows what is allowed)')
+    .addHelpText('after', EXAMPLES);
+  const line = commandLine(args, Object.keys(COMMANDS));
   // The program itself has no option that takes a value.
-  const [first, second] = args.filter((arg) => !arg.startsWith('-'));
-  const wanted = first === 'help' ? second : first;
+  const wanted = line.find((arg) => !arg.startsWith('-'));
   for (const [name, { usage, summary, load }] of Object.entries(COMMANDS)) {
     if (name === wanted) (await load())(program);
     else program.command(usage).summary(summary);
@@ -63,9 +65,7 @@ export async function runProgram(version: string, args: readonly string[]): Prom
   process.stderr.on('error', () => {});
 
   try {
-    // Commander shows the whole help.
-    if (first === 'help' && second !== undefined && !Object.hasOwn(COMMANDS, second)) args = [second];
-    await program.parseAsync([...args], { from: 'user' });
+    await program.parseAsync(line, { from: 'user' });
   } catch (error) {
     // It has been printed already, but for machines.
     if (!(error instanceof CommanderError)) throw error;

@@ -36,15 +36,18 @@ interface ReceiveFlags extends SessionFlags, OutputFlags {
 }
 
 const EXAMPLES = `
-QEMU's side: capability multifd on, multifd-channels and multifd-compression as given here, then
-\`migrate\` to this address. The file appears under its name only when it is whole and on disk. A QEMU from
-9.0 on loads it with -incoming file:FILE (capability mapped-ram), any other through \`multifd send\`.
+QEMU's side: capability multifd on, multifd-channels and multifd-compression as
+given here, then \`migrate\` to this address. The file appears under its name only
+when it is whole and on disk. A QEMU from 9.0 on loads it with -incoming
+file:FILE (capability mapped-ram), any other through \`multifd send\`.
 
 Examples:
   $ multifd receive --listen unix:/run/park.sock --out vm.mig
-  $ multifd receive --listen tcp:0.0.0.0:4444 --channels 8 --compression zstd --out vm.mig --json
+  $ multifd receive --listen tcp:0.0.0.0:4444 --channels 8 --compression zstd \\
+      --out vm.mig --json
 
-Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by
+Ctrl-C, 143 by SIGTERM.`;
 
 export function addReceiveCommand(program: Command): void {
   const command = program

@@ -42,13 +42,16 @@ interface RelayFlags extends SessionFlags, OutputFlags {
 }
 
 const EXAMPLES = `
-The source migrates to --listen, the destination waits at --to with -incoming. Nothing is stored, and the return
-path is passed through, so both learn how it ended.
+The source migrates to --listen, the destination waits at --to with -incoming.
+Nothing is stored, and the return path is passed through, so both learn how it
+ended.
 
 Examples:
-  $ multifd relay --listen unix:/run/out.sock --to tcp:far.example:4444 --compression-out zstd --channels-out 4
+  $ multifd relay --listen unix:/run/out.sock --to tcp:far.example:4444 \\
+      --compression-out zstd --channels-out 4
 
-Exit codes: 0 passed on to the end, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+Exit codes: 0 passed on to the end, 1 failed, 2 wrong usage, 130 cancelled by
+Ctrl-C, 143 by SIGTERM.`;
 
 export function addRelayCommand(program: Command): void {
   const command = program

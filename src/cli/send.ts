@@ -33,16 +33,21 @@ interface SendFlags extends SessionFlags, OutputFlags {
 }
 
 const EXAMPLES = `
-FILE is a mapped-ram file: made by \`multifd receive\`, or by QEMU's own file: migration. It is only read, and may
-be sent as often as you like. QEMU's side: -incoming defer, capability multifd on, multifd-channels and
+FILE is a mapped-ram file: made by \`multifd receive\`, or by QEMU's own file:
+migration. It is only read, and may be sent as often as you like. QEMU's side:
+-incoming defer, capability multifd on, multifd-channels and
 multifd-compression as given here, then \`migrate-incoming\` at this address.
 
 Examples:
   $ multifd send vm.mig --to unix:/run/resume.sock
-  $ multifd send vm.mig --to tcp:10.0.0.2:4444 --channels 8 --compression zstd --level 3
-  $ multifd send vm.mig --to tcp:10.0.0.2:4444 --peer 7.2      a destination older than the machine type says
+  $ multifd send vm.mig --to tcp:10.0.0.2:4444 --channels 8 \\
+      --compression zstd --level 3
+  $ multifd send vm.mig --to tcp:10.0.0.2:4444 --peer 7.2
+                                     a destination older than the machine type
+                                     says
 
-Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130
+cancelled by Ctrl-C, 143 by SIGTERM.`;
 
 export function addSendCommand(program: Command): void {
   const command = program
