@@ -16,7 +16,7 @@ import fs from 'node:fs';
 import { parseArgs } from 'node:util';
 import { describeMachine } from './support/machine.js';
 import type { Row } from './support/measure.js';
-import { remarksTold, type Remark } from './support/remark.js';
+import { remark, remarksTold, type Remark } from './support/remark.js';
 import { boundOf, figure, isMissed, type Results } from './support/results.js';
 
 const BENCHES = [
@@ -65,11 +65,17 @@ async function beBench(name: string): Promise<void> {
   process.on('SIGTERM', () => process.exit(143));
   const orphaned = (): void => process.exit(1);
   process.on('disconnect', orphaned);
-  const { run } = (await import(`./${name}.js`)) as { run: () => Promise<Row[]> | AsyncIterable<Row> };
-  const rows = await run();
-  for await (const row of rows)
-    await new Promise((resolve) => process.send?.(row, undefined, undefined, resolve));
-  await remarksTold();
+  try {
+    const { run } = (await import(`./${name}.js`)) as { run: () => Promise<Row[]> | AsyncIterable<Row> };
+    const rows = await run();
+    for await (const row of rows)
+      await new Promise((resolve) => process.send?.(row, undefined, undefined, resolve));
+  } catch (error) {
+    remark(name, error instanceof Error ? error.message : String(error));
+    throw error;
+  } finally {
+    await remarksTold();
+  }
   process.off('disconnect', orphaned);
   process.disconnect();
 }

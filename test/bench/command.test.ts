@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import t, { type Test } from 'tap';
+import { escape } from '../../bench/support/page-html.js';
 import type { Results } from '../../bench/support/results.js';
 import { Run, type Ended } from '../cli/cli.js';
 import { within } from '../support/within.js';
@@ -52,32 +53,32 @@ t.test('wrong usage: one line, exit code 2, and no file', async (t) => {
   }
 });
 
-t.test(
-  'a bench that this machine cannot run says why, on stdout, in the figures and on the page',
-  async (t) => {
-    const folder = t.testdir({});
-    const files = { json: path.join(folder, 'json'), html: path.join(folder, 'html') };
-    const run = new Run(t, ['qemu', 'qemu-file', '--json', files.json, '--html', files.html], {
-      main: MAIN,
-      env: { MULTIFD_QEMU: '/no/such/qemu' },
-    });
-    const { code, stdout, stderr } = await ended(run);
-    t.equal(code, 0);
-    t.equal(stderr, '');
-    const { benches, failed, rows, remarks } = resultsIn(files.json);
-    t.same({ benches, failed, rows }, { benches: ['qemu', 'qemu-file'], failed: [], rows: [] });
-    t.same(
-      remarks.map(({ bench }) => bench),
-      benches,
-    );
-    const page = fs.readFileSync(files.html, 'utf8');
-    for (const { bench, remark } of remarks) {
-      t.match(remark, 'skipped: it needs qemu-system-x86_64', bench);
-      t.match(stdout, `\n${bench}: ${remark}\n`);
-      t.ok(page.includes(`<li>${remark}</li>`), 'on the page');
-    }
-  },
-);
+t.test('a bench that cannot run, or fails, says why: on stdout, in the figures, on the page', async (t) => {
+  const folder = t.testdir({});
+  const files = { json: path.join(folder, 'json'), html: path.join(folder, 'html') };
+  const names = ['qemu', 'qemu-file', 'limit'];
+  const run = new Run(t, [...names, '--json', files.json, '--html', files.html], {
+    main: MAIN,
+    // What `limit` compiles has no place.
+    env: { MULTIFD_QEMU: '/no/such/qemu', TMPDIR: '/no/such/folder' },
+  });
+  const { code, stdout, stderr } = await ended(run);
+  t.equal(code, 1);
+  t.match(stderr, '\nbench: limit failed: ended with 1\n');
+  const { benches, failed, rows, remarks } = resultsIn(files.json);
+  t.same({ benches, failed, rows }, { benches: names, failed: ['limit'], rows: [] });
+  t.match(remarks, [
+    { bench: 'qemu', remark: 'skipped: it needs qemu-system-x86_64' },
+    { bench: 'qemu-file', remark: 'skipped: it needs qemu-system-x86_64' },
+    { bench: 'limit', remark: 'ENOENT: no such file or directory' },
+    { bench: 'limit', remark: 'failed: ended with 1' },
+  ]);
+  const page = fs.readFileSync(files.html, 'utf8');
+  for (const { bench, remark } of remarks) {
+    if (!remark.startsWith('failed')) t.match(stdout, `\n${bench}: ${remark}\n`);
+    t.ok(page.includes(`<li>${escape(remark)}</li>`), 'on the page');
+  }
+});
 
 t.test('stdout that is closed, and no file: the end, without a stack trace', async (t) => {
   const run = bench(t, BENCH, LATER);
