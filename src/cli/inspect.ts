@@ -4,6 +4,7 @@ import { describeMigrationFile, type MigrationFileDescription } from '../migrati
 import { quote } from '../stream/codes.js';
 import { verifyMappedRam, type VerifiedBlock } from '../stream/verify-mapped-ram.js';
 import { CliError, EXIT_FAILED, EXIT_OK } from './cli-error.js';
+import { columnsOf } from './columns.js';
 import { formatShare, formatSize } from './format.js';
 import { addOutputOptions } from './migration-options.js';
 import { sizeFrom } from './option-values.js';
@@ -163,19 +164,30 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
   if (problems.length === 0) rows.push(['problems', 'none']);
   for (const { fatal, message } of problems) rows.push([fatal ? 'PROBLEM' : 'remark', message]);
   if (verified.length > 0) rows.push(['verified', 'every page was read']);
-  return [table(rows), blockTable(description, verified), deviceTable(description)]
-    .filter((part) => part !== '')
-    .join('\n');
+  const blocksPart = blockTable(description, verified, columnsOf(process.stdout));
+  return [table(rows), blocksPart, deviceTable(description)].filter((part) => part !== '').join('\n');
 }
 
-function blockTable(description: MigrationFileDescription, verified: VerifiedBlock[]): string {
-  const rows = description.blocks.map((block, i) => [
+/** @param width of the terminal: a digest that does not fit beside its block stands whole below it */
+export function blockTable(
+  description: Pick<MigrationFileDescription, 'blocks'>,
+  verified: Pick<VerifiedBlock, 'sha256'>[],
+  width: number,
+): string {
+  const rows = description.blocks.map((block) => [
     plain(block.name),
     formatSize(block.usedLength),
     ...('presentPages' in block ? [`${block.presentPages} present`, `${block.zeroPages} zero`] : []),
-    ...(verified[i] === undefined ? [] : [verified[i].sha256]),
   ]);
-  return columns(rows);
+  const beside = columns(
+    rows.map((row, i) => (verified[i] === undefined ? row : [...row, verified[i].sha256])),
+  );
+  if (verified.length === 0 || beside.split('\n').every((line) => line.length <= width)) return beside;
+  return columns(rows)
+    .trimEnd()
+    .split('\n')
+    .map((line, i) => `${line}\n  ${verified[i].sha256}\n`)
+    .join('');
 }
 
 function deviceTable({ vmDescription }: MigrationFileDescription): string {

@@ -5,6 +5,8 @@ import { columnsOf, wrap } from '../../src/cli/columns.js';
 import { table } from '../../src/cli/output.js';
 import { ProgressLine, progressText } from '../../src/cli/progress-line.js';
 import { textOf as qemuText, type QemuDemoResult } from '../../src/cli/demo-qemu.js';
+import { blockTable } from '../../src/cli/inspect.js';
+import type { MappedRamDescription } from '../../src/index.js';
 import { formatResult } from '../../src/cli/report-table.js';
 import type { DemoResult } from '../../src/cli/report.js';
 
@@ -246,3 +248,22 @@ t.test('demo --qemu says in words what was proven, too', async (t) => {
     t.same(wide, [], `${columns} columns`);
   }
 });
+
+t.test(
+  'inspect --verify has whole digests on any terminal, below their blocks where it is narrow',
+  async (t) => {
+    const block = { usedLength: 2 ** 22, presentPages: 80, zeroPages: 944 };
+    const blocks = [
+      { ...block, name: 'pc.ram' },
+      { ...block, name: '/rom@etc/acpi/tables' },
+    ] as unknown as MappedRamDescription['blocks'];
+    const verified = [{ sha256: SHA256 }, { sha256: OTHER }];
+    const ram = 'pc.ram                4 MiB  80 present  944 zero';
+    const tables = '/rom@etc/acpi/tables  4 MiB  80 present  944 zero';
+    const beside = `${ram}  ${SHA256}\n${tables}  ${OTHER}\n`;
+    t.equal(blockTable({ blocks }, verified, Infinity), beside);
+    t.equal(blockTable({ blocks }, verified, 115), beside);
+    t.equal(blockTable({ blocks }, verified, 114), `${ram}\n  ${SHA256}\n${tables}\n  ${OTHER}\n`);
+    t.equal(blockTable({ blocks }, [], 40), `${ram}\n${tables}\n`, 'not verified');
+  },
+);
