@@ -1,4 +1,4 @@
-/** The command line of `npm run bench`: what it refuses, and what its files have however a run ends. */
+/** The command line of `npm run bench`: what it refuses, and what it says of a bench that cannot run. */
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,7 +10,7 @@ import { within } from '../support/within.js';
 
 const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
 const WAIT_MS = 60_000;
-/** Takes nine seconds of one core; its rows come at its end. */
+/** Takes nine seconds of one core. */
 const BENCH = 'kernels';
 /** Takes half a minute, and is never let come to its end. */
 const LATER = 'limit';
@@ -86,43 +86,4 @@ t.test('stdout that is closed, and no file: the end, without a stack trace', asy
   const { code, stderr } = await ended(run);
   t.equal(code, 1);
   t.equal(stderr, '');
-});
-
-t.test(
-  'neither a stdout that is closed nor a file that cannot be written costs the other file',
-  async (t) => {
-    const html = path.join(t.testdir({}), 'page');
-    const run = bench(t, BENCH, '--json', '/dev/full', '--html', html);
-    run.child.stdout?.destroy();
-    const { code, stderr } = await ended(run);
-    t.equal(code, 1);
-    t.match(stderr, /^bench: \/dev\/full could not be written: ENOSPC[^\n]*\n$/);
-    const page = fs.readFileSync(html, 'utf8');
-    t.match(page, /<\/html>\s*$/);
-    t.ok(page.includes(BENCH), 'with its rows');
-  },
-);
-
-t.test('Ctrl-C: the rows that there are, and what is missing', async (t) => {
-  const json = path.join(t.testdir({}), 'json');
-  const run = bench(t, BENCH, LATER, '--json', json);
-  let shown = '';
-  const row = new Promise<void>((resolve) => {
-    run.child.stdout?.on('data', (text: string) => {
-      shown += text;
-      if (shown.includes(`\n${BENCH}: `)) resolve();
-    });
-  });
-  await within(row, WAIT_MS, 'a row');
-  run.child.kill('SIGINT');
-  const { code, stderr } = await ended(run);
-  t.equal(code, 130);
-  t.equal(stderr, '');
-  const { rows, failed } = resultsIn(json);
-  t.ok(rows.length > 0 && rows.every((one) => one.bench === BENCH), `${rows.length} rows`);
-  // The first may have come to its end in the meantime; the second has no row yet.
-  t.same(
-    failed.filter((name) => name !== BENCH),
-    [LATER],
-  );
 });

@@ -135,13 +135,6 @@ t.test('the version is told by a program that has loaded nothing', (t) => {
   t.end();
 });
 
-t.test('help on a command that is none is an error', async (t) => {
-  const wrong = await run(t, ['help', 'rely']);
-  t.equal(wrong.code, 2);
-  t.equal(wrong.stdout, '');
-  t.match(wrong.stderr, /unknown command 'rely'\n\(Did you mean relay\?\)/);
-});
-
 t.test('--qemu where there is no QEMU: exit code 1 and what is needed', async (t) => {
   const { code, stderr, lines } = await run(t, ['demo', '--qemu', '--json'], {
     env: { MULTIFD_QEMU: '/no/such/qemu' },

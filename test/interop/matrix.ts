@@ -1,6 +1,7 @@
 /**
- * Whole migrations in one process, sender to receiver, every byte compared after every sync. One file for each
- * compression method calls this, so that two run side by side.
+ * Whole migrations in one process, sender to receiver, every byte compared after every sync: each method with each
+ * zero-page detection, every page size and number of channels somewhere (matrix.test.ts, in `npm test`); and everything
+ * with everything, one file for each method, so that two run side by side (`npm run test:exhaustive`).
  */
 import t, { type Test } from 'tap';
 import {
@@ -16,6 +17,7 @@ import { Random } from '../support/random.js';
 import { STORE_KINDS, type StoreKind } from '../support/store.js';
 import { within } from '../support/within.js';
 
+const COMPRESSIONS: Compression[] = ['none', 'zlib', 'zstd'];
 const CHANNELS = [1, 2, 5, 16];
 const PAGE_SIZES = [4096, 65536];
 const DETECTIONS: ZeroPageDetection[] = ['none', 'legacy', 'multifd'];
@@ -230,25 +232,51 @@ async function hotPages(t: Test, options: Case, seed: number): Promise<void> {
   await end(t, migration, options.channels);
 }
 
+/** Channels and page size. */
+const HOT: [number, number][] = [
+  [2, 16384],
+  [5, 4096],
+];
+const LIMIT = { timeout: 60_000 };
+
+function testMigration(options: Case, seed: number): void {
+  const { channels, compression, pageSize, zeroPageDetection } = options;
+  const name = `${compression}/${zeroPageDetection}/pages of ${pageSize}/${channels} channels`;
+  t.test(name, LIMIT, (t) => migrate(t, options, seed));
+}
+
+function testHotPages(options: Case, seed: number): void {
+  const { channels, compression, zeroPageDetection } = options;
+  const name = `${compression}/${zeroPageDetection}/${channels} channels/pages queued again: the last content wins`;
+  t.test(name, LIMIT, (t) => hotPages(t, options, seed));
+}
+
+/** Everything with everything. */
 export function testMatrix(compression: Compression): void {
   let seed = 1;
   for (const zeroPageDetection of DETECTIONS) {
     for (const pageSize of PAGE_SIZES) {
       for (const channels of CHANNELS) {
-        const options = { channels, compression, zeroPageDetection, pageSize };
-        const name = `${compression}/${zeroPageDetection}/pages of ${pageSize}/${channels} channels`;
-        const mine = seed++;
-        t.test(name, { timeout: 60_000 }, (t) => migrate(t, options, mine));
+        testMigration({ channels, compression, zeroPageDetection, pageSize }, seed++);
       }
     }
-    for (const [channels, pageSize] of [
-      [2, 16384],
-      [5, 4096],
-    ]) {
-      const options = { channels, compression, zeroPageDetection, pageSize };
-      const name = `${compression}/${zeroPageDetection}/${channels} channels/pages queued again: the last content wins`;
-      const mine = seed++;
-      t.test(name, { timeout: 60_000 }, (t) => hotPages(t, options, mine));
+    for (const [channels, pageSize] of HOT) {
+      testHotPages({ channels, compression, zeroPageDetection, pageSize }, seed++);
+    }
+  }
+}
+
+/** Each method with each detection; the rest in turn. */
+export function testSome(): void {
+  let turn = 0;
+  for (const compression of COMPRESSIONS) {
+    for (const zeroPageDetection of DETECTIONS) {
+      const channels = CHANNELS[turn % CHANNELS.length];
+      const pageSize = PAGE_SIZES[turn % PAGE_SIZES.length];
+      testMigration({ channels, compression, zeroPageDetection, pageSize }, turn);
+      const [hotChannels, hotPageSize] = HOT[turn % HOT.length];
+      testHotPages({ channels: hotChannels, compression, zeroPageDetection, pageSize: hotPageSize }, turn);
+      turn++;
     }
   }
 }

@@ -1,0 +1,3 @@
+import { testSome } from './matrix.js';
+
+testSome();

@@ -1,0 +1,3 @@
+import { testMany } from './many.js';
+
+testMany(200, 50);
