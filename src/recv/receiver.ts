@@ -120,13 +120,7 @@ export class Receiver extends Session {
       // Only what this thread puts into place comes through the slots.
       dataBytes: slotDataBytes(options.devices.length > 0 ? options.deviceStateBytes : 0),
     });
-    super(
-      'recv-channel',
-      control,
-      options.pageSize,
-      options.compression,
-      options.signal,
-    );
+    super('recv-channel', control, options.pageSize, options.compression, options.signal);
     this.#options = options;
     this.#address = options.address;
     this.#hooks = hooks;

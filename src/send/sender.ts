@@ -151,13 +151,7 @@ export class Sender extends Session {
       dataBytes: slotDataBytes(options.deviceStateBytes),
       packets: maxPackets(options),
     });
-    super(
-      'send-channel',
-      control,
-      options.pageSize,
-      options.compression,
-      options.signal,
-    );
+    super('send-channel', control, options.pageSize, options.compression, options.signal);
     this.#options = options;
     this.blocks = options.blocks;
     this.#pages = pagesPerPacket(options.pageSize);
