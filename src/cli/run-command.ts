@@ -21,7 +21,9 @@ export async function runCommand(
   try {
     process.exitCode = await command(cancellation.signal);
     await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
-    cancellation.signal.throwIfAborted();
+    // What was decided before a signal came stands. But what nobody could read has not been said.
+    const reason: unknown = cancellation.signal.reason;
+    if (reason instanceof CliError && reason.code === 'ERR_CLI_STDOUT') throw reason;
   } catch (error) {
     printError(error, verbose || Boolean(process.env.DEBUG));
     process.exitCode = exitCodeOf(error);

@@ -1,4 +1,5 @@
 /** What receive, send and relay run in: the result or the failure is told, once, and progress followed to its end. */
+import { CliError } from './cli-error.js';
 import type { Output } from './output.js';
 
 /**
@@ -23,9 +24,17 @@ export async function runMigration<T>(
     const { record, text } = tell(result, seconds);
     output.result(record, text);
   } catch (error) {
-    const reason: unknown = cancelled.aborted ? cancelled.reason : error;
+    const reason = cancelled.aborted ? cancellation(cancelled.reason, error) : error;
     await Promise.allSettled(following);
     output.failed(reason);
     throw reason;
   }
+}
+
+/** Where the failure says more than that it was cancelled, such as what is kept of a guest, that is told as well. */
+function cancellation(reason: unknown, error: unknown): unknown {
+  if (!(reason instanceof CliError) || !(error instanceof Error)) return reason;
+  if (error === reason || error.cause === reason) return reason;
+  const { code, message, exitCode } = reason;
+  return new CliError(code, `${message}: ${error.message}`, { exitCode, cause: error });
 }

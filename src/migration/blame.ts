@@ -23,3 +23,9 @@ export function brokenOff(error: MultifdError): MultifdError {
   told.suppressed.push(...error.suppressed);
   return told;
 }
+
+/** With the return path a source keeps its main stream open until it is told that all has arrived. */
+export function closedUntold(): MultifdError {
+  const message = 'the source closed its main stream before it was told';
+  return new MultifdError('ERR_MULTIFD_CONNECTION', message);
+}

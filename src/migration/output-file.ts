@@ -37,6 +37,8 @@ const NO_FOLDER_SYNC = [
 
 export class OutputFile {
   readonly out: string;
+  /** The same whatever the working directory is. */
+  readonly #path: string;
   /** The name until it is whole. */
   readonly part: string;
   readonly handle: FileHandle;
@@ -48,7 +50,8 @@ export class OutputFile {
 
   private constructor(out: string, overwrite: boolean, handle: FileHandle, lock: OutputLock) {
     this.out = out;
-    this.part = `${out}.part`;
+    this.#path = path.resolve(out);
+    this.part = `${this.#path}.part`;
     this.#overwrite = overwrite;
     this.handle = handle;
     this.#lock = lock;
@@ -56,13 +59,13 @@ export class OutputFile {
 
   /** @throws MultifdError ERR_MULTIFD_IO */
   static async make(out: string, overwrite: boolean): Promise<OutputFile> {
+    const part = `${path.resolve(out)}.part`;
     refuseExisting(out, overwrite);
     requireFolder(out);
     const lock = await OutputLock.take(out);
     try {
       // Another one may have finished while the lock was waited for.
       refuseExisting(out, overwrite);
-      const part = `${out}.part`;
       if (overwrite) await removeLeft(part);
       let handle: FileHandle;
       try {
@@ -83,7 +86,7 @@ export class OutputFile {
       return new OutputFile(out, overwrite, handle, lock);
     } catch (error) {
       await lock[Symbol.asyncDispose]();
-      throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', `${out}.part`);
+      throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', part);
     }
   }
 
@@ -104,8 +107,8 @@ export class OutputFile {
         this.#partial = false;
         throw new MultifdError('ERR_MULTIFD_IO', `${this.part} is another file by now: somebody replaced it`);
       }
-      refuseExisting(this.out, this.#overwrite);
-      if (this.#overwrite || !this.#link()) fs.renameSync(this.part, this.out);
+      refuseExisting(this.#path, this.#overwrite);
+      if (this.#overwrite || !this.#link()) fs.renameSync(this.part, this.#path);
     } catch (error) {
       throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', this.out);
     }
@@ -116,9 +119,9 @@ export class OutputFile {
   /** As a rename that does not replace. Not every file system has links. */
   #link(): boolean {
     try {
-      fs.linkSync(this.part, this.out);
+      fs.linkSync(this.part, this.#path);
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'EEXIST') refuseExisting(this.out, false);
+      if ((error as NodeJS.ErrnoException).code === 'EEXIST') refuseExisting(this.#path, false);
       return false;
     }
     fs.rmSync(this.part, { force: true });
@@ -128,7 +131,7 @@ export class OutputFile {
   /** The folder's fsync, so that the name outlives the machine. @throws what the file system says of a disk that fails */
   async onDisk(): Promise<void> {
     try {
-      const folder = await open(path.dirname(path.resolve(this.out)), 'r');
+      const folder = await open(path.dirname(this.#path), 'r');
       await folder.sync().finally(() => folder.close());
     } catch (error) {
       if (!NO_FOLDER_SYNC.includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
@@ -137,14 +140,15 @@ export class OutputFile {
 
   /** Takes the name back: it is whole, so it is not thrown away, but nobody shall take it for a guest that was moved. */
   async unname(): Promise<void> {
-    if (!this.#isOurs(this.out)) return;
-    await rename(this.out, this.part);
+    if (!this.#isOurs(this.#path)) return;
+    await rename(this.#path, this.part);
     this.#named = false;
   }
 
-  /** OUT.part stays, whatever comes. */
-  keep(): void {
+  /** OUT.part stays, whatever comes. @returns whether it is this file */
+  keep(): boolean {
     this.#partial = false;
+    return this.#isOurs(this.part);
   }
 
   /** Closes it; a partial file goes. */

@@ -19,16 +19,17 @@
  *     fails, is aborted or broken                 the source (return path)   the call    on disk
  *     before the rename                           not told: runs on          rejects     nothing; OUT.part: `keepPartial`
  *     before, the source broke off behind all     not told                   rejects     whole, as OUT.part
- *     fsync, rename; no return path               has given its guest up     rejects     whole, as OUT.part
+ *     fsync, rename, abort; no return path        has given its guest up     rejects     whole, as OUT.part
  *     an abort, a channel after the rename        SHUT 0                     resolves    OUT
  *     the folder's fsync (a disk that fails)      not told                   rejects     whole, as OUT.part
- *     SHUT cannot be written: the source is gone  not told                   rejects     whole, as OUT.part
+ *     SHUT: the source is gone, or resets it      not told                   rejects     whole, as OUT.part
  *     killed before / after the rename            not told / may be told     -           OUT.part / OUT
  *
  * A source without return path is told nothing, and is done when it has sent all.
  */
 import type { FileHandle } from 'node:fs/promises';
 import type net from 'node:net';
+import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { makeBlocks, type RAMBlock } from '../ram/block.js';
@@ -43,11 +44,12 @@ import { writeAt } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
-import { brokenOff } from './blame.js';
+import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
 import { CONNECT_TIMEOUT_MS, callHook, requireOptions, requirePageSizeTold } from './options.js';
 import { OutputFile } from './output-file.js';
+import { settles } from './send.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 
@@ -184,13 +186,18 @@ class IncomingMigration {
       (error) => void receiver.abandon(error),
     );
     try {
-      return await this.#receive(receiver, main);
+      return await this.#receive(receiver, main, unwatch);
     } finally {
       unwatch();
     }
   }
 
-  async #receive(receiver: Receiver, main: MainConnection): Promise<Omit<ReceivedMigration, 'stats'>> {
+  /** @param allCame what comes behind it is our own disk's, and nobody's stall */
+  async #receive(
+    receiver: Receiver,
+    main: MainConnection,
+    allCame: () => void,
+  ): Promise<Omit<ReceivedMigration, 'stats'>> {
     const { handle } = this.#file;
     const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes }));
     const writer = (this.#writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes }));
@@ -256,10 +263,12 @@ class IncomingMigration {
       );
     }
     if (main.broken !== undefined) throw main.broken;
+    allCame();
     const fileBytes = await writer.finish(({ name }) => state.present(name), scanner);
     await this.#keep(receiver, main);
     if (this.#returnPath) await this.#tell(main);
-    await main.end();
+    else await settles(main.end());
+    main.destroy();
     return {
       out: this.#file.out,
       machine: stream.configuration?.machine ?? '',
@@ -320,19 +329,19 @@ class IncomingMigration {
       await receiver.orStopped(file.handle.sync());
       if (this.#returnPath && (!this.#waiting || main.ended)) {
         // It has died, or given up: its guest may run on, or this may be the only one there is.
-        const why = 'the source closed its main stream before it was told';
-        throw this.#untold('ERR_MULTIFD_CONNECTION', why);
+        const { code, message } = closedUntold();
+        throw this.#untold(code, message);
       }
       // The last look, and the name: nothing comes in between.
       if (receiver.isRunning) file.name();
+      // Throws why it is not.
+      else await receiver.orStopped(Promise.resolve());
     } catch (error) {
       // Without the return path the source has given its guest up: what is whole is the only one there is.
-      if (this.#returnPath || !receiver.isRunning || this.kept !== undefined) throw error;
+      if (this.#returnPath || this.kept !== undefined) throw error;
       const { code, message } = MultifdError.wrap(error, 'ERR_MULTIFD_IO', 'fsync');
       throw this.#untold(code, message, error);
     }
-    // Throws why it is not.
-    if (!file.named) await receiver.orStopped(Promise.resolve());
     try {
       await file.onDisk();
     } catch (error) {
@@ -342,8 +351,17 @@ class IncomingMigration {
 
   /** A source that cannot be told takes its migration as failed: its guest may run on, and this file must not seem valid. */
   async #tell(main: MainConnection): Promise<void> {
+    // Its end may lie there unread; what is written behind it the kernel takes all the same.
+    await turnEventLoop();
+    if (main.ended) {
+      const { code, message } = closedUntold();
+      await this.#unname(code, message, main.broken);
+    }
     try {
       await main.write(encodeShut(0));
+      await settles(main.end());
+      // A reset: the source's end of the connection was closed when the SHUT came.
+      if (main.broken !== undefined) throw main.broken;
     } catch (error) {
       const why = 'the source could not be told that all has arrived';
       await this.#unname('ERR_MULTIFD_CONNECTION', why, error);
@@ -357,8 +375,9 @@ class IncomingMigration {
   }
 
   #untold(code: ErrorCode, why: string, cause?: unknown): MultifdError {
-    this.#file.keep();
-    this.kept = new MultifdError(code, `${why}; the whole file is kept as ${this.#file.part}`, { cause });
+    const { part } = this.#file;
+    const fate = this.#file.keep() ? `kept as ${part}` : `lost: what is ${part} now is not it`;
+    this.kept = new MultifdError(code, `${why}; the whole file is ${fate}`, { cause });
     return this.kept;
   }
 

@@ -25,6 +25,7 @@
  * completed when it has written its last byte, so a failure has to reach it before that.
  */
 import type net from 'node:net';
+import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkAddress,
@@ -45,7 +46,7 @@ import { encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
-import { brokenOff } from './blame.js';
+import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
 import {
@@ -230,7 +231,8 @@ class Relay implements ReceiverHooks {
   async run(receiver: Receiver, stallTimeoutMs: number): Promise<RelayedMigration> {
     receiver.done.catch((error: MultifdError) => this.#break(receiver, error));
     const source = await receiver.orStopped(this.#mainIn);
-    this.#connecting = connectMain(this.#outgoing.address, this.#connectTimeoutMs, this.#stop.signal);
+    const connecting = connectMain(this.#outgoing.address, this.#connectTimeoutMs, this.#stop.signal);
+    this.#connecting = this.#errors.of('destination', connecting);
     const sink = (this.#sink = await receiver.orStopped(this.#connecting));
     const unwatch = watchMigration(
       stallTimeoutMs,
@@ -323,7 +325,12 @@ class Relay implements ReceiverHooks {
     const ended = (where: string): MultifdError =>
       this.#errors.mark('source', new MultifdError('ERR_MULTIFD_EOF', `main stream ended ${where}`));
     if (!stream.inTail) throw ended("before ram's END");
-    if (this.#verdict === 'LOADED' || this.#tail.complete || this.#tail.endsWithFooterAndEof) return;
+    if (this.#verdict === 'LOADED') return;
+    if (this.#tail.complete || this.#tail.endsWithFooterAndEof) {
+      // With the return path it waits to be told, unless it has died, or given up and let its guest run on.
+      if (this.#returnPath) throw this.#errors.mark('source', closedUntold());
+      return;
+    }
     // The destination knows best whether something is missing: it is given the end, and its answer is waited for.
     this.#cut = ended("inside the devices' state, without VM description");
     await receiver.orStopped(sink.end());
@@ -433,7 +440,11 @@ class Relay implements ReceiverHooks {
     forth: Promise<void>,
   ): Promise<void> {
     const sender = this.#sender as Sender;
-    if (this.#returnPath) this.#sourceTold = await settles(source.write(this.#shut as Buffer));
+    // Its end may lie there unread; what is written behind it the kernel takes all the same.
+    await turnEventLoop();
+    if (this.#returnPath && !source.ended) {
+      this.#sourceTold = await settles(source.write(this.#shut as Buffer));
+    }
     const ends = [settles(sink.end()), sender.end().catch(() => sender.close())];
     // A socket that is closed with bytes unread takes back what it has sent last.
     await settles(forth);
@@ -442,6 +453,8 @@ class Relay implements ReceiverHooks {
       receiver.end().catch(() => receiver.close()),
     );
     await Promise.all(ends);
+    // A reset: the source's end of the connection was closed when the SHUT came.
+    if (source.broken !== undefined) this.#sourceTold = false;
   }
 
   async failed(receiver: Receiver, thrown: MultifdError): Promise<MultifdError> {

@@ -6,6 +6,7 @@ import { open, type FileHandle } from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { receiveMigration, type Address, type ReceiveMigrationOptions } from '../../src/index.js';
 import { OutputFile } from '../../src/migration/output-file.js';
@@ -100,13 +101,49 @@ t.test('a second receiver of one file is refused while the first lives, overwrit
   await within(again.result, WAIT_MS, 'a later one');
 });
 
+/** As a killed receiver leaves it: a socket that nobody listens on. */
+async function deadLock(out: string): Promise<void> {
+  const server = net.createServer().listen(`${out}.away`);
+  await once(server, 'listening');
+  fs.renameSync(`${out}.away`, `${out}.lock`);
+  server.close();
+  await once(server, 'close');
+}
+
+t.test('of several that take over a dead lock at once one gets it', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  for (let round = 0; round < 10; round++) {
+    await deadLock(out);
+    const taken = await Promise.allSettled(Array.from({ length: 4 }, () => OutputFile.make(out, true)));
+    const got = taken.filter((one) => one.status === 'fulfilled');
+    t.equal(got.length, 1, `round ${round}`);
+    for (const one of taken) {
+      if (one.status === 'rejected') t.match(one.reason, { message: /is being received by another process/ });
+    }
+    for (const one of got) await one.value.giveUp();
+    t.same(fs.readdirSync(path.dirname(out)), [], 'nothing is left');
+  }
+});
+
+t.test('a relative path means the same file wherever the process goes', async (t) => {
+  const [before, elsewhere] = [folder(t), folder(t)];
+  const cwd = process.cwd();
+  t.teardown(() => process.chdir(cwd));
+  process.chdir(before);
+  const { address, result } = await receive('vm.mig', { onStart: () => process.chdir(elsewhere) });
+  await play(address, streams);
+  await within(result, WAIT_MS, 'receive');
+  t.same(fs.readdirSync(before), ['vm.mig']);
+  t.same(fs.readdirSync(elsewhere), []);
+});
+
 t.test(
-  'a path too long for a socket has its lock elsewhere, and keeps a second one out as well',
+  'a path too long for a socket has its lock beside it, and keeps a second one out as well',
   async (t) => {
     const out = path.join(folder(t), 'x'.repeat(120), 'vm.mig');
     fs.mkdirSync(path.dirname(out));
     const first = await OutputFile.make(out, false);
-    t.same(fs.readdirSync(path.dirname(out)), ['vm.mig.part']);
+    t.same(fs.readdirSync(path.dirname(out)), ['vm.mig.lock', 'vm.mig.part']);
     await t.rejects(OutputFile.make(out, true), { message: /is being received by another process/ });
     await first.giveUp();
     await (await OutputFile.make(out, false)).giveUp();
@@ -261,6 +298,90 @@ function packetOfData(channel: Buffer): Buffer {
   }
   throw new Error('the capture has no page');
 }
+
+t.test(
+  'an abort while the whole file goes to disk: a source that has given its guest up loses nothing',
+  async (t) => {
+    const out = path.join(folder(t), 'vm.mig');
+    const abort = new AbortController();
+    const { address, result } = await receive(out, { signal: abort.signal });
+    await atSync(t, 1, async (sync) => {
+      abort.abort(new Error('enough'));
+      await sync();
+    });
+    await play(address, streams);
+    await t.rejects(within(result, WAIT_MS, 'receive'), {
+      code: 'ERR_MULTIFD_ABORTED',
+      message: /; the whole file is kept as .*vm\.mig\.part$/,
+    });
+    t.same(fs.readdirSync(path.dirname(out)), ['vm.mig.part']);
+    t.ok((await ramOf(`${out}.part`)).equals(PC_RAM));
+  },
+);
+
+t.test('a disk that needs longer than stallTimeoutMs is not a source that stalls', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  const { address, result } = await receive(out, { stallTimeoutMs: 200 });
+  await atSync(t, 1, async (sync) => {
+    await sleep(1000);
+    await sync();
+  });
+  await play(address, streams);
+  await within(result, WAIT_MS, 'receive');
+  t.ok((await ramOf(out)).equals(PC_RAM));
+});
+
+t.test('a source that ends its main stream before it is told: its name is taken back', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  const { address, result } = await receive(out);
+  let sockets: net.Socket[] = [];
+  await atSync(t, 2, async (sync) => {
+    t.ok(fs.existsSync(out), 'it has its name');
+    sockets[0].end();
+    await once(sockets[0], 'finish');
+    await sync();
+  });
+  const source = await playAndWait(t, address);
+  sockets = source.sockets;
+  await t.rejects(within(result, WAIT_MS, 'receive'), {
+    code: 'ERR_MULTIFD_CONNECTION',
+    message: /^the source closed its main stream before it was told; the whole file is kept as/,
+  });
+  t.equal(Buffer.concat(source.back).includes(Buffer.from(SHUT_0, 'hex')), false, 'it was not told');
+  t.same(fs.readdirSync(path.dirname(out)), ['vm.mig.part']);
+});
+
+t.test('a file that somebody replaced is not said to be kept', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  const { address, result } = await receive(out);
+  await atSync(t, 1, async (sync) => {
+    fs.rmSync(`${out}.part`);
+    fs.writeFileSync(`${out}.part`, 'mine');
+    await sync();
+  });
+  await play(address, streams);
+  await t.rejects(within(result, WAIT_MS, 'receive'), {
+    code: 'ERR_MULTIFD_IO',
+    message: /another file by now: somebody replaced it; the whole file is lost: what is .* now is not it/,
+  });
+  t.equal(fs.readFileSync(`${out}.part`, 'utf8'), 'mine');
+});
+
+t.test('a source that keeps its connection open behind the end does not keep the call', async (t) => {
+  const out = path.join(folder(t), 'vm.mig');
+  const { address, result } = await receive(out);
+  const closed: Promise<unknown>[] = [];
+  for (const bytes of [streams.main, ...streams.channels]) {
+    const socket = net.connect({ ...(address as net.TcpNetConnectOpts), allowHalfOpen: true });
+    t.teardown(() => socket.destroy());
+    socket.on('error', () => {});
+    socket.resume();
+    closed.push(once(socket, 'end'));
+    socket.end(bytes);
+  }
+  await within(result, WAIT_MS, 'receive');
+  await within(Promise.all(closed), WAIT_MS, 'its connections are closed');
+});
 
 t.test("a folder's fsync that is not known here costs nothing", async (t) => {
   const out = path.join(folder(t), 'vm.mig');

@@ -7,6 +7,7 @@ import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { createReceiver, type Receiver } from '../../src/index.js';
+import { WITHOUT_TAP } from '../cli/cli.js';
 import { eventually } from '../support/raw-channel.js';
 
 function socketPath(t: Test, name = 'vm.sock'): string {
@@ -75,6 +76,46 @@ t.test('what is no socket is not removed, nor what took its place', async (t) =>
   await receiver.close();
   t.equal(fs.readFileSync(file, 'utf8'), 'precious');
 });
+
+t.test('of two that take over the same socket one gets it, and keeps it', async (t) => {
+  const file = socketPath(t);
+  for (let round = 0; round < 5; round++) {
+    const server = net.createServer().listen(`${file}.away`);
+    await once(server, 'listening');
+    fs.renameSync(`${file}.away`, file);
+    server.close();
+    await once(server, 'close');
+    const both = await Promise.allSettled([listen(file), listen(file)]);
+    const got = both.filter((one) => one.status === 'fulfilled');
+    t.equal(got.length, 1, `round ${round}`);
+    const socket = net.connect(file);
+    await once(socket, 'connect');
+    socket.destroy();
+    for (const one of got) await one.value.close();
+    t.same(fs.readdirSync(path.dirname(file)), []);
+  }
+});
+
+t.test(
+  'an umask that takes bits from the owner as well is no hindrance',
+  { skip: process.getuid?.() === 0 ? false : 'root may become another user' },
+  async (t) => {
+    const file = socketPath(t);
+    fs.chmodSync(path.dirname(file), 0o777);
+    const script = `
+      process.umask(0o777);
+      import('${new URL('../../src/recv/unix-socket.js', import.meta.url).href}').then(async (it) => {
+        const server = require('net').createServer();
+        const remove = await it.listenOnUnixSocket(server, ${JSON.stringify(file)}, { mode: 0o600, backlog: 1 });
+        console.log((require('fs').statSync(${JSON.stringify(file)}).mode & 0o777).toString(8));
+        remove();
+        server.close();
+      });`;
+    const child = spawn('env', [...WITHOUT_TAP, process.execPath, '-e', script], { uid: 65534, gid: 65534 });
+    const [out] = (await once(child.stdout, 'data')) as [Buffer];
+    t.equal(out.toString().trim(), '600');
+  },
+);
 
 t.test('an abort while it is being made leaves nothing', async (t) => {
   const file = socketPath(t);
