@@ -147,7 +147,7 @@ const BACKENDS: Backend[] = [
     : []),
   { name: 'zstd, binding', sender: zstdBinding, receiver: () => createZstdReceiver(PAGE, false) },
   {
-    name: 'zstd, fzstd on a frame that goes on',
+    name: 'zstd, our decoder on a frame that goes on',
     receiver: () => createZstdReceiver(PAGE, false),
     payloads: async (pages) => {
       const binding = createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as {

@@ -5,11 +5,14 @@
  * Sending: one complete frame a packet, and a second one for pages that travel as they are, so that a receiver without a
  * fast streaming decoder is fast. Made by Node's own zstd where the running Node has it, else by @mongodb-js/zstd.
  *
- * Receiving: both forms. Node's own decoder takes either. Without it, packets of one whole frame go to
- * @mongodb-js/zstd (one call; its output is bounded by the frame's blocks beforehand), all others to fzstd, which
- * streams, at a quarter of the speed.
+ * Receiving: both forms. A checker walks over every payload first (zstd-frame.ts), so that the answer does not depend on the
+ * decoder. Frames of raw blocks are copied. All others go to Node's own decoder where there is one. Without it, a packet of
+ * one whole frame goes to @mongodb-js/zstd (one call; its output is bounded by the frame's blocks beforehand), and what is
+ * left to our own (zstd-blocks.ts), in JavaScript, at a fifth of the speed.
+ *
+ * What no checker can see: a corrupt compressed block. Most are refused by all decoders. Of those that libzstd takes, since
+ * it does not look at everything, ours takes all but 1 in 1000, and the other way round.
  */
-import type { Decompress } from 'fzstd';
 import { createRequire } from 'node:module';
 import v8 from 'node:v8';
 import vm from 'node:vm';
@@ -19,7 +22,8 @@ import { MAX_PAYLOAD_BYTES, MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { SyncEngine, canDrive } from './engine.js';
 import { copyPages } from '../ram/copy.js';
 import type { ReceiveMethod, SendMethod } from './methods.js';
-import { FrameWalker, copyRawFrame, rawFrame, type FramePart } from './zstd-frame.js';
+import { BlockDecoder } from './zstd-blocks.js';
+import { FrameWalker, copyRawFrame, rawFrame, refuse, wrongSize, type FramePart } from './zstd-frame.js';
 
 /** zlib.createZstdCompress and its constants: Node 22.15 and 23.8 on; not in every version of the types. */
 interface NodeZstd {
@@ -29,12 +33,6 @@ interface NodeZstd {
 }
 const nodeZstd = zlib as unknown as NodeZstd;
 export const hasNodeZstd: boolean = canDrive && typeof nodeZstd.createZstdCompress === 'function';
-
-/** Loaded when it is needed: every channel's thread pays for what is imported. */
-function newDecompress(take: (chunk: Uint8Array) => void): Decompress {
-  const fzstd = createRequire(import.meta.url)('fzstd') as typeof import('fzstd');
-  return new fzstd.Decompress(take);
-}
 
 /** The public compress() of @mongodb-js/zstd 1.2.2 drops its level; the binding below it honours it. */
 interface ZstdBinding {
@@ -47,11 +45,6 @@ function binding(): ZstdBinding {
   return loadedBinding;
 }
 
-/**
- * fzstd holds a frame back until it has 18 bytes of it, and a first packet of one page may have fewer. Four raw
- * blocks of no bytes after the header make them up.
- */
-const EMPTY_BLOCKS = Buffer.alloc(12);
 const NOTHING = Buffer.alloc(0);
 const OUTPUT_BYTES = MULTIFD_PACKET_BYTES + 65536;
 
@@ -61,7 +54,7 @@ export function createZstdSender(level: number, native = hasNodeZstd): SendMetho
 }
 
 export function createZstdReceiver(pageSize: number, native = hasNodeZstd): ReceiveMethod {
-  return native ? new NodeZstdReceiver(pageSize) : new BindingReceiver(pageSize);
+  return new ZstdReceiver(pageSize, native);
 }
 
 class NodeZstdSender implements SendMethod {
@@ -92,45 +85,6 @@ class NodeZstdSender implements SendMethod {
   }
 
   readonly raw = rawFrame;
-
-  close(): void {
-    this.#engine.close();
-  }
-}
-
-class NodeZstdReceiver implements ReceiveMethod {
-  readonly #engine = new SyncEngine(nodeZstd.createZstdDecompress());
-  readonly #probe = Buffer.alloc(1);
-  readonly #pageSize: number;
-
-  constructor(pageSize: number) {
-    this.#pageSize = pageSize;
-  }
-
-  decompress(payload: Buffer, pages: Buffer): void {
-    const engine = this.#engine;
-    let read = 0;
-    let filled = 0;
-    while (read < payload.length) {
-      const flush = nodeZstd.constants.ZSTD_e_continue;
-      if (!engine.run(flush, payload, read, pages, filled, pages.length - filled)) {
-        throw refuse(engine.failure ?? 'failed');
-      }
-      const nowRead = payload.length - engine.inputLeft;
-      const nowFilled = pages.length - engine.outputLeft;
-      // The decoder stops where a frame ends; QEMU takes that only at a page's end, and not before any output.
-      if (engine.inputLeft > 0 && engine.outputLeft > 0)
-        checkFrameEnd(nowFilled - filled, nowFilled, this.#pageSize);
-      if (nowRead === read) throw wrongSize(`more than ${pages.length}`, pages.length);
-      read = nowRead;
-      filled = nowFilled;
-    }
-    if (filled !== pages.length) throw wrongSize(filled, pages.length);
-    // Bytes beyond the last page may wait inside the decoder.
-    engine.run(nodeZstd.constants.ZSTD_e_continue, NOTHING, 0, this.#probe, 0, 1);
-    if (engine.failure === undefined && engine.outputLeft === 0)
-      throw wrongSize(`more than ${filled}`, filled);
-  }
 
   close(): void {
     this.#engine.close();
@@ -168,122 +122,153 @@ class BindingSender implements SendMethod {
   close(): void {}
 }
 
-class BindingReceiver implements ReceiveMethod {
+/**
+ * The checker, then for each frame the decoder that fits it. What is found wrong by decoding has one message, whichever
+ * decoder found it; its own words are the cause.
+ */
+class ZstdReceiver implements ReceiveMethod {
   readonly #pageSize: number;
   readonly #walker = new FrameWalker();
+  readonly #engine: SyncEngine | undefined;
+  readonly #probe = Buffer.alloc(1);
   readonly #collector = new Collector(6);
-  #stream: Decompress | undefined;
-  #pages: Buffer = Buffer.alloc(0);
+  #blocks: BlockDecoder | undefined;
+  /** Of the packet at hand. */
   #filled = 0;
 
-  constructor(pageSize: number) {
+  constructor(pageSize: number, native: boolean) {
     this.#pageSize = pageSize;
+    if (native) this.#engine = new SyncEngine(nodeZstd.createZstdDecompress());
   }
 
-  async decompress(payload: Buffer, pages: Buffer): Promise<Buffer | void> {
-    const parts = this.#walker.walk(payload);
-    if (!parts.every((part) => part.begins && part.ends && isBounded(part, pages))) {
-      this.#streamed(payload, parts, pages);
-      return;
-    }
-    // Frames that end: each in one go. One alone, as most packets have it, needs no copy.
-    if (parts.length === 1 && !parts[0].raw) return this.#frame(payload, parts[0], pages.length);
-    let filled = 0;
-    for (const part of parts) {
-      const room = pages.length - filled;
-      const before = filled;
-      if (part.raw) {
-        if (part.contentSize !== undefined && part.contentSize !== part.maxSize)
-          throw wrongSize(part.maxSize, part.contentSize);
-        if (part.maxSize > room) throw wrongSize(`more than ${pages.length}`, pages.length);
-        filled += copyRawFrame(payload, part, pages, filled);
-      } else {
-        const decoded = await this.#frame(payload, part, undefined);
-        if (decoded.length > room) throw wrongSize(`more than ${pages.length}`, pages.length);
-        copyPages(decoded, 0, pages, filled, decoded.length);
-        filled += decoded.length;
-      }
-      checkFrameEnd(filled - before, filled, this.#pageSize);
-    }
-    if (filled !== pages.length) throw wrongSize(filled, pages.length);
-  }
-
-  /** @param bytes that it must decode to */
-  async #frame(payload: Buffer, part: FramePart, bytes: number | undefined): Promise<Buffer> {
-    const { contentSize } = part;
-    if (bytes !== undefined && contentSize !== undefined && contentSize !== bytes)
-      throw wrongSize(contentSize, bytes);
-    let decoded: Buffer;
-    try {
-      decoded = await binding().decompress(payload.subarray(part.start, part.end));
-    } catch (error) {
-      throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zstd payload');
-    }
-    if (bytes !== undefined && decoded.length !== bytes) throw wrongSize(decoded.length, bytes);
-    this.#collector.count();
-    return decoded;
-  }
-
-  #streamed(payload: Buffer, parts: FramePart[], pages: Buffer): void {
-    this.#pages = pages;
+  decompress(payload: Buffer, pages: Buffer): void | Promise<Buffer | void> {
+    const parts = this.#walker.walk(payload, pages.length);
     this.#filled = 0;
-    for (const part of parts) {
-      const before = this.#filled;
-      if (part.begins) this.#stream = newDecompress((chunk) => this.#take(chunk));
-      try {
-        // Copies: fzstd keeps views of what it was given.
-        const blocks = payload.subarray(part.blocks, part.end);
-        const input = part.begins
-          ? Buffer.concat([payload.subarray(part.start, part.blocks), EMPTY_BLOCKS, blocks])
-          : Uint8Array.from(blocks);
-        this.#stream?.push(input, part.ends);
-        forgetInput(this.#stream);
-      } catch (error) {
-        throw MultifdError.wrap(error, 'ERR_MULTIFD_DECOMPRESS', 'zstd payload');
-      }
-      if (part.ends) {
-        this.#stream = undefined;
-        checkFrameEnd(this.#filled - before, this.#filled, this.#pageSize);
-      }
+    if (this.#engine === undefined) {
+      // As our sender makes them: one frame, and perhaps one of raw blocks, which need no decoder.
+      const packed = parts.filter((part) => !isRawFrame(part));
+      if (packed.length === 1 && fitsBinding(packed[0], pages)) return this.#byBinding(payload, parts, pages);
     }
-    if (this.#filled !== pages.length) throw wrongSize(this.#filled, pages.length);
-    this.#collector.count(true);
+    for (const part of parts) this.#count(part, this.#decode(payload, part, pages), pages);
+    this.#checkFilled(pages);
   }
 
-  #take(chunk: Uint8Array): void {
-    if (this.#filled + chunk.length > this.#pages.length) {
-      throw wrongSize(`more than ${this.#pages.length}`, this.#pages.length);
+  #decode(payload: Buffer, part: FramePart, pages: Buffer): number {
+    if (isRawFrame(part)) {
+      if (this.#filled + part.minSize > pages.length) throw undecodable(pages);
+      return copyRawFrame(payload, part, pages, this.#filled);
     }
-    this.#pages.set(chunk, this.#filled);
-    this.#filled += chunk.length;
+    if (this.#engine !== undefined) return this.#byNode(this.#engine, payload, part, pages);
+    this.#blocks ??= new BlockDecoder();
+    try {
+      if (part.begins) this.#blocks.begin(part.frame);
+      return this.#blocks.decode(payload, part.blocks, part.end, part.ends, pages, this.#filled);
+    } catch (error) {
+      throw undecodable(pages, error);
+    }
+  }
+
+  #byNode(engine: SyncEngine, payload: Buffer, part: FramePart, pages: Buffer): number {
+    const input = payload.subarray(part.start, part.end);
+    const flush = nodeZstd.constants.ZSTD_e_continue;
+    let filled = this.#filled;
+    for (let read = 0; read < input.length;) {
+      if (!engine.run(flush, input, read, pages, filled, pages.length - filled)) {
+        throw undecodable(pages, engine.failure);
+      }
+      const nowRead = input.length - engine.inputLeft;
+      const nowFilled = pages.length - engine.outputLeft;
+      if (nowRead === read && nowFilled === filled) throw undecodable(pages);
+      read = nowRead;
+      filled = nowFilled;
+    }
+    // Bytes beyond the last page may wait inside the decoder.
+    if (filled === pages.length) {
+      engine.run(flush, NOTHING, 0, this.#probe, 0, 1);
+      if (engine.failure === undefined && engine.outputLeft === 0) throw undecodable(pages);
+    }
+    return filled - this.#filled;
+  }
+
+  async #byBinding(payload: Buffer, parts: FramePart[], pages: Buffer): Promise<Buffer | void> {
+    for (const part of parts) {
+      if (isRawFrame(part)) {
+        this.#count(part, this.#decode(payload, part, pages), pages);
+        continue;
+      }
+      let decoded: Buffer;
+      try {
+        decoded = await binding().decompress(payload.subarray(part.start, part.end));
+      } catch (error) {
+        throw undecodable(pages, error);
+      }
+      if (this.#filled + decoded.length > pages.length) throw undecodable(pages);
+      this.#collector.count();
+      const at = this.#filled;
+      this.#count(part, decoded.length, pages);
+      if (parts.length === 1 && decoded.length === pages.length) return decoded;
+      copyPages(decoded, 0, pages, at, decoded.length);
+    }
+    this.#checkFilled(pages);
+  }
+
+  /** So many bytes more are decoded, of this part. */
+  #count(part: FramePart, bytes: number, pages: Buffer): void {
+    const { frame } = part;
+    frame.decoded += bytes;
+    if (
+      frame.contentSize !== undefined &&
+      (frame.decoded > frame.contentSize || (part.ends && frame.decoded !== frame.contentSize))
+    ) {
+      throw undecodable(pages);
+    }
+    this.#filled += bytes;
+    if (part.ends && (bytes === 0 || this.#filled % this.#pageSize !== 0)) {
+      throw refuse(
+        receivedExpected(
+          'end of a frame at byte',
+          this.#filled,
+          `a multiple of ${this.#pageSize}, after some pages`,
+        ),
+      );
+    }
+  }
+
+  #checkFilled(pages: Buffer): void {
+    if (this.#filled !== pages.length) throw wrongSize(this.#filled, pages.length);
   }
 
   close(): void {
-    this.#stream = undefined;
+    this.#engine?.close();
+    this.#blocks = undefined;
   }
 }
 
-/**
- * fzstd 0.1.1 keeps a view, of no bytes, on every input that ends where a block does, as all of them do here, and with it
- * the input: it would hold all that a channel has ever received. `l` is how many bytes wait in `c`.
- */
-function forgetInput(stream: Decompress | undefined): void {
-  const { c: views, l: bytes } = stream as unknown as { c: unknown; l: unknown };
-  if (bytes === 0 && Array.isArray(views)) views.length = 0;
+function isRawFrame(part: FramePart): boolean {
+  return part.raw && part.begins && part.ends;
+}
+
+/** A whole frame. The binding does not bound its output itself, and the frames that it makes have no content size. */
+function fitsBinding(part: FramePart, pages: Buffer): boolean {
+  return part.begins && part.ends && part.maxSize <= pages.length + MULTIFD_PACKET_BYTES;
+}
+
+function undecodable(pages: Buffer, cause?: unknown): MultifdError {
+  return refuse(
+    `received blocks that are corrupt, or that decode to more or to less than was promised, expected ${pages.length} bytes`,
+    cause,
+  );
 }
 
 /**
- * The binding returns a new buffer for each packet, fzstd one for each block, outside the JavaScript heap: the collector
- * does not see the pressure until it has let 60 to 90 MiB a channel pile up. A young collection every few packets keeps
- * the binding's at 10 MiB and costs less than the page faults that it saves. What fzstd keeps of the frame's
- * history outlives two of those and grows old, so a full one follows now and then; it takes 2 ms of each half second.
- * V8 gives the function only to contexts made after the flag is set, so nothing of the embedder changes.
+ * The binding returns a new buffer for each packet, outside the JavaScript heap: the collector does not see the pressure
+ * until it has let 60 to 90 MiB a channel pile up. A young collection every few packets keeps it at 10 MiB and costs less
+ * than the page faults that it saves. V8 gives the function only to contexts made after the flag is set, so nothing of the embedder changes.
  */
 class Collector {
   readonly #every: number;
   #packets = 0;
-  #streamed = 0;
-  static #collect: ((options: { type: 'minor' | 'major' }) => void) | undefined;
+  static #collect: ((options: { type: 'minor' }) => void) | undefined;
 
   /** @param every packets between two young collections */
   constructor(every: number) {
@@ -291,43 +276,15 @@ class Collector {
   }
 
   /** A packet is done. */
-  count(streamed = false): void {
-    if (streamed && ++this.#streamed % 64 === 0) Collector.#run('major');
-    else if (++this.#packets % this.#every === 0) Collector.#run('minor');
-  }
-
-  static #run(type: 'minor' | 'major'): void {
+  count(): void {
+    if (++this.#packets % this.#every !== 0) return;
     Collector.#collect ??= Collector.#find();
-    Collector.#collect({ type });
+    Collector.#collect({ type: 'minor' });
   }
 
-  static #find(): (options: { type: 'minor' | 'major' }) => void {
+  static #find(): (options: { type: 'minor' }) => void {
     v8.setFlagsFromString('--expose-gc');
     const gc: unknown = vm.runInNewContext('globalThis.gc');
     return typeof gc === 'function' ? (gc as () => void) : (): void => {};
   }
-}
-
-/** The binding does not bound its output itself, and the frames that it makes have no content size. */
-function isBounded(part: FramePart, pages: Buffer): boolean {
-  return part.maxSize <= pages.length + MULTIFD_PACKET_BYTES;
-}
-
-function checkFrameEnd(decoded: number, filled: number, pageSize: number): void {
-  if (decoded === 0 || filled % pageSize !== 0) {
-    throw refuse(
-      receivedExpected('end of a frame at byte', filled, `a multiple of ${pageSize}, after some pages`),
-    );
-  }
-}
-
-function refuse(why: string): MultifdError {
-  return new MultifdError('ERR_MULTIFD_DECOMPRESS', `zstd payload: ${why}`);
-}
-
-function wrongSize(received: number | string, expected: number): MultifdError {
-  return new MultifdError(
-    'ERR_MULTIFD_DECOMPRESS',
-    receivedExpected('zstd payload, bytes decoded', received, expected),
-  );
 }
