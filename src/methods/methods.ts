@@ -11,13 +11,15 @@
  *                    pending. With `rawFollows` there may be no pages at all, and no payload. The payload's bytes
  *                    stay valid until the call after the next one, so that one packet may be on its way while the
  *                    next is made. A half that returns a promise works on a thread of the codec's: the next call may
- *                    come before it settles, and its packets are independent.
+ *                    come before it settles, its payload stays valid for one call more, and its packets are
+ *                    independent.
  *   raw(pieces)      the rest of a payload that was begun by compress() with `rawFollows`: these pages as they are, in
  *                    the codec's format. `pieces` are not copied, and may change while they are written.
  * Receiving half
  *   decompress(payload, pages)  fills `pages` exactly, or throws ERR_MULTIFD_DECOMPRESS. The output is bounded by
  *                    `pages` however the payload was made. A half whose codec makes a buffer of its own resolves with
- *                    that, of exactly as many bytes, and leaves `pages` as they are: a copy less.
+ *                    that, of exactly as many bytes, and leaves `pages` as they are: a copy less. It stays valid until the
+ *                    next call.
  * Both
  *   close()          frees native memory; also after a failure.
  *

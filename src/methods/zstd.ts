@@ -14,14 +14,13 @@
  * it does not look at everything, ours takes all but 1 in 1000, and the other way round.
  */
 import { createRequire } from 'node:module';
-import v8 from 'node:v8';
-import vm from 'node:vm';
 import zlib from 'node:zlib';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { MAX_PAYLOAD_BYTES, MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { SyncEngine, canDrive } from './engine.js';
 import { copyPages } from '../ram/copy.js';
 import type { ReceiveMethod, SendMethod } from './methods.js';
+import { Releaser } from './release.js';
 import { BlockDecoder } from './zstd-blocks.js';
 import { FrameWalker, copyRawFrame, rawFrame, refuse, wrongSize, type FramePart } from './zstd-frame.js';
 
@@ -46,6 +45,8 @@ function binding(): ZstdBinding {
 }
 
 const NOTHING = Buffer.alloc(0);
+/** A payload is released when so many calls have come after the one that returned its promise. */
+const CALLS_LENT = 3;
 const OUTPUT_BYTES = MULTIFD_PACKET_BYTES + 65536;
 
 /** @param level 1 to 20 */
@@ -93,19 +94,25 @@ class NodeZstdSender implements SendMethod {
 
 class BindingSender implements SendMethod {
   readonly #level: number;
-  readonly #collector = new Collector(6);
+  readonly #releaser = new Releaser();
+  /** What the last calls have returned, the oldest first. */
+  readonly #lent: { payload?: Buffer }[] = [];
 
   constructor(level: number) {
     this.#level = level;
   }
 
   compress(pages: Buffer): Buffer | Promise<Buffer> {
-    return pages.length === 0 ? NOTHING : this.#compress(pages);
+    const done = this.#lent.length === CALLS_LENT ? this.#lent.shift()?.payload : undefined;
+    if (done !== undefined) this.#releaser.release(done);
+    const lent = {};
+    this.#lent.push(lent);
+    return pages.length === 0 ? NOTHING : this.#compress(pages, lent);
   }
 
   readonly raw = rawFrame;
 
-  async #compress(pages: Buffer): Promise<Buffer> {
+  async #compress(pages: Buffer, lent: { payload?: Buffer }): Promise<Buffer> {
     let payload: Buffer;
     try {
       payload = await binding().compress(pages, this.#level);
@@ -115,11 +122,13 @@ class BindingSender implements SendMethod {
     if (payload.length > MAX_PAYLOAD_BYTES) {
       throw new MultifdError('ERR_MULTIFD_COMPRESS', `zstd: ${payload.length} bytes of payload`);
     }
-    this.#collector.count();
+    lent.payload = payload;
     return payload;
   }
 
-  close(): void {}
+  close(): void {
+    this.#releaser.close();
+  }
 }
 
 /**
@@ -131,7 +140,9 @@ class ZstdReceiver implements ReceiveMethod {
   readonly #walker = new FrameWalker();
   readonly #engine: SyncEngine | undefined;
   readonly #probe = Buffer.alloc(1);
-  readonly #collector = new Collector(6);
+  readonly #releaser: Releaser | undefined;
+  /** The binding's buffer that the last call has resolved with. */
+  #lent: Buffer | undefined;
   #blocks: BlockDecoder | undefined;
   /** Of the packet at hand. */
   #filled = 0;
@@ -139,11 +150,13 @@ class ZstdReceiver implements ReceiveMethod {
   constructor(pageSize: number, native: boolean) {
     this.#pageSize = pageSize;
     if (native) this.#engine = new SyncEngine(nodeZstd.createZstdDecompress());
+    else this.#releaser = new Releaser();
   }
 
   decompress(payload: Buffer, pages: Buffer): void | Promise<Buffer | void> {
     const parts = this.#walker.walk(payload, pages.length);
     this.#filled = 0;
+    this.#giveBack();
     if (this.#engine === undefined) {
       // As our sender makes them: one frame, and perhaps one of raw blocks, which need no decoder.
       const packed = parts.filter((part) => !isRawFrame(part));
@@ -202,12 +215,13 @@ class ZstdReceiver implements ReceiveMethod {
       } catch (error) {
         throw undecodable(pages, error);
       }
+      this.#lent = decoded;
       if (this.#filled + decoded.length > pages.length) throw undecodable(pages);
-      this.#collector.count();
       const at = this.#filled;
       this.#count(part, decoded.length, pages);
       if (parts.length === 1 && decoded.length === pages.length) return decoded;
       copyPages(decoded, 0, pages, at, decoded.length);
+      this.#giveBack();
     }
     this.#checkFilled(pages);
   }
@@ -234,12 +248,18 @@ class ZstdReceiver implements ReceiveMethod {
     }
   }
 
+  #giveBack(): void {
+    if (this.#lent !== undefined) this.#releaser?.release(this.#lent);
+    this.#lent = undefined;
+  }
+
   #checkFilled(pages: Buffer): void {
     if (this.#filled !== pages.length) throw wrongSize(this.#filled, pages.length);
   }
 
   close(): void {
     this.#engine?.close();
+    this.#releaser?.close();
     this.#blocks = undefined;
   }
 }
@@ -258,33 +278,4 @@ function undecodable(pages: Buffer, cause?: unknown): MultifdError {
     `received blocks that are corrupt, or that decode to more or to less than was promised, expected ${pages.length} bytes`,
     cause,
   );
-}
-
-/**
- * The binding returns a new buffer for each packet, outside the JavaScript heap: the collector does not see the pressure
- * until it has let 60 to 90 MiB a channel pile up. A young collection every few packets keeps it at 10 MiB and costs less
- * than the page faults that it saves. V8 gives the function only to contexts made after the flag is set, so nothing of the embedder changes.
- */
-class Collector {
-  readonly #every: number;
-  #packets = 0;
-  static #collect: ((options: { type: 'minor' }) => void) | undefined;
-
-  /** @param every packets between two young collections */
-  constructor(every: number) {
-    this.#every = every;
-  }
-
-  /** A packet is done. */
-  count(): void {
-    if (++this.#packets % this.#every !== 0) return;
-    Collector.#collect ??= Collector.#find();
-    Collector.#collect({ type: 'minor' });
-  }
-
-  static #find(): (options: { type: 'minor' }) => void {
-    v8.setFlagsFromString('--expose-gc');
-    const gc: unknown = vm.runInNewContext('globalThis.gc');
-    return typeof gc === 'function' ? (gc as () => void) : (): void => {};
-  }
 }
