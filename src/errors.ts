@@ -5,11 +5,13 @@
  * Across threads an error travels as a `PlainError` (a structured clone drops an Error's own properties) and is
  * rebuilt on the other side by `MultifdError.fromPlain`.
  */
+import { types } from 'node:util';
 
 /** All codes, with the meaning that the README prints. */
 export const ERROR_CODES = {
   ERR_MULTIFD_OPTION: 'an option is wrong: the message says what was given and what is allowed',
-  ERR_MULTIFD_BLOCK: 'a RAM block is described wrongly, or a call names a block that does not exist',
+  ERR_MULTIFD_BLOCK:
+    'a RAM block is described wrongly, its memory was taken away, or a call names a block that does not exist',
   ERR_MULTIFD_RANGE: 'an offset or a length is not page-aligned or lies outside its block',
   ERR_MULTIFD_STATE: 'the call does not fit the state, for instance queueing after close()',
   ERR_MULTIFD_CLOSED: 'close() was called while the operation was under way',
@@ -122,9 +124,15 @@ export class MultifdError extends Error {
   }
 }
 
+/** Those of another realm (a vm context, jest's) are no instances of this one's Error, nor are Node's own there. */
+function isError(thrown: unknown): thrown is Error {
+  if (types.isNativeError(thrown) || thrown instanceof Error) return true;
+  return Object.prototype.toString.call(thrown) === '[object DOMException]';
+}
+
 /** Text of whatever was thrown; never throws itself. */
 export function describeThrown(thrown: unknown): string {
-  if (thrown instanceof Error) return thrown.message;
+  if (isError(thrown)) return thrown.message;
   try {
     return String(thrown);
   } catch {
@@ -134,7 +142,7 @@ export function describeThrown(thrown: unknown): string {
 
 /** Only what a structured clone is sure to carry: a cause is often somebody else's object. */
 function plainCause(cause: unknown): NonNullable<PlainError['cause']> {
-  if (!(cause instanceof Error)) return { name: 'Error', message: describeThrown(cause) };
+  if (!isError(cause)) return { name: 'Error', message: describeThrown(cause) };
   const { code } = cause as NodeJS.ErrnoException;
   return { name: cause.name, message: cause.message, code: typeof code === 'string' ? code : undefined };
 }

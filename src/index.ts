@@ -21,7 +21,14 @@ export type {
   SenderOptions,
   ZeroPageDetection,
 } from './options.js';
-export type { BlockKind, RAMBlock, RAMBlockOptions } from './ram/block.js';
+export type {
+  BlockKind,
+  FileBlockOptions,
+  MemoryBlockOptions,
+  RAMBlock,
+  RAMBlockOptions,
+} from './ram/block.js';
+export type { BlockMemory, FixedMemory, WasmMemory, WasmMemoryRange } from './ram/memory.js';
 export type { ReceivedBitmap } from './ram/bitmap.js';
 export { ERROR_CODES, MultifdError, type ErrorCode } from './errors.js';
 export { TRACE_POINTS, type TracePoint } from './trace.js';

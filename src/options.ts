@@ -11,6 +11,7 @@ import {
   makeBlocks,
   type RAMBlock,
   type RAMBlockOptions,
+  type StreamBlockOptions,
 } from './ram/block.js';
 import { parseUuid } from './wire/hello.js';
 
@@ -71,6 +72,11 @@ export interface SenderOptions extends CommonOptions {
    */
   onZeroPages?: (block: RAMBlock, offset: number, length: number) => void | Promise<void>;
 }
+
+/** With the blocks of a relay, which are in no memory. */
+export type AnySenderOptions = Omit<SenderOptions, 'blocks'> & {
+  blocks: (RAMBlockOptions | StreamBlockOptions)[];
+};
 
 /** A device that takes DEVICE_STATE packets. */
 export interface Device {
@@ -141,7 +147,7 @@ export const SENDER_KEYS = [
 export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
-export function checkSenderOptions(options: SenderOptions): CheckedSenderOptions {
+export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOptions {
   checkKeys(options, SENDER_KEYS);
   const checked: CheckedSenderOptions = {
     ...checkCommon(options, 1),
@@ -173,13 +179,16 @@ export function checkMaxBandwidth(value: unknown): number {
   return integer('maxBandwidth', value as number, undefined, 0, Number.MAX_SAFE_INTEGER);
 }
 
-function checkCommon(options: CommonOptions, lowestPort: number, blocksLater = false): CheckedCommon {
+function checkCommon(
+  options: Omit<CommonOptions, 'blocks'> & Pick<AnySenderOptions, 'blocks'>,
+  lowestPort: number,
+  blocksLater = false,
+): CheckedCommon {
   const pageSize = integer('pageSize', options.pageSize, MIN_PAGE_SIZE, MIN_PAGE_SIZE, MAX_PAGE_SIZE);
   if ((pageSize & (pageSize - 1)) !== 0)
     throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
   const { signal } = options;
-  if (signal !== undefined && !(signal instanceof AbortSignal))
-    throw wrong('signal', signal, 'an AbortSignal');
+  if (signal !== undefined && !isAbortSignal(signal)) throw wrong('signal', signal, 'an AbortSignal');
   return {
     address: checkAddress(options.address, lowestPort),
     channels: integer('channels', options.channels, 2, 1, MAX_CHANNELS),
@@ -198,6 +207,14 @@ function checkCommon(options: CommonOptions, lowestPort: number, blocksLater = f
     signal,
     blocks: blocksLater ? [] : makeBlocks(options.blocks, pageSize),
   };
+}
+
+/** By what is used of it: one of another realm (a vm context, jest's) is no instance of this one's AbortSignal. */
+function isAbortSignal(signal: unknown): boolean {
+  if (signal === null || typeof signal !== 'object') return false;
+  const { aborted, addEventListener, removeEventListener } = signal as Partial<AbortSignal>;
+  const listens = typeof addEventListener === 'function' && typeof removeEventListener === 'function';
+  return listens && typeof aborted === 'boolean';
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION */

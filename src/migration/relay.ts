@@ -37,7 +37,7 @@ import {
 } from '../options.js';
 import { makeBlocks } from '../ram/block.js';
 import { Receiver, type ReceiverHooks, type ReceiverStats } from '../recv/receiver.js';
-import { createSender, type Sender } from '../send/sender.js';
+import { openSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
 import type { Slot } from '../shared/control.js';
 import { MainStreamReader } from '../stream/main-stream.js';
@@ -362,7 +362,7 @@ class Relay implements ReceiverHooks {
     const { signal } = this.#stop;
     this.#creating = this.#errors.of(
       'destination',
-      createSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }),
+      openSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }),
     );
     const sender = (this.#sender = await receiver.orStopped(this.#creating));
     // Whichever side fails takes the other with it, and does not wait for its own threads before.

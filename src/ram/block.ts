@@ -10,6 +10,7 @@
  * Built on the calling thread; `BlockDescription` is what crosses to the channel threads.
  */
 import { MultifdError, describeThrown } from '../errors.js';
+import { MemorySource, type BlockMemory } from './memory.js';
 
 export const MIN_PAGE_SIZE = 4096;
 export const MAX_PAGE_SIZE = 65536;
@@ -18,24 +19,9 @@ const MAX_PAGES = 2 ** 32;
 /** Name bytes on the wire, without the NUL. */
 const MAX_NAME_BYTES = 255;
 
-/** A RAM block as the embedder describes it: `memory`, or `file`. */
-export interface RAMBlockOptions {
+interface AnyBlockOptions {
   /** QEMU's idstr, for instance `pc.ram`: 1 to 255 printable ASCII characters, unique in the session. */
   name: string;
-  /**
-   * The block's bytes. A SharedArrayBuffer, or a Uint8Array over one, is used in place. An ArrayBuffer, or a
-   * Uint8Array over one, is private memory: its pages are copied through the slots on the calling thread.
-   */
-  memory?: SharedArrayBuffer | ArrayBuffer | Uint8Array;
-  /**
-   * A file: the channel threads read or write it in place. A path is opened once, when the session is; an open
-   * FileHandle, or whatever has a descriptor `fd`, stays yours, and must stay open until the session has ended.
-   */
-  file?: string | { readonly fd: number };
-  /** Where the block begins in the file, in bytes (default 0). */
-  offset?: number;
-  /** Length in bytes, a multiple of the page size. Needed with `file`; with `memory` its own length. */
-  size?: number;
   /**
    * Receiving: all of it is zero when the session is opened (memory just allocated, a file just truncated to its size;
    * not checked). A page that comes in for the first time as a zero page is then neither read nor written: it stays
@@ -44,12 +30,59 @@ export interface RAMBlockOptions {
   fresh?: boolean;
 }
 
+/** A RAM block in memory. */
+export interface MemoryBlockOptions extends AnyBlockOptions {
+  /**
+   * The block's bytes. A SharedArrayBuffer, or a Uint8Array over one, is used in place. An ArrayBuffer, or a
+   * Uint8Array over one, is private memory: its pages are copied through the slots on the calling thread.
+   *
+   * Memory that moves: a function that returns one of these, called whenever private memory is to be touched, at any
+   * moment, so that it is to do nothing else; or `{ wasm, offset, size }` for a part of a WebAssembly.Memory, which may
+   * grow. Shared memory never moves, also as it grows, and is asked for once.
+   */
+  memory: BlockMemory;
+  /**
+   * Length in bytes, a multiple of the page size. That of the memory, which may be longer where it is a function or a
+   * WebAssembly.Memory's.
+   */
+  size?: number;
+  file?: undefined;
+  offset?: undefined;
+}
+
+/** A RAM block in a file. */
+export interface FileBlockOptions extends AnyBlockOptions {
+  /**
+   * The channel threads read or write it in place. A path is opened once, when the session is; an open FileHandle, or
+   * whatever has a descriptor `fd`, stays yours, and must stay open until the session has ended.
+   */
+  file: string | { readonly fd: number };
+  /** Where the block begins in the file, in bytes (default 0). */
+  offset?: number;
+  /** Length in bytes, a multiple of the page size. */
+  size: number;
+  memory?: undefined;
+}
+
+/** A RAM block as the embedder describes it: `memory`, or `file` and `size`. */
+export type RAMBlockOptions = MemoryBlockOptions | FileBlockOptions;
+
 /** A block without memory, for relays. */
 export interface StreamBlockOptions {
   name: string;
   size: number;
   stream: true;
 }
+
+/** What may be given at run time, whatever the types say. */
+type GivenBlock = AnyBlockOptions &
+  Partial<{
+    memory: BlockMemory;
+    file: string | { readonly fd: number };
+    offset: number;
+    size: number;
+    stream: boolean;
+  }>;
 
 const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'stream', 'fresh'];
 
@@ -78,8 +111,8 @@ export class RAMBlock {
   readonly size: number;
   readonly pageCount: number;
   readonly kind: BlockKind;
-  /** The backing buffer of kinds shared and private. */
-  readonly buffer: SharedArrayBuffer | ArrayBuffer | undefined;
+  /** Kinds shared and private: its bytes on the calling thread. */
+  readonly memory: MemorySource | undefined;
   readonly path: string | undefined;
   /** Given, or opened by openBlockFiles(). */
   fd: number | undefined;
@@ -88,7 +121,8 @@ export class RAMBlock {
   readonly fresh: boolean;
 
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
-  constructor(options: RAMBlockOptions & Partial<StreamBlockOptions>, index: number, pageSize: number) {
+  constructor(given: RAMBlockOptions | StreamBlockOptions, index: number, pageSize: number) {
+    const options = given as GivenBlock;
     const { name, memory, file, stream } = options;
     const bad = (why: string): MultifdError =>
       new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(describeThrown(name))}: ${why}`);
@@ -107,18 +141,12 @@ export class RAMBlock {
     let size: number;
     if (memory !== undefined) {
       if (options.offset !== undefined)
-        throw bad('offset goes with file; pass a Uint8Array for a part of a buffer');
-      if (memory instanceof Uint8Array) {
-        this.buffer = memory.buffer;
-        base = memory.byteOffset;
-      } else if (memory instanceof SharedArrayBuffer || memory instanceof ArrayBuffer) {
-        this.buffer = memory;
-      } else {
-        throw bad('memory must be a SharedArrayBuffer, an ArrayBuffer or a Uint8Array');
-      }
-      size = options.size ?? memory.byteLength;
-      if (size !== memory.byteLength) throw bad(`size is ${size}, but memory has ${memory.byteLength} bytes`);
-      this.kind = this.buffer instanceof SharedArrayBuffer ? 'shared' : 'private';
+        throw bad(
+          'offset goes with file; pass a Uint8Array for a part of a buffer, or { wasm, offset, size }',
+        );
+      this.memory = new MemorySource(name, memory, options.size);
+      ({ base, size } = this.memory);
+      this.kind = this.memory.kind;
     } else if (stream === true) {
       size = options.size as number;
       this.kind = 'stream';
@@ -154,7 +182,7 @@ export class RAMBlock {
       base: this.base,
     };
     if (this.fresh) description.fresh = true;
-    if (this.kind === 'shared') description.buffer = this.buffer as SharedArrayBuffer;
+    if (this.kind === 'shared') description.buffer = this.memory?.buffer as SharedArrayBuffer;
     if (this.fd !== undefined) description.fd = this.fd;
     return description;
   }
@@ -165,12 +193,15 @@ export class RAMBlock {
  *
  * @throws MultifdError ERR_MULTIFD_BLOCK
  */
-export function makeBlocks(options: readonly RAMBlockOptions[], pageSize: number): RAMBlock[] {
+export function makeBlocks(
+  options: readonly (RAMBlockOptions | StreamBlockOptions)[],
+  pageSize: number,
+): RAMBlock[] {
   if (!Array.isArray(options) || options.length === 0) {
     throw new MultifdError('ERR_MULTIFD_BLOCK', 'blocks must be an array of at least one RAM block');
   }
   const names = new Set<string>();
-  return options.map((option: RAMBlockOptions, index) => {
+  return options.map((option: RAMBlockOptions | StreamBlockOptions, index) => {
     if (option === null || typeof option !== 'object') {
       throw new MultifdError('ERR_MULTIFD_BLOCK', `blocks[${index}] must be an object`);
     }

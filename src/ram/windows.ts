@@ -36,6 +36,11 @@ export class Windows {
     return window;
   }
 
+  /** Are they those of this place? */
+  isOf(buffer: SharedArrayBuffer | ArrayBuffer, base: number): boolean {
+    return this.#buffer === buffer && this.#base === base;
+  }
+
   /** A view of bytes `offset` to `offset + length`, which must lie in one window (see `runLimit`). */
   view(offset: number, length: number): Uint8Array {
     return new Uint8Array(this.#buffer, this.#base + offset, length);

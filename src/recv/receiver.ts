@@ -16,6 +16,7 @@ import {
 import { ReceivedBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
+import type { MemorySource } from '../ram/memory.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session, type Stats } from '../session.js';
@@ -57,7 +58,6 @@ interface ReceivedBlock {
   words: Int32Array;
   present: Int32Array | undefined;
   bitmap: ReceivedBitmap;
-  windows: Windows | undefined;
 }
 
 export interface ReceiverStats extends Stats {
@@ -149,7 +149,6 @@ export class Receiver extends Session {
         words,
         present: this.#hooks?.present === true ? bits() : undefined,
         bitmap: new ReceivedBitmap(words, this.pageSize, block.pageCount),
-        windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
       };
     });
     this.#byBlock = new BlockStates(this.#states);
@@ -434,11 +433,11 @@ export class Receiver extends Session {
 
   #placePages(slot: Slot): void {
     const state = this.#states[slot.block];
-    const windows = state.windows as Windows;
+    const memory = state.block.memory as MemorySource;
     const size = this.pageSize;
     for (let i = 0; i < slot.num; i++) {
       const offset = slot.pages[i] * size;
-      const window = windows.windowAt(offset);
+      const window = memory.windowAt(offset);
       const at = offset % Windows.WINDOW_BYTES;
       const first = markPages(state.words, slot.pages[i], 1);
       if (i < slot.normalNum) slot.data.copy(window, at, i * size, (i + 1) * size);
@@ -458,21 +457,22 @@ export class Receiver extends Session {
     await this.check();
     const state = this.#byBlock.find(block);
     const page = checkPageRange(state.block, this.pageSize, offset, length);
+    const { memory } = state.block;
     try {
-      if (state.windows === undefined) await this.#zeroFile(state.block, offset, length);
-      else await this.#zeroMemory(state.windows, offset, length);
+      if (memory === undefined) await this.#zeroFile(state.block, offset, length);
+      else await this.#zeroMemory(memory, offset, length);
     } catch (thrown) {
-      const code = state.windows === undefined ? 'ERR_MULTIFD_IO' : 'ERR_MULTIFD_BLOCK';
+      const code = memory === undefined ? 'ERR_MULTIFD_IO' : 'ERR_MULTIFD_BLOCK';
       await this.broken(thrown, code, `RAM block ${JSON.stringify(state.block.name)}: zero`);
     }
     markPages(state.words, page, length / this.pageSize);
   }
 
-  async #zeroMemory(windows: Windows, offset: number, length: number): Promise<void> {
+  async #zeroMemory(memory: MemorySource, offset: number, length: number): Promise<void> {
     let last = performance.now();
     for (let at = offset; at < offset + length;) {
       const piece = Math.min(offset + length - at, MULTIFD_PACKET_BYTES, Windows.runLimit(at));
-      const window = windows.windowAt(at);
+      const window = memory.windowAt(at);
       const start = at % Windows.WINDOW_BYTES;
       if (!isZeroRange(window, start, piece)) window.fill(0, start, start + piece);
       at += piece;

@@ -20,6 +20,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
+import { types } from 'node:util';
 import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkMaxBandwidth,
@@ -27,12 +28,14 @@ import {
   formatAddress,
   integer,
   isIdstr,
+  type AnySenderOptions,
   type CheckedSenderOptions,
   type SenderOptions,
 } from '../options.js';
 import { PageBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
+import type { MemorySource } from '../ram/memory.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { Session } from '../session.js';
@@ -79,9 +82,6 @@ interface QueuedBlock {
   deferred: PageBitmap | undefined;
   /** Mode legacy: zero when last queued. */
   zero: PageBitmap | undefined;
-  /** Kinds shared and private. */
-  windows: Windows | undefined;
-  /** Mode legacy on a file. */
 }
 
 /**
@@ -90,7 +90,12 @@ interface QueuedBlock {
  * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_IO, ERR_MULTIFD_CONNECT,
  *   ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_ABORTED
  */
-export async function createSender(options: SenderOptions): Promise<Sender> {
+export function createSender(options: SenderOptions): Promise<Sender> {
+  return openSender(options);
+}
+
+/** With blocks that are in no memory as well. */
+export async function openSender(options: AnySenderOptions): Promise<Sender> {
   const checked = checkSenderOptions(options);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
@@ -165,7 +170,6 @@ export class Sender extends Session {
       queued: new PageBitmap(block.pageCount),
       deferred: undefined,
       zero: this.#legacy ? new PageBitmap(block.pageCount) : undefined,
-      windows: block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     }));
     this.#byBlock = new BlockStates(this.#states);
     if (this.#legacy && options.blocks.some((block) => block.kind === 'file')) {
@@ -275,7 +279,7 @@ export class Sender extends Session {
       );
     }
     integer('instanceId', instanceId, undefined, 0, 0xffffffff);
-    if (!(data instanceof Uint8Array)) {
+    if (!types.isUint8Array(data)) {
       const given = Object.prototype.toString.call(data);
       throw new MultifdError('ERR_MULTIFD_OPTION', `option data: given ${given}, allowed a Uint8Array`);
     }
@@ -449,7 +453,7 @@ export class Sender extends Session {
    */
   #tryQueue(state: QueuedBlock, first: number, count: number, allZero: boolean): boolean {
     if (this.#ramBusy > 0 || this.#maxBandwidth > 0 || this.control.stopped !== STOP_RUN) return false;
-    if (count === 0 || (this.#legacy && state.windows === undefined)) return false;
+    if (count === 0 || (this.#legacy && state.block.memory === undefined)) return false;
     // Calls that never wait would keep the event loop from turning.
     this.#quickPages += count;
     if (this.#quickPages >= QUICK_PAGES) {
@@ -460,7 +464,10 @@ export class Sender extends Session {
     if (!this.#takes(state, allZero, room)) return false;
     const { num } = this.#ramSlot;
     if (count > 1 && count > this.#ahead(num, room)) return false;
+    // What a block's memory() calls has to wait for its turn: the slot is being filled.
+    this.#ramBusy++;
     this.#appendAll(state, first, count, allZero, undefined);
+    this.#ramBusy--;
     // With all channels busy a full slot stays until the next call, which then waits.
     this.#offer();
     return true;
@@ -510,7 +517,9 @@ export class Sender extends Session {
       const { num } = this.#ramSlot;
       const count = Math.min(end - page, this.#ahead(num, room));
       const scratch =
-        this.#legacy && state.windows === undefined ? await this.#read(state, page, page + count) : undefined;
+        this.#legacy && state.block.memory === undefined
+          ? await this.#read(state, page, page + count)
+          : undefined;
       this.#appendAll(state, page, count, false, scratch);
       page += count;
       if (this.#ramSlot.num >= room) await this.#flush(ANY_CHANNEL);
@@ -574,7 +583,7 @@ export class Sender extends Session {
       for (let i = 0; i < count; i++) {
         const offset = (page + i) * this.pageSize;
         const at = offset % Windows.WINDOW_BYTES;
-        const window = (state.windows as Windows).windowAt(offset);
+        const window = (state.block.memory as MemorySource).windowAt(offset);
         window.copy(data, (num + i) * this.pageSize, at, at + this.pageSize);
       }
     }
@@ -602,7 +611,7 @@ export class Sender extends Session {
   #isZero(state: QueuedBlock, page: number, scratch: Buffer | undefined, i: number): boolean {
     if (scratch !== undefined) return isZeroRange(scratch, i * this.pageSize, this.pageSize);
     const offset = page * this.pageSize;
-    const window = (state.windows as Windows).windowAt(offset);
+    const window = (state.block.memory as MemorySource).windowAt(offset);
     return isZeroRange(window, offset % Windows.WINDOW_BYTES, this.pageSize);
   }
 

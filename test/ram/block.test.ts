@@ -19,7 +19,7 @@ t.test('a SharedArrayBuffer is used in place', async (t) => {
   const memory = new SharedArrayBuffer(4 * PAGE);
   const block = new RAMBlock({ name: 'pc.ram', memory }, 2, PAGE);
   t.match(block, { name: 'pc.ram', index: 2, size: 16384, pageCount: 4, kind: 'shared', base: 0 });
-  t.equal(block.buffer, memory);
+  t.equal(block.memory?.buffer, memory);
   t.equal(block.path, undefined);
   const description = block.describe();
   t.strictSame(Object.keys(description).sort(), ['base', 'buffer', 'kind', 'name', 'size']);
@@ -32,7 +32,7 @@ t.test('a part of a SharedArrayBuffer is used in place', async (t) => {
   for (const part of [new Uint8Array(memory, 100, 2 * PAGE), Buffer.from(memory, 100, 2 * PAGE)]) {
     const block = new RAMBlock({ name: 'pc.ram', memory: part }, 0, PAGE);
     t.match(block, { size: 8192, pageCount: 2, kind: 'shared', base: 100 });
-    t.equal(block.buffer, memory);
+    t.equal(block.memory?.buffer, memory);
     t.equal(block.describe().buffer, memory);
     t.equal(block.describe().base, 100);
   }
@@ -42,17 +42,17 @@ t.test('an ArrayBuffer, or a part of one, is private memory, which does not leav
   const memory = new ArrayBuffer(4 * PAGE);
   const whole = new RAMBlock({ name: 'pc.ram', memory }, 0, PAGE);
   t.match(whole, { size: 16384, pageCount: 4, kind: 'private', base: 0 });
-  t.equal(whole.buffer, memory);
+  t.equal(whole.memory?.buffer, memory);
   const part = new RAMBlock({ name: 'pc.ram', memory: new Uint8Array(memory, 3 * PAGE) }, 0, PAGE);
   t.match(part, { size: 4096, pageCount: 1, kind: 'private', base: 12288 });
-  t.equal(part.buffer, memory);
+  t.equal(part.memory?.buffer, memory);
   t.strictSame(part.describe(), { name: 'pc.ram', size: 4096, kind: 'private', base: 12288 });
 });
 
 t.test('a file is named by its path, offset and size', async (t) => {
   const block = new RAMBlock({ name: 'pc.ram', file: '/dev/shm/ram', size: 2 * PAGE }, 0, PAGE);
   t.match(block, { size: 8192, pageCount: 2, kind: 'file', base: 0, path: '/dev/shm/ram' });
-  t.equal(block.buffer, undefined);
+  t.equal(block.memory, undefined);
   const behind = new RAMBlock({ name: 'pc.ram', file: '/dev/shm/ram', offset: 12345, size: PAGE }, 0, PAGE);
   // Channel threads are told its descriptor, once it is open, and never its name.
   t.strictSame(behind.describe(), { name: 'pc.ram', size: 4096, kind: 'file', base: 12345 });

@@ -109,7 +109,9 @@ const PCRAM = readCapture('pcram');
 
 /** The guest's RAM in one of the three kinds, and how its bytes are looked at afterwards. */
 interface Guest {
-  blocks: { name: string; memory?: SharedArrayBuffer | ArrayBuffer; file?: string; size: number }[];
+  blocks: ({ name: string; size: number } & (
+    { memory: SharedArrayBuffer | ArrayBuffer } | { file: string; memory?: undefined }
+  ))[];
   bytes(name: string): Buffer;
 }
 
@@ -132,7 +134,7 @@ function makeGuest(t: Test, kind: Kind): Guest {
       const block = blocks.find((candidate) => candidate.name === name);
       if (block === undefined) throw new Error(`no block ${name}`);
       return block.memory === undefined
-        ? readFileSync(block.file as string)
+        ? readFileSync(block.file)
         : Buffer.from(block.memory as SharedArrayBuffer);
     },
   };
