@@ -84,7 +84,7 @@ export class MultifdError extends Error {
     this.packetNum = details.packetNum;
   }
 
-  /** The same error with the channel filled in, for code that does not know on which channel it runs. */
+  /** @internal The same error with the channel filled in, for code that does not know on which channel it runs. */
   onChannel(channel: number, packetNum?: number): MultifdError {
     if (this.channel !== undefined) return this;
     const error = new MultifdError(this.code, `channel ${channel}: ${this.message}`, {
@@ -97,6 +97,7 @@ export class MultifdError extends Error {
     return error;
   }
 
+  /** @internal */
   toPlain(): PlainError {
     const cause: unknown = this.cause;
     return {
@@ -108,6 +109,7 @@ export class MultifdError extends Error {
     };
   }
 
+  /** @internal */
   static fromPlain(plain: PlainError): MultifdError {
     let cause: Error | undefined;
     if (plain.cause !== undefined) {
@@ -117,7 +119,7 @@ export class MultifdError extends Error {
     return new MultifdError(plain.code, plain.message, { ...plain, cause });
   }
 
-  /** Wraps whatever was thrown; a MultifdError passes unchanged. */
+  /** @internal Wraps whatever was thrown; a MultifdError passes unchanged. */
   static wrap(thrown: unknown, code: ErrorCode, what: string): MultifdError {
     if (thrown instanceof MultifdError) return thrown;
     return new MultifdError(code, `${what}: ${describeThrown(thrown)}`, { cause: thrown });

@@ -9,24 +9,26 @@
  *
  * The bytes on the wire are QEMU's own. All failures are `MultifdError`s with a stable `code`.
  */
-export { createSender, type Sender } from './send/sender.js';
-export { createReceiver, type Receiver, type ReceiverStats } from './recv/receiver.js';
+export { createReceiver, createSender, type Receiver, type Sender } from './public-session.js';
+export type { ReceiverStats } from './recv/receiver.js';
 export type { ChannelStats, Stats } from './session.js';
-export type {
-  Address,
-  CommonOptions,
-  Compression,
-  Device,
-  ReceiverOptions,
-  SenderOptions,
-  ZeroPageDetection,
+export {
+  parseAddress,
+  type Address,
+  type AddressText,
+  type CommonOptions,
+  type Compression,
+  type Device,
+  type ReceiverOptions,
+  type SenderOptions,
+  type ZeroPageDetection,
 } from './options.js';
 export type {
   BlockKind,
   FileBlockOptions,
   MemoryBlockOptions,
-  RAMBlock,
   RAMBlockOptions,
+  SessionBlock as RAMBlock,
 } from './ram/block.js';
 export type { BlockMemory, FixedMemory, WasmMemory, WasmMemoryRange } from './ram/memory.js';
 export type { ReceivedBitmap } from './ram/bitmap.js';

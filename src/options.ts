@@ -11,13 +11,20 @@ import {
   makeBlocks,
   type RAMBlock,
   type RAMBlockOptions,
+  type SessionBlock,
   type StreamBlockOptions,
 } from './ram/block.js';
 import { parseUuid } from './wire/hello.js';
 
 export type Compression = 'none' | 'zlib' | 'zstd';
 export type ZeroPageDetection = 'none' | 'legacy' | 'multifd';
-export type Address = { host?: string; port: number } | { path: string };
+export type Address =
+  { host?: string; port: number; path?: undefined } | { path: string; host?: undefined; port?: undefined };
+/** Text of an address; of one that is no literal parseAddress() makes an Address. */
+export type AddressText =
+  | `tcp:${string}:${number}${'' | '/'}`
+  | `tcp:${'' | '//'}[${string}]:${number}${'' | '/'}`
+  | `unix:${string}`;
 
 export const COMPRESSIONS: readonly Compression[] = ['none', 'zlib', 'zstd'];
 export const ZERO_PAGE_DETECTIONS: readonly ZeroPageDetection[] = ['none', 'legacy', 'multifd'];
@@ -33,9 +40,9 @@ const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 /** Options of both ends. `A` is the form of the address. */
 export interface CommonOptions {
   /** Where the receiver listens: an object, or `tcp:HOST:PORT`, `tcp:[V6]:PORT`, `unix:PATH`. */
-  address: Address | string;
+  address: Address | AddressText;
   /** The guest's RAM; the same names and sizes at both ends. */
-  blocks: RAMBlockOptions[];
+  blocks: readonly RAMBlockOptions[];
   /** Number of channels, 1 to 255 (default 2); the same at both ends. QEMU: multifd-channels. */
   channels?: number;
   /** `none` (default), `zlib` or `zstd`; the same at both ends. QEMU: multifd-compression. */
@@ -70,12 +77,12 @@ export interface SenderOptions extends CommonOptions {
    * Takes the zero pages of mode `legacy`, which do not go over the channels but as ZERO records over the main
    * stream. Called within sync(), ascending in each block, before the sync point; offset and length in bytes.
    */
-  onZeroPages?: (block: RAMBlock, offset: number, length: number) => void | Promise<void>;
+  onZeroPages?: (block: SessionBlock, offset: number, length: number) => void | Promise<void>;
 }
 
 /** With the blocks of a relay, which are in no memory. */
 export type AnySenderOptions = Omit<SenderOptions, 'blocks'> & {
-  blocks: (RAMBlockOptions | StreamBlockOptions)[];
+  blocks: readonly (RAMBlockOptions | StreamBlockOptions)[];
 };
 
 /** A device that takes DEVICE_STATE packets. */
@@ -254,9 +261,19 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
   return { host: host ?? '127.0.0.1', port: port as number };
 }
 
+/**
+ * An address of text that comes from elsewhere: a configuration, a command line.
+ *
+ * @param text `tcp:HOST:PORT`, `tcp:[V6]:PORT` or `unix:PATH`
+ * @throws MultifdError ERR_MULTIFD_OPTION
+ */
+export function parseAddress(text: string): Address {
+  return checkAddress(String(text), 0);
+}
+
 /** Text form of an address, for messages. */
 export function formatAddress(address: Address): string {
-  if ('path' in address) return `unix:${address.path}`;
+  if (address.path !== undefined) return `unix:${address.path}`;
   const host = address.host ?? '127.0.0.1';
   return `tcp:${host.includes(':') ? `[${host}]` : host}:${address.port}`;
 }

@@ -1,6 +1,7 @@
 import t, { type Test } from 'tap';
 import { MultifdError } from '../src/errors.js';
 import {
+  type Address,
   COMPRESSIONS,
   MAX_CHANNELS,
   type ReceiverOptions,
@@ -12,10 +13,11 @@ import {
   checkSenderOptions,
   formatAddress,
   isIdstr,
+  parseAddress,
 } from '../src/options.js';
 
 const memory = new SharedArrayBuffer(65536);
-const REQUIRED = { address: 'tcp:127.0.0.1:4444', blocks: [{ name: 'pc.ram', memory }] };
+const REQUIRED = { address: 'tcp:127.0.0.1:4444', blocks: [{ name: 'pc.ram', memory }] } as const;
 
 const sender = (options: object = {}) => checkSenderOptions({ ...REQUIRED, ...options });
 const receiver = (options: object = {}) => checkReceiverOptions({ ...REQUIRED, ...options });
@@ -30,6 +32,17 @@ function wrong(t: Test, check: () => unknown, option: string, given: string, all
   t.equal(error.code, 'ERR_MULTIFD_OPTION');
   t.equal(error.message, `option ${option}: given ${given}, allowed ${allowed}`);
 }
+
+t.test('parseAddress() takes text from elsewhere', async (t) => {
+  const cases: [text: string, address: Address][] = [
+    ['tcp:far.example:4444', { host: 'far.example', port: 4444 }],
+    ['tcp:[::1]:0', { host: '::1', port: 0 }],
+    ['unix:/run/vm.sock', { path: '/run/vm.sock' }],
+  ];
+  for (const [text, address] of cases) t.strictSame(parseAddress(text), address);
+  const allowed = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'";
+  for (const text of ['localhost:1', '']) wrong(t, () => parseAddress(text), 'address', `"${text}"`, allowed);
+});
 
 t.test('the defaults of a sender', async (t) => {
   const { blocks, uuid, ...rest } = sender();

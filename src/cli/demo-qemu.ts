@@ -145,7 +145,7 @@ class QemuDemo {
 
   async #park(source: Qemu): Promise<ReceivedMigration & { seconds: number }> {
     const { channels, compression } = this.#plan;
-    const address = `unix:${path.join(this.#folder, 'park.sock')}`;
+    const address = `unix:${path.join(this.#folder, 'park.sock')}` as const;
     await source.setMultifd({ channels, compression, returnPath: true });
     await source.setParameters({ 'max-bandwidth': 2 ** 40 });
     let started = 0;
@@ -168,7 +168,7 @@ class QemuDemo {
 
   async #resume(destination: Qemu, file: string): Promise<SentMigration & { seconds: number }> {
     const { channels, compression, level } = this.#plan;
-    const to = `unix:${path.join(this.#folder, 'resume.sock')}`;
+    const to = `unix:${path.join(this.#folder, 'resume.sock')}` as const;
     await destination.setMultifd({ channels, compression });
     await destination.execute('migrate-incoming', { uri: to });
     const started = performance.now();

@@ -2,18 +2,18 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { MultifdError } from '../errors.js';
 import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
-import { checkAddress, type Compression } from '../options.js';
+import { checkAddress, type AddressText, type Compression } from '../options.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
 import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom, pageSize } from './option-values.js';
 
 const MAX_SECONDS = 24 * 60 * 60;
 
 /** `tcp:HOST:PORT` or `unix:PATH`. */
-export function addressFrom(lowestPort: 0 | 1): (text: string) => string {
+export function addressFrom(lowestPort: 0 | 1): (text: string) => AddressText {
   return (text) => {
     try {
       checkAddress(text, lowestPort);
-      return text;
+      return text as AddressText;
     } catch (error) {
       if (!(error instanceof MultifdError)) throw error;
       throw new InvalidArgumentError(

@@ -1,7 +1,7 @@
 /** `multifd receive`: takes in a live migration from QEMU and keeps it as a mapped-ram file. */
 import { Command, Option } from 'commander';
 import type { SwitchoverAck } from '../migration/switchover-ack.js';
-import { formatAddress, type Compression } from '../options.js';
+import { formatAddress, type AddressText, type Compression } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatShare, formatSize } from './format.js';
 import {
@@ -23,7 +23,7 @@ import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
 interface ReceiveFlags extends SessionFlags, OutputFlags {
-  listen: string;
+  listen: AddressText;
   out: string;
   channels: number;
   compression: Compression;

@@ -1,7 +1,7 @@
 /** `multifd relay`: passes a live migration on while it runs, with other channels or another method. */
 import { Command, Option } from 'commander';
 import type { SwitchoverAck } from '../migration/switchover-ack.js';
-import { formatAddress, type Compression } from '../options.js';
+import { formatAddress, type AddressText, type Compression } from '../options.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatSize } from './format.js';
 import {
@@ -26,8 +26,8 @@ import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
 interface RelayFlags extends SessionFlags, OutputFlags {
-  listen: string;
-  to: string;
+  listen: AddressText;
+  to: AddressText;
   channelsIn: number;
   channelsOut: number;
   compressionIn: Compression;

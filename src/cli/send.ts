@@ -1,6 +1,6 @@
 /** `multifd send`: resumes a mapped-ram file in a QEMU that waits with -incoming. */
 import { Command, Option } from 'commander';
-import type { Compression, ZeroPageDetection } from '../options.js';
+import type { AddressText, Compression, ZeroPageDetection } from '../options.js';
 import { parseQemuVersion } from '../stream/machine.js';
 import { EXIT_OK, UsageError } from './cli-error.js';
 import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
@@ -22,7 +22,7 @@ import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
 interface SendFlags extends SessionFlags, OutputFlags {
-  to: string;
+  to: AddressText;
   channels: number;
   compression: Compression;
   level?: string;

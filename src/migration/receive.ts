@@ -33,6 +33,7 @@ import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { makeBlocks, type RAMBlock } from '../ram/block.js';
+import { publicReceiver, type Receiver as PublicReceiver } from '../public-session.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import type { Address } from '../options.js';
@@ -75,7 +76,7 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
   /** Called when the source has told what it sends. */
   onStart?: (start: { machine: string; blocks: { name: string; size: number }[] }) => void;
   /** Called with the session, for progress() and stats(). */
-  onSession?: (receiver: Receiver) => void;
+  onSession?: (receiver: PublicReceiver) => void;
 }
 
 export interface ReceivedMigration {
@@ -123,7 +124,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   try {
     await receiver.open();
     callHook('onListening', () => onListening?.(receiver.address));
-    callHook('onSession', () => onSession?.(receiver));
+    callHook('onSession', () => onSession?.(publicReceiver(receiver)));
     const result = await incoming.run(receiver, checked.stallTimeoutMs);
     // It has its name and its source knows it: what breaks now is nobody's loss.
     await receiver.end().catch(() => {});

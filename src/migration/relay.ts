@@ -31,13 +31,20 @@ import {
   checkAddress,
   checkReceiverOptions,
   type Address,
+  type AddressText,
   type Compression,
   type SenderOptions,
   type ZeroPageDetection,
 } from '../options.js';
 import { makeBlocks } from '../ram/block.js';
 import { Receiver, type ReceiverHooks, type ReceiverStats } from '../recv/receiver.js';
-import { openSender, type Sender } from '../send/sender.js';
+import { createSender, type Sender } from '../send/sender.js';
+import {
+  publicReceiver,
+  publicSender,
+  type Receiver as PublicReceiver,
+  type Sender as PublicSender,
+} from '../public-session.js';
 import type { Stats } from '../session.js';
 import type { Slot } from '../shared/control.js';
 import { MainStreamReader } from '../stream/main-stream.js';
@@ -71,9 +78,9 @@ export interface RelaySide {
 
 export interface RelayMigrationOptions {
   /** Where the source connects. */
-  listen: Address | string;
+  listen: Address | AddressText;
   /** Where the destination waits. */
-  to: Address | string;
+  to: Address | AddressText;
   in?: RelaySide;
   out?: RelaySide & {
     zlibLevel?: number;
@@ -102,7 +109,7 @@ export interface RelayMigrationOptions {
   /** Called when the source has told what it sends. */
   onStart?: (start: { machine: string; blocks: { name: string; size: number }[] }) => void;
   /** Called with both sessions, for progress() and stats(). */
-  onSession?: (receiver: Receiver, sender: Sender) => void;
+  onSession?: (receiver: PublicReceiver, sender: PublicSender) => void;
 }
 
 export interface RelayedMigration {
@@ -362,7 +369,7 @@ class Relay implements ReceiverHooks {
     const { signal } = this.#stop;
     this.#creating = this.#errors.of(
       'destination',
-      openSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }),
+      createSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }),
     );
     const sender = (this.#sender = await receiver.orStopped(this.#creating));
     // Whichever side fails takes the other with it, and does not wait for its own threads before.
@@ -372,7 +379,7 @@ class Relay implements ReceiverHooks {
     receiver.setBlocks(makeBlocks(blocks, pageSize), pageSize);
     const start = { machine: this.#machine, blocks: blocks.map(({ name, size }) => ({ name, size })) };
     callHook('onStart', () => this.#options.onStart?.(start));
-    callHook('onSession', () => this.#options.onSession?.(receiver, sender));
+    callHook('onSession', () => this.#options.onSession?.(publicReceiver(receiver), publicSender(sender)));
     await this.#waitReady(receiver);
   }
 

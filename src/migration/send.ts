@@ -27,9 +27,11 @@ import {
   checkAddress,
   formatAddress,
   type Address,
+  type AddressText,
   type SenderOptions,
   type ZeroPageDetection,
 } from '../options.js';
+import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { requireRuntime } from '../runtime.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
@@ -71,7 +73,7 @@ export interface SendMigrationOptions extends Omit<
   /** Where the stream begins in the file, in bytes (default 0). */
   offset?: number;
   /** Where a QEMU waits: an object, `tcp:HOST:PORT`, `unix:PATH`. */
-  to: Address | string;
+  to: Address | AddressText;
   /** The destination's program version, such as `7.2`, where it is older than the machine type asks for. */
   peer?: string;
   /** Milliseconds to connect, and for the destination to answer that all its channels are in (default 8000). */
@@ -81,7 +83,7 @@ export interface SendMigrationOptions extends Omit<
   /** Called when the file has been read and the destination is connected, before anything is sent. */
   onStart?: (start: OutgoingStart) => void;
   /** Called with the session, for progress() and stats(). */
-  onSession?: (sender: Sender) => void;
+  onSession?: (sender: PublicSender) => void;
 }
 
 /** What will be sent. */
@@ -160,7 +162,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       })),
     });
     const session = sender;
-    callHook('onSession', () => onSession?.(session));
+    callHook('onSession', () => onSession?.(publicSender(session)));
     outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
     await outgoing.ready(connectTimeoutMs);
     const { stallTimeoutMs = STALL_TIMEOUT_MS } = options;

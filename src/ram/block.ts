@@ -103,11 +103,22 @@ export interface BlockDescription {
   fresh?: true;
 }
 
-export class RAMBlock {
+/** A RAM block of a session, as its embedder sees it. */
+export interface SessionBlock {
   readonly name: string;
   /** Position in the session's list of blocks. */
   readonly index: number;
   /** used_length, in bytes. */
+  readonly size: number;
+  readonly pageCount: number;
+  readonly kind: BlockKind;
+  /** All of it was zero when the session was opened. */
+  readonly fresh: boolean;
+}
+
+export class RAMBlock implements SessionBlock {
+  readonly name: string;
+  readonly index: number;
   readonly size: number;
   readonly pageCount: number;
   readonly kind: BlockKind;
@@ -117,7 +128,6 @@ export class RAMBlock {
   /** Given, or opened by openBlockFiles(). */
   fd: number | undefined;
   readonly base: number;
-  /** All of it was zero when the session was opened. */
   readonly fresh: boolean;
 
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
@@ -226,7 +236,7 @@ export class BlockStates<S extends { block: RAMBlock }> {
   }
 
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
-  find(block: RAMBlock | string): S {
+  find(block: SessionBlock | string): S {
     const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
     if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
       const allowed = `allowed ${this.#states.map((known) => known.block.name).join(', ')}`;

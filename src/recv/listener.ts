@@ -64,7 +64,7 @@ export class Listener {
 
   /** @throws MultifdError ERR_MULTIFD_LISTEN */
   async listen(address: Address, mode = 0o600): Promise<Address> {
-    if ('path' in address) {
+    if (address.path !== undefined) {
       try {
         this.#remove = await listenOnUnixSocket(this.#server, address.path, { mode, backlog: BACKLOG });
       } catch (error) {

@@ -14,7 +14,7 @@ import {
   type ReceiverOptions,
 } from '../options.js';
 import { ReceivedBitmap } from '../ram/bitmap.js';
-import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
+import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import type { MemorySource } from '../ram/memory.js';
 import { Windows } from '../ram/windows.js';
@@ -65,11 +65,7 @@ export interface ReceiverStats extends Stats {
   strays: number;
 }
 
-/**
- * Listens. Resolves as soon as sources can connect; `ready` says when all channels are in.
- *
- * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_IO, ERR_MULTIFD_LISTEN, ERR_MULTIFD_ABORTED
- */
+/** The session with all that is internal of it; embedders get it from src/public-session.ts. */
 export async function createReceiver(options: ReceiverOptions): Promise<Receiver> {
   const checked = checkReceiverOptions(options);
   const files = BlockFiles.open(checked.blocks, 'r+');
@@ -92,7 +88,7 @@ export async function createReceiver(options: ReceiverOptions): Promise<Receiver
 
 export class Receiver extends Session {
   /** The blocks, in the order given; none until the main stream has named them. */
-  blocks: readonly RAMBlock[] = [];
+  blocks: readonly SessionBlock[] = [];
   /** Fulfilled when all channels have come in; rejected with the session's error. */
   readonly ready: Promise<void>;
   protected readonly terminatePoint = 'multifd_recv_terminate_threads';
@@ -282,7 +278,7 @@ export class Receiver extends Session {
       fd: connection.fd,
       surplus: connection.surplus,
       pageSize: this.pageSize,
-      blocks: this.blocks.map((block) => block.describe()),
+      blocks: this.#states.map(({ block }) => block.describe()),
       received: this.#states.map((state) => state.words.buffer as SharedArrayBuffer),
       present:
         this.#hooks?.present === true
@@ -452,7 +448,7 @@ export class Receiver extends Session {
    * @param offset in bytes, like `length` a multiple of the page size
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, ERR_MULTIFD_IO, the session's error
    */
-  async zeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+  async zeroRange(block: SessionBlock | string, offset: number, length: number): Promise<void> {
     this.requireOpen();
     await this.check();
     const state = this.#byBlock.find(block);
@@ -499,7 +495,7 @@ export class Receiver extends Session {
   }
 
   /** Which pages of a block have come in, over the channels or through zeroRange(). Live. */
-  received(block: RAMBlock | string): ReceivedBitmap {
+  received(block: SessionBlock | string): ReceivedBitmap {
     return this.#byBlock.find(block).bitmap;
   }
 

@@ -30,10 +30,9 @@ import {
   isIdstr,
   type AnySenderOptions,
   type CheckedSenderOptions,
-  type SenderOptions,
 } from '../options.js';
 import { PageBitmap } from '../ram/bitmap.js';
-import { checkPageRange, BlockStates, type RAMBlock } from '../ram/block.js';
+import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import type { MemorySource } from '../ram/memory.js';
 import { Windows } from '../ram/windows.js';
@@ -84,18 +83,8 @@ interface QueuedBlock {
   zero: PageBitmap | undefined;
 }
 
-/**
- * Connects all channels and says hello on each.
- *
- * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_IO, ERR_MULTIFD_CONNECT,
- *   ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_ABORTED
- */
-export function createSender(options: SenderOptions): Promise<Sender> {
-  return openSender(options);
-}
-
-/** With blocks that are in no memory as well. */
-export async function openSender(options: AnySenderOptions): Promise<Sender> {
+/** The session with all that is internal of it; embedders get it from src/public-session.ts. */
+export async function createSender(options: AnySenderOptions): Promise<Sender> {
   const checked = checkSenderOptions(options);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
@@ -117,7 +106,7 @@ export async function openSender(options: AnySenderOptions): Promise<Sender> {
 
 export class Sender extends Session {
   /** The blocks, in the order given. */
-  readonly blocks: readonly RAMBlock[];
+  readonly blocks: readonly SessionBlock[];
   protected readonly terminatePoint = 'multifd_send_terminate_threads';
   protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
@@ -235,7 +224,7 @@ export class Sender extends Session {
    * @param offset in bytes, a multiple of the page size
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, the session's error
    */
-  queuePage(block: RAMBlock | string, offset: number): Promise<void> {
+  queuePage(block: SessionBlock | string, offset: number): Promise<void> {
     try {
       this.requireOpen();
       const state = this.#byBlock.find(block);
@@ -251,7 +240,7 @@ export class Sender extends Session {
    *
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, the session's error
    */
-  queueRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+  queueRange(block: SessionBlock | string, offset: number, length: number): Promise<void> {
     try {
       this.requireOpen();
       const state = this.#byBlock.find(block);
@@ -312,7 +301,7 @@ export class Sender extends Session {
    * Queues pages that are zero whatever their memory or file holds; to be used in mode `multifd`. Otherwise as
    * queueRange(), but each page at most once between two syncs.
    */
-  async queueZeroRange(block: RAMBlock | string, offset: number, length: number): Promise<void> {
+  async queueZeroRange(block: SessionBlock | string, offset: number, length: number): Promise<void> {
     this.requireOpen();
     const state = this.#byBlock.find(block);
     const first = checkPageRange(state.block, this.pageSize, offset, length);
@@ -340,7 +329,7 @@ export class Sender extends Session {
    * after the other, then zero pages. Copied before it resolves.
    */
   async queuePages(
-    block: RAMBlock,
+    block: SessionBlock,
     pages: Uint32Array,
     normal: number,
     num: number,

@@ -6,6 +6,7 @@ import { once } from 'node:events';
 import net from 'node:net';
 import type { Test } from 'tap';
 import type { Address } from '../../src/index.js';
+import { Sender } from '../../src/send/sender.js';
 import { eventually } from '../support/raw-channel.js';
 
 /** OPEN_RETURN_PATH and PING 1. */
@@ -19,6 +20,20 @@ export const SHUT_1 = Buffer.from('0001000400000001', 'hex');
 export function askingMain(main: Buffer): Buffer {
   const configured = 8 + 1 + 4 + main.readUInt32BE(9);
   return Buffer.concat([main.subarray(0, configured), ASK, main.subarray(configured)]);
+}
+
+/** Acts when a sender is told to end, until the test is over. */
+export function beforeEnd(t: Test, act: () => void): void {
+  const end = Object.getOwnPropertyDescriptor(Sender.prototype, 'end') as PropertyDescriptor;
+  const really = end.value as (this: Sender) => Promise<void>;
+  t.teardown(() => Object.defineProperty(Sender.prototype, 'end', end));
+  Object.defineProperty(Sender.prototype, 'end', {
+    ...end,
+    value(this: Sender) {
+      act();
+      return really.call(this);
+    },
+  });
 }
 
 /** Where the devices' state begins in a main stream: behind the last footer of ram, section 1. */

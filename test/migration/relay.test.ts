@@ -6,7 +6,7 @@ import type { RelayMigrationOptions } from '../../src/migration/relay.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { CAPTURES, streamsOf } from './captures.js';
-import { HandDestination, HandSource, SHUT_0, SHUT_1, askingMain, tailAt } from './peers.js';
+import { HandDestination, HandSource, SHUT_0, SHUT_1, askingMain, beforeEnd, tailAt } from './peers.js';
 
 const WAIT_MS = 20_000;
 const { main, channels } = streamsOf(CAPTURES[0]);
@@ -155,17 +155,12 @@ const LATE: Record<string, (scene: Scene) => void> = {
 for (const [fault, act] of Object.entries(LATE)) {
   t.test(`${fault}, after SHUT 0: the call succeeds, and the source was told`, async (t) => {
     let ended = false;
-    const all: Scene = await scene(t, {
-      // The first that is done when SHUT 0 has been read and passed on.
-      onSession: (_receiver, sender) => {
-        const end = sender.end.bind(sender);
-        sender.end = () => {
-          ended = true;
-          act(all);
-          return end();
-        };
-      },
+    // The first that is done when SHUT 0 has been read and passed on.
+    beforeEnd(t, () => {
+      ended = true;
+      act(all);
     });
+    const all: Scene = await scene(t);
     const { source, destination, result } = all;
     for (const [id, socket] of source.channels.entries()) socket.write(channels[id]);
     source.main.write(asking);

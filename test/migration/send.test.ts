@@ -5,11 +5,11 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { type Sender, type SentMigration, readMappedRam, sendMigration } from '../../src/index.js';
+import { type SentMigration, readMappedRam, sendMigration } from '../../src/index.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { readBytes } from './captures.js';
-import { HandDestination, SHUT_0, SHUT_1 } from './peers.js';
+import { HandDestination, SHUT_0, SHUT_1, beforeEnd } from './peers.js';
 
 const WAIT_MS = 20_000;
 const GARBAGE = Buffer.alloc(64, 0xff);
@@ -25,10 +25,10 @@ interface Scene {
   abort: AbortController;
 }
 
-async function scene(t: Test, onSession: (sender: Sender) => void = () => {}): Promise<Scene> {
+async function scene(t: Test): Promise<Scene> {
   const destination = await HandDestination.listen(t);
   const abort = new AbortController();
-  const result = sendMigration({ file, to: destination.address, signal: abort.signal, onSession });
+  const result = sendMigration({ file, to: destination.address, signal: abort.signal });
   result.catch(() => {});
   return { destination, result, abort };
 }
@@ -91,7 +91,7 @@ t.test(
       // Closing the server leaves the main stream as it is; channels find nobody.
       server.close();
     });
-    const to = `unix:${path.join(folder, 'refuses.sock')}`;
+    const to = `unix:${path.join(folder, 'refuses.sock')}` as const;
     const uuid = '00112233-4455-6677-8899-aabbccddeeff';
     await t.rejects(
       within(sendMigration({ file, to, uuid, connectTimeoutMs: 1000 }), WAIT_MS, 'sendMigration()'),
@@ -116,14 +116,11 @@ const LATE: Record<string, (scene: Scene) => void> = {
 for (const [fault, act] of Object.entries(LATE)) {
   t.test(`${fault}, after SHUT 0: the call succeeds`, async (t) => {
     let ended = false;
-    const all: Scene = await scene(t, (sender) => {
-      const end = sender.end.bind(sender);
-      sender.end = () => {
-        ended = true;
-        act(all);
-        return end();
-      };
+    beforeEnd(t, () => {
+      ended = true;
+      act(all);
     });
+    const all: Scene = await scene(t);
     const { destination, result } = all;
     await destination.has(tailBytes);
     destination.main.write(SHUT_0);

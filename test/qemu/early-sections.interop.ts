@@ -135,8 +135,8 @@ for (const [i, vm] of VMS.entries()) {
   for (const returnPath of [false, true]) {
     t.test(`${vm.name}${returnPath ? ', return path' : ''}: relayed while it runs`, async (t) => {
       const { source, state } = await sourceOf(t, vm);
-      const near = `unix:${path.join(folder, `near${i}${returnPath}`)}`;
-      const far = `unix:${path.join(folder, `far${i}${returnPath}`)}`;
+      const near = `unix:${path.join(folder, `near${i}${returnPath}`)}` as const;
+      const far = `unix:${path.join(folder, `far${i}${returnPath}`)}` as const;
       const destination = await destinationOf(t, vm, {});
       await destination.setMultifd({ channels: 4, compression: 'zstd', returnPath });
       await destination.execute('migrate-incoming', { uri: far });
@@ -172,7 +172,7 @@ for (const [i, vm] of VMS.entries()) {
     await checkGuest(t, loading, parked);
     const destination = await destinationOf(t, vm, {});
     await destination.setMultifd({ channels: 2, compression: 'zlib' });
-    const to = `unix:${path.join(folder, `sent${i}`)}`;
+    const to = `unix:${path.join(folder, `sent${i}`)}` as const;
     await destination.execute('migrate-incoming', { uri: to });
     const sending = sendMigration({ file: parked.file, to, channels: 2, compression: 'zlib' });
     await within(sending, LIMIT_MS, 'sendMigration()');

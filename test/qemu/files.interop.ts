@@ -106,7 +106,7 @@ for (const { command, machine } of TARGETS) {
     t.equal((await readMappedRam(guest.file)).pageSize, 8192);
     const destination = await Qemu.start(t, program, folder, { machine, incoming: true });
     await destination.setMultifd(options);
-    const to = `unix:${path.join(folder, `${machine}.sock`)}`;
+    const to = `unix:${path.join(folder, `${machine}.sock`)}` as const;
     await destination.execute('migrate-incoming', { uri: to });
     await within(sendMigration({ file: guest.file, to, channels: 2 }), MIGRATION_MS, 'sendMigration()');
     t.equal((await destination.migrationEnd()).status, 'completed');

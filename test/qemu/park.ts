@@ -12,7 +12,7 @@ import {
   receiveMigration,
   sendMigration,
 } from '../../src/index.js';
-import { formatAddress, type Address, type Compression } from '../../src/options.js';
+import { formatAddress, type Address, type AddressText, type Compression } from '../../src/options.js';
 import { within } from '../support/within.js';
 import type { Program } from './programs.js';
 import { type Outgoing, Qemu } from './qemu.js';
@@ -179,7 +179,7 @@ export async function send(
   const destination = await Qemu.start(t, program, folder, { machine: parked.machine, incoming: true });
   await destination.setMultifd(options);
   const { tcp, ...sendOptions } = options;
-  let to = tcp === true ? 'tcp:127.0.0.1:0' : `unix:${path.join(folder, `vm${files++}.sock`)}`;
+  let to: AddressText = tcp === true ? 'tcp:127.0.0.1:0' : `unix:${path.join(folder, `vm${files++}.sock`)}`;
   await destination.execute('migrate-incoming', { uri: to });
   if (tcp === true) to = `tcp:127.0.0.1:${await destination.incomingPort()}`;
   const sending = sendMigration({ file: parked.file, offset: parked.offset, to, ...sendOptions });

@@ -80,8 +80,8 @@ for (const [i, it] of CASES.entries()) {
     const source = await Qemu.start(t, programs[it.from], folder, { machine });
     const destination = await Qemu.start(t, programs[it.to], folder, { machine, incoming: true });
     await source.waitUntilReady();
-    const near = `unix:${path.join(folder, `near${i}.sock`)}`;
-    const far = `unix:${path.join(folder, `far${i}.sock`)}`;
+    const near = `unix:${path.join(folder, `near${i}.sock`)}` as const;
+    const far = `unix:${path.join(folder, `far${i}.sock`)}` as const;
     await destination.setMultifd({ ...it.out, returnPath: it.returnPath });
     await destination.execute('migrate-incoming', { uri: far });
     let listen!: () => void;

@@ -25,7 +25,7 @@ async function relay(options: RelayMigrationOptions): Promise<Promise<RelayedMig
   return [within(result, RELAY_MS, `relay at ${JSON.stringify(options.listen)}`)];
 }
 
-const address = (name: string): string => `unix:${path.join(folder, `${name}.sock`)}`;
+const address = (name: string): `unix:${string}` => `unix:${path.join(folder, `${name}.sock`)}`;
 
 async function destinationAt(t: Test, name: string): Promise<Qemu> {
   const destination = await Qemu.start(t, qemu, folder, { incoming: true });

@@ -19,7 +19,7 @@ t.test("relayed: the destination's channels say what the source's have said", as
   const source = await Qemu.start(t, program, folder, { extra });
   const destination = await Qemu.start(t, program, folder, { extra, incoming: true });
   await source.waitUntilReady();
-  const [near, far] = ['near', 'far'].map((name) => `unix:${path.join(folder, `${name}.sock`)}`);
+  const [near, far] = ['near', 'far'].map((name) => `unix:${path.join(folder, `${name}.sock`)}` as const);
   await destination.setMultifd({ ...side, returnPath: true });
   await destination.execute('migrate-incoming', { uri: far });
   let listen!: () => void;
@@ -44,7 +44,7 @@ t.test(
     for (const uuid of [undefined, UUID]) {
       const destination = await Qemu.start(t, program, folder, { extra, incoming: true });
       await destination.setMultifd({ ...side, returnPath: true });
-      const to = `unix:${path.join(folder, `back-${uuid ?? 'none'}.sock`)}`;
+      const to = `unix:${path.join(folder, `back-${uuid ?? 'none'}.sock`)}` as const;
       await destination.execute('migrate-incoming', { uri: to });
       const sent = within(
         sendMigration({ file: parked.file, to, ...side, uuid }),

@@ -146,7 +146,7 @@ function canHave(bytes: number): boolean {
 }
 
 t.test('addresses and memory that cannot be had', async (t) => {
-  const long = `unix:/tmp/${'x'.repeat(120)}`;
+  const long = `unix:/tmp/${'x'.repeat(120)}` as const;
   const options: SenderOptions = { address: 'tcp:127.0.0.1:1', blocks: ram() };
   for (const call of [
     createReceiver({ address: long, blocks: ram() }),

@@ -1,6 +1,8 @@
 /** progress(): stats as the channels push them. */
 import t, { type Test } from 'tap';
-import { createReceiver, createSender, type Sender, type Stats } from '../../src/index.js';
+import type { Stats } from '../../src/index.js';
+import { createReceiver } from '../../src/recv/receiver.js';
+import { createSender, type Sender } from '../../src/send/sender.js';
 import type { Control } from '../../src/shared/control.js';
 import { captureServer, type CaptureServer } from '../support/capture-server.js';
 import { within } from '../support/within.js';

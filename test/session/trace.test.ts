@@ -2,14 +2,9 @@
 import diagnostics from 'node:diagnostics_channel';
 import net from 'node:net';
 import t, { type Test } from 'tap';
-import {
-  TRACE_POINTS,
-  createReceiver,
-  createSender,
-  type Receiver,
-  type Sender,
-  type TracePoint,
-} from '../../src/index.js';
+import { TRACE_POINTS, type TracePoint } from '../../src/index.js';
+import { createReceiver, type Receiver } from '../../src/recv/receiver.js';
+import { createSender, type Sender } from '../../src/send/sender.js';
 import type { Control } from '../../src/shared/control.js';
 import { captureServer } from '../support/capture-server.js';
 import { within } from '../support/within.js';
