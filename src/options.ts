@@ -4,6 +4,7 @@
  * A wrong option gives ERR_MULTIFD_OPTION with what was given and what is allowed; an unknown one likewise, since a
  * misspelt `maxBandwith` would otherwise be lost in silence.
  */
+import { didYouMean, similarTo } from './did-you-mean.js';
 import { MultifdError } from './errors.js';
 import {
   MAX_PAGE_SIZE,
@@ -151,11 +152,15 @@ export const SENDER_KEYS = [
   'maxBandwidth',
   'onZeroPages',
 ];
+const DEVICE_KEYS = ['idstr', 'instanceId', 'load'];
 export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
-export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOptions {
-  checkKeys(options, SENDER_KEYS);
+export function checkSenderOptions(
+  options: AnySenderOptions,
+  beside: readonly string[] = [],
+): CheckedSenderOptions {
+  checkKeys(options, SENDER_KEYS, '', beside);
   const checked: CheckedSenderOptions = {
     ...checkCommon(options, 1),
     zlibLevel: integer('zlibLevel', options.zlibLevel, 1, 0, 9),
@@ -171,8 +176,12 @@ export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOpti
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
-export function checkReceiverOptions(options: ReceiverOptions, blocksLater = false): CheckedReceiverOptions {
-  checkKeys(options, RECEIVER_KEYS);
+export function checkReceiverOptions(
+  options: ReceiverOptions,
+  blocksLater = false,
+  beside: readonly string[] = [],
+): CheckedReceiverOptions {
+  checkKeys(options, RECEIVER_KEYS, '', beside);
   return {
     ...checkCommon(options, 0, blocksLater),
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
@@ -236,13 +245,13 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
     if (address.startsWith('unix:///')) return checkAddress({ path: address.slice(7) }, lowestPort);
     if (address.startsWith('unix:') && address.length > 5)
       return checkAddress({ path: address.slice(5) }, lowestPort);
-    throw wrong('address', address, allowed);
+    throw wrong('address', address, `${allowed}${addressMeant(address)}`);
   }
   if (address === null || typeof address !== 'object') throw wrong('address', address, allowed);
   const { host, port, path } = address as { host?: unknown; port?: unknown; path?: unknown };
-  if (Object.keys(address).some((key) => !['host', 'port', 'path'].includes(key))) {
-    throw wrong('address', address, allowed);
-  }
+  const keys = ['host', 'port', 'path'];
+  const unknown = Object.keys(address).find((key) => !keys.includes(key));
+  if (unknown !== undefined) throw wrong('address', address, `${allowed}${didYouMean(unknown, keys)}`);
   if (path !== undefined) {
     if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
       throw wrong('address', address, allowed);
@@ -259,6 +268,12 @@ export function checkAddress(address: unknown, lowestPort: number): Address {
     throw wrong('address.port', port, `an integer from ${lowestPort} to 65535`);
   }
   return { host: host ?? '127.0.0.1', port: port as number };
+}
+
+/** For the end of a message: the address with what it lacks in front. */
+export function addressMeant(text: string): string {
+  if (/^(?!(?:tcp|unix|fd|vsock|rdma):)[^:/\s]*:\d+$/.test(text)) return `; did you mean tcp:${text}?`;
+  return /^\.*\//.test(text) ? `; did you mean unix:${text}?` : '';
 }
 
 /**
@@ -290,11 +305,17 @@ function checkDevices(devices: unknown): Device[] {
   const seen = new Set<string>();
   for (const [index, device] of (devices as Partial<Device>[]).entries()) {
     const { idstr, instanceId, load } = device ?? {};
+    // One that is missing may be misspelt; what else a device has is its own.
+    const meant = (name: keyof Device): string => {
+      const others = Object.keys(device ?? {}).filter((key) => !DEVICE_KEYS.includes(key));
+      const near = device?.[name] === undefined ? similarTo(name, others) : [];
+      return near.length === 0 ? '' : `; did you mean ${name} by ${near.join(' or ')}?`;
+    };
     if (typeof idstr !== 'string' || !isIdstr(idstr)) {
-      throw wrong(`devices[${index}].idstr`, idstr, '1 to 255 printable ASCII characters');
+      throw wrong(`devices[${index}].idstr`, idstr, `1 to 255 printable ASCII characters${meant('idstr')}`);
     }
-    integer(`devices[${index}].instanceId`, instanceId, undefined, 0, 0xffffffff);
-    if (typeof load !== 'function') throw wrong(`devices[${index}].load`, load, 'a function');
+    integer(`devices[${index}].instanceId`, instanceId, undefined, 0, 0xffffffff, meant('instanceId'));
+    if (typeof load !== 'function') throw wrong(`devices[${index}].load`, load, `a function${meant('load')}`);
     const key = `${idstr}/${instanceId}`;
     if (seen.has(key)) throw wrong('devices', key, 'each idstr and instanceId once');
     seen.add(key);
@@ -307,10 +328,26 @@ export function isIdstr(text: string): boolean {
   return /^[\x20-\x7e]{1,255}$/.test(text);
 }
 
-function checkKeys(options: unknown, allowed: readonly string[]): void {
-  if (options === null || typeof options !== 'object') throw wrong('options', options, 'an object');
+/**
+ * Refuses what is no option.
+ *
+ * @param of where they are, such as `in.`
+ * @param beside options that have been taken out already: allowed, but not here
+ * @throws MultifdError ERR_MULTIFD_OPTION
+ */
+export function checkKeys(
+  options: unknown,
+  allowed: readonly string[],
+  of = '',
+  beside: readonly string[] = [],
+): void {
+  if (options === null || typeof options !== 'object')
+    throw wrong(of === '' ? 'options' : of.slice(0, -1), options, 'an object');
   for (const key of Object.keys(options)) {
-    if (!allowed.includes(key)) throw wrong(key, 'an unknown option', `one of ${allowed.join(', ')}`);
+    if (allowed.includes(key)) continue;
+    const all = [...beside, ...allowed];
+    const list = `one of ${all.join(', ')}${didYouMean(key, all)}`;
+    throw wrong(`${of}${key}`, 'an unknown option', list);
   }
 }
 
@@ -320,17 +357,19 @@ export function integer(
   byDefault: number | undefined,
   min: number,
   max: number,
+  hint = '',
 ): number {
   if (value === undefined && byDefault !== undefined) return byDefault;
   if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) {
-    throw wrong(name, value, `an integer from ${min} to ${max}`);
+    throw wrong(name, value, `an integer from ${min} to ${max}${hint}`);
   }
   return value as number;
 }
 
 function oneOf<T extends string>(name: string, value: T | undefined, byDefault: T, allowed: readonly T[]): T {
   if (value === undefined) return byDefault;
-  if (!allowed.includes(value)) throw wrong(name, value, `one of ${allowed.join(', ')}`);
+  if (!allowed.includes(value))
+    throw wrong(name, value, `one of ${allowed.join(', ')}${didYouMean(value, allowed)}`);
   return value;
 }
 

@@ -19,7 +19,7 @@ import { Piscina } from 'piscina';
 import diagnostics from 'node:diagnostics_channel';
 import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
-import type { Compression } from './options.js';
+import { checkKeys, type Compression } from './options.js';
 import { BlockFiles } from './ram/file-block.js';
 import { threadOptions } from './runtime.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
@@ -477,6 +477,7 @@ export abstract class Session implements AsyncDisposable {
    * last item at the end, whatever the end was (`done` has the error). Costs nothing before it is iterated.
    */
   async *progress(options?: { intervalMs?: number } | null): AsyncGenerator<Stats, void, undefined> {
+    checkKeys(options ?? {}, ['intervalMs']);
     const intervalMs = options?.intervalMs ?? 200;
     if (!Number.isInteger(intervalMs) || intervalMs < 1 || intervalMs > 2 ** 31 - 1) {
       throw new MultifdError(

@@ -26,11 +26,12 @@ type Checker = (options?: object) => object;
 /** A value, and how a message shows it. */
 type Given = [value: unknown, given: string];
 
-/** Asserts ERR_MULTIFD_OPTION that names the option, what was given and what is allowed. */
+/** Asserts ERR_MULTIFD_OPTION that names the option, what was given and what is allowed; what may be meant is let alone. */
 function wrong(t: Test, check: () => unknown, option: string, given: string, allowed: string): void {
   const error = t.throws(check, MultifdError, `${option}: ${given}`) as MultifdError;
   t.equal(error.code, 'ERR_MULTIFD_OPTION');
-  t.equal(error.message, `option ${option}: given ${given}, allowed ${allowed}`);
+  const message = error.message.replace(/; did you mean .*\?$/, '');
+  t.equal(message, `option ${option}: given ${given}, allowed ${allowed}`);
 }
 
 t.test('parseAddress() takes text from elsewhere', async (t) => {
@@ -441,6 +442,45 @@ t.test('an unknown option is refused, also one of the other end', async (t) => {
     wrong(t, () => receiver({ [name]: 1 }), name, '"an unknown option"', ofReceiver);
   }
   wrong(t, () => sender({ maxBandwith: undefined }), 'maxBandwith', '"an unknown option"', ofSender);
+});
+
+t.test('what may have been meant ends the message', async (t) => {
+  const device = { idstr: 'dev', instanceId: 0, load: () => undefined };
+  const block = { name: 'pc.ram', memory };
+  const cases: [check: () => unknown, meant: string][] = [
+    [() => sender({ chanels: 2 }), 'channels'],
+    [() => receiver({ 'multifd-channels': 2 }), 'channels'],
+    [() => sender({ level: 3 }), 'zlibLevel or zstdLevel'],
+    [() => sender({ compression: 'zst' }), 'zstd'],
+    [() => sender({ zeroPageDetection: 'leagcy' }), 'legacy'],
+    [() => sender({ address: 'localhost:4444' }), 'tcp:localhost:4444'],
+    [() => receiver({ address: ':4444' }), 'tcp::4444'],
+    [() => receiver({ address: '/run/vm.sock' }), 'unix:/run/vm.sock'],
+    [() => receiver({ address: './vm.sock' }), 'unix:./vm.sock'],
+    [() => receiver({ address: { hots: 'far', port: 1 } }), 'host'],
+    [() => receiver({ blocks: [{ ...block, frehs: true }] }), 'fresh'],
+    [() => receiver({ blocks: [{ name: 'pc.ram', memroy: memory }] }), 'memory'],
+    [() => receiver({ blocks: [{ name: 'pc.ram', memory: { wasm: {}, ofset: 1 } }] }), 'offset'],
+    [
+      () => receiver({ devices: [{ ...device, instanceId: undefined, instanceID: 0 }] }),
+      'instanceId by instanceID',
+    ],
+  ];
+  for (const [check, meant] of cases) {
+    const { message } = t.throws(check, MultifdError) as MultifdError;
+    t.equal(/; did you mean (.*)\?$/.exec(message)?.[1], meant, message);
+  }
+  for (const check of [
+    () => sender({ colour: 2 }),
+    () => sender({ devices: [] }),
+    () => sender({ compression: 'lz4' }),
+    () => sender({ address: 'tcp:4444' }),
+    () => sender({ address: 'fd:3' }),
+    () => receiver({ devices: [{ ...device, load: undefined }] }),
+  ]) {
+    const { message } = t.throws(check, MultifdError) as MultifdError;
+    t.notMatch(message, /did you mean/);
+  }
 });
 
 t.test('what is no object of options is refused', async (t) => {

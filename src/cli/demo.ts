@@ -9,6 +9,7 @@ import { MIN_SIZE } from './guest-image.js';
 import { checked, levelFor, parseLevel } from './migration-options.js';
 import {
   COMPRESSIONS,
+  choiceOf,
   integerFrom,
   LEVELS,
   MAX_CHANNELS,
@@ -38,6 +39,8 @@ interface DemoFlags extends OutputFlags {
   dirtyRounds: number;
   qemu?: true;
 }
+
+const BACKINGS = ['shared', 'file'] as const;
 
 const EXAMPLES = `
 The source process forks a destination process, migrates a guest's RAM to it
@@ -72,7 +75,8 @@ export function addDemoCommand(program: Command): void {
     .addOption(new Option('--ram <file>', "this file's bytes instead of a generated guest").conflicts('size'))
     .addOption(
       new Option('--backing <kind>', 'both sides have their RAM in shared memory, or in files')
-        .choices(['shared', 'file'])
+        .choices(BACKINGS)
+        .argParser(choiceOf(BACKINGS))
         .default('shared'),
     )
     .addOption(new Option('--page-size <bytes>', 'target page size').default(4096, '4K').argParser(pageSize))
@@ -103,7 +107,12 @@ export function addDemoCommand(program: Command): void {
         .default(2)
         .argParser(integerFrom(1, MAX_CHANNELS)),
     )
-    .addOption(new Option('--compression <method>', 'method').choices(COMPRESSIONS).default('none'))
+    .addOption(
+      new Option('--compression <method>', 'method')
+        .choices(COMPRESSIONS)
+        .argParser(choiceOf(COMPRESSIONS))
+        .default('none'),
+    )
     .option(
       '--level <n>',
       `compression level: zlib ${range('zlib')}, zstd ${range('zstd')}; default ${DEFAULT_LEVEL}`,
@@ -111,6 +120,7 @@ export function addDemoCommand(program: Command): void {
     .addOption(
       new Option('--zero-page-detection <where>', 'in the channels, on the queueing side, or not at all')
         .choices(ZERO_PAGE_DETECTIONS)
+        .argParser(choiceOf(ZERO_PAGE_DETECTIONS))
         .default('multifd'),
     )
     .addOption(

@@ -2,9 +2,9 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { MultifdError } from '../errors.js';
 import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
-import { checkAddress, type AddressText, type Compression } from '../options.js';
+import { addressMeant, checkAddress, type AddressText, type Compression } from '../options.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
-import { COMPRESSIONS, LEVELS, MAX_CHANNELS, integerFrom, pageSize } from './option-values.js';
+import { COMPRESSIONS, LEVELS, MAX_CHANNELS, choiceOf, integerFrom, pageSize } from './option-values.js';
 
 const MAX_SECONDS = 24 * 60 * 60;
 
@@ -16,11 +16,28 @@ export function addressFrom(lowestPort: 0 | 1): (text: string) => AddressText {
       return text as AddressText;
     } catch (error) {
       if (!(error instanceof MultifdError)) throw error;
+      const meant = addressMeant(text).replace(/^; did (.*)$/, '\n(Did $1)');
       throw new InvalidArgumentError(
-        'Allowed are tcp:HOST:PORT, tcp:[V6]:PORT and unix:PATH, also as tcp://HOST:PORT and unix:///PATH.',
+        'Allowed are tcp:HOST:PORT, tcp:[V6]:PORT and unix:PATH, also as tcp://HOST:PORT and unix:///PATH.' +
+          meant,
       );
     }
   };
+}
+
+/**
+ * As commander's own mandatory options, but told behind what is unknown: an option that is missing may be one that is
+ * misspelt.
+ */
+export function requireOptions(command: Command, ...names: string[]): void {
+  command.hook('preAction', () => {
+    for (const name of names) {
+      const option = command.options.find(({ long }) => long === name) as Option;
+      if (command.getOptionValue(option.attributeName()) !== undefined) continue;
+      const code = 'commander.missingMandatoryOptionValue';
+      command.error(`error: required option '${option.flags}' not specified`, { code });
+    }
+  });
 }
 
 export function uuidFrom(text: string): string {
@@ -35,7 +52,10 @@ export function channelsOption(name: string, whose: string): Option {
 }
 
 export function compressionOption(name: string, whose: string): Option {
-  return new Option(`${name} <method>`, `method; ${whose}`).choices(COMPRESSIONS).default('none');
+  return new Option(`${name} <method>`, `method; ${whose}`)
+    .choices(COMPRESSIONS)
+    .argParser(choiceOf(COMPRESSIONS))
+    .default('none');
 }
 
 export function pageSizeOption(): Option {
@@ -48,6 +68,7 @@ export function pageSizeOption(): Option {
 export function switchoverAckOption(auto: string): Option {
   return new Option('--switchover-ack <when>', `SWITCHOVER_ACK to the source; auto: ${auto}`)
     .choices(SWITCHOVER_ACKS)
+    .argParser(choiceOf(SWITCHOVER_ACKS))
     .default('auto');
 }
 

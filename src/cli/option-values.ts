@@ -5,6 +5,7 @@
  * The ranges are the engine's own; test/cli/option-values.test.ts holds them against src/options.ts.
  */
 import { InvalidArgumentError } from 'commander';
+import { similarTo } from '../did-you-mean.js';
 import type { Compression, ZeroPageDetection } from '../index.js';
 import { parseSize } from './sizes.js';
 
@@ -14,6 +15,17 @@ export const MAX_CHANNELS = 255;
 export const LEVELS = { zlib: { min: 0, max: 9 }, zstd: { min: 1, max: 20 } } as const;
 const MIN_PAGE_SIZE = 4096;
 const MAX_PAGE_SIZE = 65536;
+
+/** For an option with choices(): says which of them may have been meant, as commander does for options and commands. */
+export function choiceOf<T extends string>(allowed: readonly T[]): (text: string) => T {
+  return (text) => {
+    const choice = allowed.find((known) => known === text);
+    if (choice !== undefined) return choice;
+    const meant = similarTo(text, allowed);
+    const hint = meant.length === 0 ? '' : `\n(Did you mean ${meant.join(' or ')}?)`;
+    throw new InvalidArgumentError(`Allowed choices are ${allowed.join(', ')}.${hint}`);
+  };
+}
 
 export function integerFrom(min: number, max: number): (text: string) => number {
   return (text) => {

@@ -13,6 +13,7 @@ import {
   compressionOption,
   listenModeOption,
   pageSizeOption,
+  requireOptions,
   sessionOptions,
   switchoverAckOption,
   type SessionFlags,
@@ -55,11 +56,11 @@ export function addReceiveCommand(program: Command): void {
     .description('Takes in a live migration from QEMU and keeps it as a mapped-ram file.')
     .optionsGroup('Migration:')
     .addOption(
-      new Option('--listen <address>', 'where QEMU connects: tcp:HOST:PORT or unix:PATH')
-        .argParser(addressFrom(0))
-        .makeOptionMandatory(),
+      new Option('--listen <address>', 'where QEMU connects: tcp:HOST:PORT or unix:PATH').argParser(
+        addressFrom(0),
+      ),
     )
-    .requiredOption('--out <file>', 'the file that is made')
+    .option('--out <file>', 'the file that is made')
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
     .addOption(pageSizeOption())
@@ -71,6 +72,7 @@ export function addReceiveCommand(program: Command): void {
     .addOption(listenModeOption())
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('where it may be owed and does no harm'));
+  requireOptions(command, '--listen', '--out');
   addOutputOptions(addSessionOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ReceiveFlags) => {

@@ -15,12 +15,13 @@ import {
   listenModeOption,
   levelFor,
   pageSizeOption,
+  requireOptions,
   sessionOptions,
   switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress } from './migration-progress.js';
-import { sizeFrom } from './option-values.js';
+import { choiceOf, sizeFrom } from './option-values.js';
 import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
@@ -41,6 +42,8 @@ interface RelayFlags extends SessionFlags, OutputFlags {
   maxBandwidth: number;
 }
 
+const DETECTIONS_OUT = ['none', 'multifd'] as const;
+
 const EXAMPLES = `
 The source migrates to --listen, the destination waits at --to with -incoming.
 Nothing is stored, and the return path is passed through, so both learn how it
@@ -59,15 +62,11 @@ export function addRelayCommand(program: Command): void {
     .description('Passes a live migration on while it runs, with other channels, another method or level.')
     .optionsGroup('Migration:')
     .addOption(
-      new Option('--listen <address>', 'where the source connects: tcp:HOST:PORT or unix:PATH')
-        .argParser(addressFrom(0))
-        .makeOptionMandatory(),
+      new Option('--listen <address>', 'where the source connects: tcp:HOST:PORT or unix:PATH').argParser(
+        addressFrom(0),
+      ),
     )
-    .addOption(
-      new Option('--to <address>', 'where the destination waits')
-        .argParser(addressFrom(1))
-        .makeOptionMandatory(),
-    )
+    .addOption(new Option('--to <address>', 'where the destination waits').argParser(addressFrom(1)))
     .addOption(channelsOption('--channels-in', "the source's multifd-channels"))
     .addOption(channelsOption('--channels-out', "the destination's multifd-channels"))
     .addOption(compressionOption('--compression-in', "the source's multifd-compression"))
@@ -78,7 +77,8 @@ export function addRelayCommand(program: Command): void {
         '--zero-page-detection-out <where>',
         'look for zero pages among those that came with data (a destination from 9.0 on), or do not',
       )
-        .choices(['none', 'multifd'])
+        .choices(DETECTIONS_OUT)
+        .argParser(choiceOf(DETECTIONS_OUT))
         .default('none'),
     )
     .addOption(pageSizeOption())
@@ -90,6 +90,7 @@ export function addRelayCommand(program: Command): void {
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
     );
+  requireOptions(command, '--listen', '--to');
   addOutputOptions(addSessionOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: RelayFlags, command: Command) => {

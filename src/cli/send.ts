@@ -12,11 +12,12 @@ import {
   checked,
   compressionOption,
   levelFor,
+  requireOptions,
   sessionOptions,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress } from './migration-progress.js';
-import { sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
+import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
@@ -56,9 +57,7 @@ export function addSendCommand(program: Command): void {
     .argument('<file>', 'a mapped-ram file')
     .optionsGroup('Migration:')
     .addOption(
-      new Option('--to <address>', 'where QEMU waits: tcp:HOST:PORT or unix:PATH')
-        .argParser(addressFrom(1))
-        .makeOptionMandatory(),
+      new Option('--to <address>', 'where QEMU waits: tcp:HOST:PORT or unix:PATH').argParser(addressFrom(1)),
     )
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
@@ -67,7 +66,9 @@ export function addSendCommand(program: Command): void {
       new Option(
         '--zero-page-detection <where>',
         'how zero pages travel: in the channels, or as records of the main stream; default by the machine type',
-      ).choices(ZERO_PAGE_DETECTIONS),
+      )
+        .choices(ZERO_PAGE_DETECTIONS)
+        .argParser(choiceOf(ZERO_PAGE_DETECTIONS)),
     )
     .option('--peer <version>', 'the version of the QEMU at the other end, such as 7.2')
     .addOption(
@@ -78,6 +79,7 @@ export function addSendCommand(program: Command): void {
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
     );
+  requireOptions(command, '--to');
   addOutputOptions(addSessionOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: SendFlags, command: Command) => {

@@ -1,4 +1,5 @@
 /** Says what a file holds: a mapped-ram file, or a capture of a main migration stream. */
+import { checkKeys } from '../options.js';
 import { checkOffset } from './options.js';
 import { ByteReader } from '../stream/byte-reader.js';
 import { describeMainStream, type MainStreamDescription } from '../stream/describe-main-stream.js';
@@ -16,11 +17,14 @@ export interface DescribeOptions {
   pageSize?: number;
 }
 
+const OPTIONS: Record<keyof DescribeOptions, true> = { offset: true, pageSize: true };
+
 /** @throws MultifdError ERR_MULTIFD_IO, and ERR_MULTIFD_STREAM if it is no migration stream at all */
 export async function describeMigrationFile(
   file: string,
   options: DescribeOptions = {},
 ): Promise<MigrationFileDescription> {
+  checkKeys(options, Object.keys(OPTIONS));
   const offset = checkOffset(options.offset);
   const handle = await openToRead(file);
   const reader = (): ByteReader =>

@@ -17,16 +17,20 @@ export function requireOptions<T extends object>(options: T): T {
 /**
  * All of a sender's options but the blocks, which are not known yet.
  *
+ * @param beside the migration's own options
  * @throws MultifdError ERR_MULTIFD_OPTION
  */
-export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): void {
+export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>, beside: readonly string[] = []): void {
   const { pageSize = 4096 } = options;
   const size = Number.isInteger(pageSize) && pageSize > 0 ? pageSize : 4096;
-  checkSenderOptions({
-    ...options,
-    ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
-    blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
-  });
+  checkSenderOptions(
+    {
+      ...options,
+      ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
+      blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
+    },
+    beside,
+  );
 }
 
 /**

@@ -79,6 +79,17 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
   onSession?: (receiver: PublicReceiver) => void;
 }
 
+/** Those that are not a receiver's. */
+const OWN_OPTIONS: Record<Exclude<keyof ReceiveMigrationOptions, keyof ReceiverOptions>, true> = {
+  out: true,
+  overwrite: true,
+  keepPartial: true,
+  switchoverAck: true,
+  onListening: true,
+  onStart: true,
+  onSession: true,
+};
+
 export interface ReceivedMigration {
   /** The file. */
   out: string;
@@ -112,6 +123,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
       blocks: [],
     },
     true,
+    Object.keys(OWN_OPTIONS),
   );
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   const file = await OutputFile.make(out, overwrite === true);

@@ -29,6 +29,7 @@ import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkAddress,
+  checkKeys,
   checkReceiverOptions,
   type Address,
   type AddressText,
@@ -112,6 +113,32 @@ export interface RelayMigrationOptions {
   onSession?: (receiver: PublicReceiver, sender: PublicSender) => void;
 }
 
+const OPTIONS: Record<keyof RelayMigrationOptions, true> = {
+  listen: true,
+  to: true,
+  in: true,
+  out: true,
+  switchoverAck: true,
+  pageSize: true,
+  uuid: true,
+  stallTimeoutMs: true,
+  connectTimeoutMs: true,
+  acceptTimeoutMs: true,
+  listenMode: true,
+  signal: true,
+  onListening: true,
+  onStart: true,
+  onSession: true,
+};
+const OPTIONS_IN: Record<keyof RelaySide, true> = { channels: true, compression: true };
+const OPTIONS_OUT: Record<keyof NonNullable<RelayMigrationOptions['out']>, true> = {
+  ...OPTIONS_IN,
+  zlibLevel: true,
+  zstdLevel: true,
+  zeroPageDetection: true,
+  maxBandwidth: true,
+};
+
 export interface RelayedMigration {
   machine: string;
   blocks: { name: string; size: number }[];
@@ -134,6 +161,9 @@ export interface RelayedMigration {
  */
 export async function relayMigration(options: RelayMigrationOptions): Promise<RelayedMigration> {
   const { listen, to, in: input = {}, out = {}, pageSize, uuid, signal } = requireOptions(options);
+  checkKeys(options, Object.keys(OPTIONS));
+  checkKeys(input, Object.keys(OPTIONS_IN), 'in.');
+  checkKeys(out, Object.keys(OPTIONS_OUT), 'out.');
   const { stallTimeoutMs, connectTimeoutMs = CONNECT_TIMEOUT_MS, acceptTimeoutMs, listenMode } = options;
   const common = { pageSize, uuid, signal, stallTimeoutMs, connectTimeoutMs };
   const outgoing = {

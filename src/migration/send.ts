@@ -86,6 +86,16 @@ export interface SendMigrationOptions extends Omit<
   onSession?: (sender: PublicSender) => void;
 }
 
+/** Those that are not a sender's. */
+const OWN_OPTIONS: Record<Exclude<keyof SendMigrationOptions, keyof SenderOptions>, true> = {
+  file: true,
+  offset: true,
+  to: true,
+  peer: true,
+  onStart: true,
+  onSession: true,
+};
+
 /** What will be sent. */
 export interface OutgoingStart {
   /** The machine type's full name; empty if the file has none. */
@@ -118,7 +128,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
     );
   }
-  checkOutgoing({ ...senderOptions, address });
+  checkOutgoing({ ...senderOptions, address }, Object.keys(OWN_OPTIONS));
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
   const handle = await openToRead(file);
   let description: MappedRamDescription;

@@ -15,6 +15,7 @@
  * without a version, with the capability on: there the option must say `always`. An ACK that is missing leaves the guest
  * running; so does one too many, but it ends the migration, also where nobody asked for the capability.
  */
+import { didYouMean } from '../did-you-mean.js';
 import { MultifdError } from '../errors.js';
 import { isAtLeast, machineRules } from '../stream/machine.js';
 
@@ -26,7 +27,7 @@ export function checkSwitchoverAck(value: SwitchoverAck = 'auto'): SwitchoverAck
   if (SWITCHOVER_ACKS.includes(value)) return value;
   throw new MultifdError(
     'ERR_MULTIFD_OPTION',
-    `option switchoverAck: given ${JSON.stringify(value)}, allowed ${SWITCHOVER_ACKS.join(', ')}`,
+    `option switchoverAck: given ${JSON.stringify(value)}, allowed ${SWITCHOVER_ACKS.join(', ')}${didYouMean(value, SWITCHOVER_ACKS)}`,
   );
 }
 

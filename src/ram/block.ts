@@ -9,6 +9,7 @@
  *
  * Built on the calling thread; `BlockDescription` is what crosses to the channel threads.
  */
+import { didYouMean } from '../did-you-mean.js';
 import { MultifdError, describeThrown } from '../errors.js';
 import { MemorySource, type BlockMemory } from './memory.js';
 
@@ -140,7 +141,10 @@ export class RAMBlock implements SessionBlock {
       throw bad(`name must be 1 to ${MAX_NAME_BYTES} printable ASCII characters`);
     }
     for (const key of Object.keys(options)) {
-      if (!BLOCK_KEYS.includes(key)) throw bad(`unknown property ${key}, allowed ${BLOCK_KEYS.join(', ')}`);
+      if (!BLOCK_KEYS.includes(key)) {
+        const allowed = BLOCK_KEYS.filter((known) => known !== 'stream');
+        throw bad(`unknown property ${key}, allowed ${allowed.join(', ')}${didYouMean(key, allowed)}`);
+      }
     }
     if (options.fresh !== undefined && typeof options.fresh !== 'boolean')
       throw bad('fresh must be true or false');

@@ -15,6 +15,7 @@
  * By internal slots, not by `instanceof`: memory may come from another realm (a vm context, jest's).
  */
 import { types } from 'node:util';
+import { didYouMean } from '../did-you-mean.js';
 import { MultifdError, describeThrown } from '../errors.js';
 import { Windows } from './windows.js';
 
@@ -39,6 +40,7 @@ export interface WasmMemoryRange {
 /** All forms of a block's `memory`. */
 export type BlockMemory = FixedMemory | (() => FixedMemory) | WasmMemoryRange;
 
+const RANGE_KEYS = ['wasm', 'offset', 'size'];
 const FORMS = 'a SharedArrayBuffer, an ArrayBuffer or a Uint8Array';
 const MOVES = 'give memory that moves as a function, or as { wasm }';
 
@@ -144,7 +146,15 @@ export class MemorySource {
     return { buffer: memory.buffer, base: memory.byteOffset, length: memory.byteLength };
   }
 
-  #rangeOffset({ wasm, offset = 0 }: WasmMemoryRange): number {
+  #rangeOffset(range: WasmMemoryRange): number {
+    const { wasm, offset = 0 } = range;
+    const unknown = Object.keys(range).find((key) => !RANGE_KEYS.includes(key));
+    if (unknown !== undefined) {
+      const allowed = RANGE_KEYS.join(', ');
+      throw this.#bad(
+        `memory: unknown property ${unknown}, allowed ${allowed}${didYouMean(unknown, RANGE_KEYS)}`,
+      );
+    }
     if (wasm === null || typeof wasm !== 'object' || types.isUint8Array(wasm))
       throw this.#bad('memory.wasm must be a WebAssembly.Memory');
     if (!Number.isSafeInteger(offset) || offset < 0)

@@ -15,6 +15,7 @@
  * for the time that it takes.
  */
 import { MultifdError } from '../errors.js';
+import { checkKeys } from '../options.js';
 import { type StreamBlock, encodeBlock } from './block-list.js';
 import { ByteReader, CHUNK_BYTES } from './byte-reader.js';
 import { STREAM_ERRORS, quote, refusal } from './codes.js';
@@ -113,6 +114,8 @@ export interface ReadMappedRamOptions {
   maxSections?: number;
 }
 
+const OPTIONS: Record<keyof ReadMappedRamOptions, true> = { offset: true, pageSize: true, maxSections: true };
+
 /**
  * @param file a path, or a file that is open; it stays open
  * @throws MultifdError STREAM_ERRORS.io, .magic, .eof; STREAM_ERRORS.file for a stream that is no mapped-ram file's
@@ -121,6 +124,7 @@ export async function readMappedRam(
   file: string | ReadableFile,
   options: ReadMappedRamOptions = {},
 ): Promise<MappedRamDescription> {
+  checkKeys(options, Object.keys(OPTIONS));
   if (typeof (file as Partial<ReadableFile>)?.read === 'function') {
     return new MappedRamFile(file as ReadableFile, options).read();
   }

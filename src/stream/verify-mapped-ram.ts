@@ -4,6 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { MultifdError } from '../errors.js';
+import { checkKeys } from '../options.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { STREAM_ERRORS, quote } from './codes.js';
 import { openToRead, readAt } from './positioned-file.js';
@@ -26,6 +27,8 @@ export interface VerifyOptions {
   onProgress?: (bytes: number) => void;
 }
 
+const OPTIONS: Record<keyof VerifyOptions, true> = { signal: true, onProgress: true };
+
 /**
  * @param description of this file; must be sound
  * @throws MultifdError STREAM_ERRORS.io, .eof; ERR_MULTIFD_ABORTED
@@ -35,6 +38,7 @@ export async function verifyMappedRam(
   description: MappedRamDescription,
   options: VerifyOptions = {},
 ): Promise<VerifiedBlock[]> {
+  checkKeys(options, Object.keys(OPTIONS));
   const { pageSize } = description;
   const zeros = Buffer.alloc(PIECE_BYTES);
   const verified: VerifiedBlock[] = [];

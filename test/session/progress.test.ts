@@ -168,6 +168,10 @@ t.test('a wrong interval is refused with what was given and what is allowed', as
       message: `option intervalMs: given ${wrong}, allowed an integer from 1 to 2147483647`,
     });
   }
+  await t.rejects(sender.progress({ interval: 5 } as { intervalMs?: number }).next(), {
+    code: 'ERR_MULTIFD_OPTION',
+    message: /^option interval: .*; did you mean intervalMs\?$/,
+  });
   t.equal(asked(sender), 0);
 });
 
