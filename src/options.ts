@@ -92,10 +92,11 @@ export interface Device {
   idstr: string;
   instanceId: number;
   /**
-   * Called with each payload; the bytes are valid until the returned promise settles, and its channel waits. Packets
-   * take any channel: calls come in any order, and several at a time.
+   * Called with each payload, a copy that is the device's to keep, change or transfer. Its channel waits until the
+   * returned promise settles, and so does the receiver's sync() that ends the phase. Packets take any channel: calls
+   * come in any order, and several at a time.
    */
-  load: (data: Uint8Array) => void | Promise<void>;
+  load: (data: Buffer) => void | Promise<void>;
 }
 
 export interface ReceiverOptions extends CommonOptions {

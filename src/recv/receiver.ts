@@ -411,7 +411,10 @@ export class Receiver extends Session {
     try {
       if (slot.type === PAYLOAD_DEVICE_STATE) {
         const device = this.#devices.get(`${slot.idstr}/${slot.instanceId}`);
-        await device?.load(Buffer.from(slot.data.subarray(0, slot.length)));
+        // The device's to keep: the slot is used again, and in Node's pool lie others' bytes beside it.
+        const data = Buffer.allocUnsafeSlow(slot.length);
+        slot.data.copy(data, 0, 0, slot.length);
+        await device?.load(data);
       } else if (this.#hooks?.pages !== undefined) await this.#hooks.pages(slot);
       else this.#placePages(slot);
     } catch (thrown) {
