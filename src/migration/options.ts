@@ -1,5 +1,6 @@
 /** What the migrations check of their options before anything is opened. */
 import { MultifdError, receivedExpected } from '../errors.js';
+import { SET_UP } from '../set-up.js';
 import { checkSenderOptions, type SenderOptions } from '../options.js';
 
 /**
@@ -41,7 +42,7 @@ export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>, beside: re
  */
 export function requirePageSizeTold(told: number | undefined, given: number | undefined): void {
   if (told === undefined || given === undefined || told === given) return;
-  const message = receivedExpected('target page size', told, `${given} (option pageSize, --page-size)`);
+  const message = receivedExpected('target page size', told, `${given} (${SET_UP.pageSize})`);
   throw new MultifdError('ERR_MULTIFD_STREAM', message);
 }
 

@@ -47,6 +47,7 @@ import {
   type Sender as PublicSender,
 } from '../public-session.js';
 import type { Stats } from '../session.js';
+import { SET_UP } from '../set-up.js';
 import type { Slot } from '../shared/control.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { toldPageSize } from '../stream/machine.js';
@@ -65,7 +66,7 @@ import {
   requirePageSizeTold,
 } from './options.js';
 import { SideErrors, type Side } from './side-errors.js';
-import { PING_VALUE, connectMain, explain, settles, uuidOf, withLimit } from './send.js';
+import { PING_VALUE, connectMain, explain, sentOf, settles, withLimit } from './send.js';
 import { checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 
@@ -399,7 +400,7 @@ class Relay implements ReceiverHooks {
     const { signal } = this.#stop;
     this.#creating = this.#errors.of(
       'destination',
-      createSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }),
+      createSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }, true),
     );
     const sender = (this.#sender = await receiver.orStopped(this.#creating));
     // Whichever side fails takes the other with it, and does not wait for its own threads before.
@@ -417,7 +418,7 @@ class Relay implements ReceiverHooks {
   async #waitReady(receiver: Receiver): Promise<void> {
     if (!this.#pinged) return;
     const ms = this.#connectTimeoutMs;
-    const late = `the destination has not answered the PING within ${ms} ms: does it expect more channels?`;
+    const late = `the destination has not answered the PING within ${ms} ms: does it expect more channels (${SET_UP.channels})?`;
     const ponged = withLimit(receiver.orStopped(this.#pong), ms, 'ERR_MULTIFD_TIMEOUT', late);
     await this.#owed(receiver, ponged);
   }
@@ -515,9 +516,7 @@ class Relay implements ReceiverHooks {
     if (side === 'source' && this.#stream?.inTail !== true) return this.#errors.named(brokenOff(error));
     const named = this.#errors.named(error);
     if (side !== 'destination') return named;
-    const { channels = 2, compression = 'none' } = this.#outgoing;
-    const sent = `machine ${this.#machine}, ${channels} channels, ${compression}, ${uuidOf(this.#uuid)}`;
-    return explain(named, sent);
+    return explain(named, sentOf(this.#machine, this.#outgoing, this.#uuid));
   }
 
   destroy(): void {

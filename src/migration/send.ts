@@ -28,6 +28,7 @@ import {
   formatAddress,
   type Address,
   type AddressText,
+  type Compression,
   type SenderOptions,
   type ZeroPageDetection,
 } from '../options.js';
@@ -35,6 +36,7 @@ import { publicSender, type Sender as PublicSender } from '../public-session.js'
 import { requireRuntime } from '../runtime.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
+import { SET_UP } from '../set-up.js';
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import {
@@ -157,20 +159,23 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       await main.write(piece);
     }
     await main.write(builder.start());
-    sender = await createSender({
-      ...senderOptions,
-      address,
-      connectTimeoutMs,
-      pageSize: description.pageSize,
-      // Absent pages are known; whether a present page is zero is asked in the channels or not at all.
-      zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
-      blocks: description.blocks.map((block) => ({
-        name: block.name,
-        file: handle,
-        offset: block.pagesOffset,
-        size: block.usedLength,
-      })),
-    });
+    sender = await createSender(
+      {
+        ...senderOptions,
+        address,
+        connectTimeoutMs,
+        pageSize: description.pageSize,
+        // Absent pages are known; whether a present page is zero is asked in the channels or not at all.
+        zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
+        blocks: description.blocks.map((block) => ({
+          name: block.name,
+          file: handle,
+          offset: block.pagesOffset,
+          size: block.usedLength,
+        })),
+      },
+      true,
+    );
     const session = sender;
     callHook('onSession', () => onSession?.(publicSender(session)));
     outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
@@ -195,20 +200,26 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     outgoing?.breakOff();
     main.destroy();
     await sender?.abandon(error);
-    const { channels = 2, compression = 'none' } = options;
-    throw explain(
-      sender?.error ?? error,
-      `machine ${description.machine}, ${channels} channels, ${compression}, ${uuidOf(options.uuid)}`,
-    );
+    throw explain(sender?.error ?? error, sentOf(description.machine, options, options.uuid));
   } finally {
     main.destroy();
     await handle.close().catch(() => {});
   }
 }
 
-/** QEMU compares it with its own, and closes the channel without a word. */
-export function uuidOf(uuid: string | null | undefined): string {
-  return `uuid ${uuid ?? 'none'} (option uuid, --uuid)`;
+/** All that QEMU compares with its own, closing its channels without a word. */
+export function sentOf(
+  machine: string,
+  { channels = 2, compression = 'none' }: { channels?: number; compression?: Compression },
+  uuid: string | null | undefined,
+): string {
+  const withTheirNames = [
+    `${channels} channels (${SET_UP.channels})`,
+    `compression ${compression} (${SET_UP.compression})`,
+    `uuid ${uuid ?? 'none'} (${SET_UP.uuid})`,
+    `no TLS (${SET_UP.tls})`,
+  ];
+  return `machine ${machine}, ${withTheirNames.join(', ')}`;
 }
 
 /** QEMU closes its connections where it refuses, and says why only in its own log. */
@@ -319,7 +330,7 @@ class OutgoingMigration {
   /** A QEMU reads its main stream only when all the channels are there that it expects. */
   async ready(timeoutMs: number): Promise<void> {
     const { sender } = this.#parts;
-    const late = `the destination has not answered the PING within ${timeoutMs} ms: does it expect more channels?`;
+    const late = `the destination has not answered the PING within ${timeoutMs} ms: does it expect more channels (${SET_UP.channels})?`;
     await withLimit(sender.orStopped(this.#pong), timeoutMs, 'ERR_MULTIFD_TIMEOUT', late);
   }
 

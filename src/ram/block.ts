@@ -13,8 +13,7 @@ import { didYouMean } from '../did-you-mean.js';
 import { MultifdError, describeThrown } from '../errors.js';
 import { MemorySource, type BlockMemory } from './memory.js';
 
-export const MIN_PAGE_SIZE = 4096;
-export const MAX_PAGE_SIZE = 65536;
+export { MAX_PAGE_SIZE, MIN_PAGE_SIZE } from '../wire/packet.js';
 /** A page index must fit 32 bits: 16 TiB of 4 KiB pages. */
 const MAX_PAGES = 2 ** 32;
 /** Name bytes on the wire, without the NUL. */

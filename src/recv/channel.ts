@@ -56,11 +56,13 @@ import {
   STAT_SYNCS,
   STAT_ZERO_PAGES,
 } from '../shared/layout.js';
+import { SET_UP } from '../set-up.js';
 import { watchStall } from '../shared/stall.js';
 import type { TracePoint } from '../trace.js';
 import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
 import { HELLO_BYTES } from '../wire/hello.js';
 import {
+  MAX_PAGE_SIZE,
   MAX_PAYLOAD_BYTES,
   MULTIFD_FLAG_DEVICE_STATE,
   MULTIFD_PACKET_BYTES,
@@ -255,13 +257,12 @@ class ReceiveChannel implements Channel {
     const moved = (): number | undefined =>
       this.#paused || this.#atStart() ? undefined : this.#stats[STAT_BYTES];
     this.#unwatch = watchStall(stallTimeoutMs, moved, () => {
-      this.#settle?.(
-        new MultifdError(
-          'ERR_MULTIFD_STALL',
-          `inside a packet (${this.#state}) the peer has sent nothing for ${stallTimeoutMs} ms: ` +
-            receivedExpected('bytes', this.#have, this.#want.length),
-        ),
+      const error = new MultifdError(
+        'ERR_MULTIFD_STALL',
+        `inside a packet (${this.#state}) the peer has sent nothing for ${stallTimeoutMs} ms: ` +
+          receivedExpected('bytes', this.#have, this.#want.length),
       );
+      this.#settle?.(this.#hintAtPageSize(error));
     });
     socket.setKeepAlive(true, 10_000);
   }
@@ -282,13 +283,12 @@ class ReceiveChannel implements Channel {
       this.#settle?.();
       return;
     }
-    this.#settle?.(
-      new MultifdError(
-        'ERR_MULTIFD_EOF',
-        `the channel ended inside a packet (${this.#state}): ` +
-          receivedExpected('bytes', this.#have, this.#want.length),
-      ),
+    const error = new MultifdError(
+      'ERR_MULTIFD_EOF',
+      `the channel ended inside a packet (${this.#state}): ` +
+        receivedExpected('bytes', this.#have, this.#want.length),
     );
+    this.#settle?.(this.#hintAtPageSize(error));
   }
 
   /** STOP takes the socket away; at an orderly end the calling thread wants no more bytes either. */
@@ -366,13 +366,23 @@ class ReceiveChannel implements Channel {
 
   /**
    * A header's length depends on the page size, and nothing in it tells that: a source with another one shows itself by a
-   * second packet that does not begin where it should, or by more pages than one has room for.
+   * second packet that does not begin where it should, by more pages than one has room for, or by headers that are shorter
+   * and have an end where one of ours goes on.
    */
   #hintAtPageSize(error: MultifdError): MultifdError {
     const isLost = error.code === 'ERR_MULTIFD_MAGIC' && this.#stats[STAT_PACKETS] > 0;
-    if (!isLost && error.code !== 'ERR_MULTIFD_PAGES_ALLOC') return error;
-    const hint = `are the source's pages of another size than ${this.#pageSize} (option pageSize, --page-size)?`;
+    const isShort = this.#state === 'HEADER' && this.#endsWithShorterHeaders();
+    if (!isLost && !isShort && error.code !== 'ERR_MULTIFD_PAGES_ALLOC') return error;
+    const hint = `are the source's pages of another size than ${this.#pageSize} (${SET_UP.pageSize})?`;
     return new MultifdError(error.code, `${error.message}; ${hint}`, { ...error, cause: error.cause });
+  }
+
+  #endsWithShorterHeaders(): boolean {
+    const bytes = PACKET_START_BYTES + this.#have;
+    for (let size = 2 * this.#pageSize; size <= MAX_PAGE_SIZE; size *= 2) {
+      if (bytes % packetHeaderBytes(size) === 0) return true;
+    }
+    return false;
   }
 
   #expect(state: State, want: Uint8Array): void {
@@ -412,7 +422,8 @@ class ReceiveChannel implements Channel {
             receivedExpected(
               'device state for',
               `${JSON.stringify(device.idstr)} instance ${device.instanceId}`,
-              this.#task.devices.length === 0 ? 'no device' : `one of ${this.#task.devices.join(', ')}`,
+              (this.#task.devices.length === 0 ? 'no device' : `one of ${this.#task.devices.join(', ')}`) +
+                ` (${SET_UP.devices})`,
             ),
           );
         }

@@ -14,6 +14,7 @@
 import net from 'node:net';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { formatAddress, type Address } from '../options.js';
+import { SET_UP } from '../set-up.js';
 import { trace } from '../trace.js';
 import { HELLO_BYTES, decodeHello } from '../wire/hello.js';
 import { takeDescriptor, type TakenConnection } from './descriptor.js';
@@ -42,6 +43,8 @@ export interface ListenerEvents {
 export class Listener {
   /** Connections that were dropped because they were no channels. */
   strays = 0;
+  /** Did one of them begin with a TLS ClientHello? */
+  sawTls = false;
   readonly #server: net.Server;
   /** Connections without a hello so far, oldest first, and what ends their time. */
   readonly #silent = new Map<net.Socket, NodeJS.Timeout>();
@@ -139,7 +142,7 @@ export class Listener {
     this.#forget(socket);
     socket.destroy();
     const received = 'a TLS ClientHello: the source has tls-creds set';
-    const expected = 'plain text: switch it off with migrate_set_parameter tls-creds ""';
+    const expected = `plain text: switch it off with migrate_set_parameter tls-creds "" (${SET_UP.tls})`;
     const message = receivedExpected('first bytes of a connection', received, expected);
     this.#events.refused(new MultifdError('ERR_MULTIFD_MAGIC', message));
   }
@@ -196,7 +199,10 @@ export class Listener {
     } catch (thrown) {
       const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'hello');
       this.#drop(socket, error.message);
-      if (error.code === 'ERR_MULTIFD_MAGIC') return;
+      if (error.code === 'ERR_MULTIFD_MAGIC') {
+        this.sawTls ||= isTls(bytes);
+        return;
+      }
       this.strays--;
       this.#events.refused(error);
       return;

@@ -29,10 +29,11 @@ import {
   markPages,
   type Slot,
 } from '../shared/control.js';
-import { slotDataBytes } from '../shared/layout.js';
+import { SET_UP } from '../set-up.js';
+import { STAT_PACKETS, slotDataBytes } from '../shared/layout.js';
 import { watchStall } from '../shared/stall.js';
 import { trace } from '../trace.js';
-import { CHANNEL_OPTIONS, formatUuid } from '../wire/hello.js';
+import { formatUuid } from '../wire/hello.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
 import { freeHusks, type TakenConnection } from './descriptor.js';
@@ -229,13 +230,14 @@ export class Receiver extends Session {
       const have = this.#listener.count;
       const fewer =
         have > 0 && have < count
-          ? `the source has fewer channels than the ${count} here: ${CHANNEL_OPTIONS}: `
+          ? `the source has fewer channels than the ${count} here: ${SET_UP.channels}: `
           : '';
       const none =
         have === 0 && this.#hooks !== undefined && !this.#mainDue
           ? 'is capability multifd on at the source? '
           : '';
-      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${fewer}${none}${channels}${main}`));
+      const tls = this.#listener.sawTls ? `; a connection came in with TLS: ${SET_UP.tls}` : '';
+      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${fewer}${none}${channels}${main}${tls}`));
     }, ms);
   }
 
@@ -364,12 +366,21 @@ export class Receiver extends Session {
         new MultifdError(
           'ERR_MULTIFD_EOF',
           `channel ${id} ended before its SYNC packet: ` +
-            receivedExpected('SYNC packets', seen, this.#syncs),
+            receivedExpected('SYNC packets', seen, this.#syncs) +
+            (this.#sawNothing(id) ? `; has the source more channels than here (${SET_UP.channels})?` : ''),
           { channel: id },
         ),
       );
     }
     return false;
+  }
+
+  /**
+   * A source whose next channel finds nobody listening any more breaks off before its first packet. Where a main stream
+   * comes in there is a listener beyond the last channel, and the one too many is refused by name.
+   */
+  #sawNothing(id: number): boolean {
+    return this.#hooks === undefined && this.control.stats(id)[STAT_PACKETS] === 0;
   }
 
   /** While a SYNC is due, bytes must come in on some channel, unless this side is what takes so long. */

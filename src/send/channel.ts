@@ -22,6 +22,7 @@
  */
 import net from 'node:net';
 import { performance } from 'node:perf_hooks';
+import { setTimeout as sleep } from 'node:timers/promises';
 import {
   report,
   runChannel,
@@ -48,6 +49,7 @@ import {
   STOP_RUN,
   type Slot,
 } from '../shared/control.js';
+import { REFUSED_PERHAPS } from '../set-up.js';
 import { ChannelClock } from '../shared/clock.js';
 import {
   STAT_BYTES,
@@ -82,6 +84,8 @@ export interface SendChannelTask extends ChannelTask {
   zeroPageDetection: ZeroPageDetection;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
+  /** Does the migration that it is a part of say what the destination may have refused? */
+  explained: boolean;
 }
 
 /** A packet of pages whose payload is made by a thread of the codec's own. */
@@ -118,6 +122,10 @@ const MAX_HELD_STAGINGS = 4;
 /** See #watchStall(); the slack is for a thread that gets no processor. */
 const STALL_PERIODS = 4;
 const STALL_SLACK_MS = 100;
+/** Until another channel's hello is known of. */
+const SETTLE_MS = 20;
+/** More than the kernel holds between two ends: behind that the peer has taken something. */
+const EARLY_BYTES = 16 * 2 ** 20;
 /** At an orderly end, how long the peer may take to read what is left. */
 const FINISH_TIMEOUT_MS = 10_000;
 const NO_PAYLOAD: readonly Uint8Array[] = [];
@@ -223,7 +231,7 @@ class SendChannel implements Channel {
       for (const block of blocks) this.#files.push(block.kind === 'file' ? new FileBlock(block) : undefined);
     }
     void this.#guard();
-    await this.#connect();
+    await this.#connect().catch((thrown: unknown) => this.#notConnected(thrown));
     this.#hold(encodeHello({ uuid: this.#task.uuid, id: this.#id }));
     await this.#startWrite();
     await this.#flushed();
@@ -723,7 +731,7 @@ class SendChannel implements Channel {
 
   #break(error: MultifdError): void {
     if (this.#broken !== undefined) return;
-    this.#broken = error;
+    this.#broken = this.#refusedPerhaps(error);
     this.#writing = false;
     this.#wakeWriter?.();
     this.#socket?.destroy();
@@ -731,10 +739,35 @@ class SendChannel implements Channel {
     this.#control.postSem(this.#id);
   }
 
+  /** A receiver listens until it has all the channels that it expects, or has refused one. */
+  async #notConnected(thrown: unknown): Promise<never> {
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECT', 'connect');
+    // It has a hello a moment before the channel says so here.
+    if (this.#control.stopped === STOP_RUN && !this.#task.explained) await sleep(SETTLE_MS);
+    for (let id = 0; id < this.#control.channels; id++) {
+      if (this.#control.channelState(id) >= CHANNEL_RUNNING) throw this.#refusedPerhaps(error);
+    }
+    throw error;
+  }
+
+  /** A receiver that refuses says so by closing its channels. */
+  #refusedPerhaps(error: MultifdError): MultifdError {
+    const isEarly = this.#stats[STAT_BYTES] <= EARLY_BYTES;
+    const isClosed = error.code === 'ERR_MULTIFD_CONNECTION' || error.code === 'ERR_MULTIFD_CONNECT';
+    if (!isClosed || !isEarly || this.#task.explained) return error;
+    return new MultifdError(error.code, `${error.message}; ${REFUSED_PERHAPS}`, {
+      ...error,
+      cause: error.cause,
+    });
+  }
+
   /** Hands all that is held to the socket, in one system call, as soon as nothing else is on its way. */
   async #startWrite(): Promise<void> {
     if (this.#writing || this.#broken !== undefined) await this.#flushed();
-    if (this.#peerEnded) throw new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel');
+    if (this.#peerEnded) {
+      const error = new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel');
+      throw this.#refusedPerhaps(error);
+    }
     this.#holdHeaders();
     const pieces = this.#pending;
     if (pieces.length === 0) return;

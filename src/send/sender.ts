@@ -83,13 +83,17 @@ interface QueuedBlock {
   zero: PageBitmap | undefined;
 }
 
-/** The session with all that is internal of it; embedders get it from src/public-session.ts. */
-export async function createSender(options: AnySenderOptions): Promise<Sender> {
+/**
+ * The session with all that is internal of it; embedders get it from src/public-session.ts.
+ *
+ * @param explained for a migration, which itself says what the destination may have refused
+ */
+export async function createSender(options: AnySenderOptions, explained = false): Promise<Sender> {
   const checked = checkSenderOptions(options);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
   try {
-    sender = new Sender(checked);
+    sender = new Sender(checked, explained);
   } catch (error) {
     await files.close();
     throw error;
@@ -110,6 +114,7 @@ export class Sender extends Session {
   protected readonly terminatePoint = 'multifd_send_terminate_threads';
   protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
+  readonly #explained: boolean;
   readonly #states: QueuedBlock[];
   readonly #byBlock: BlockStates<QueuedBlock>;
   /** Pages of a packet, and of the fullest slot. */
@@ -137,7 +142,7 @@ export class Sender extends Session {
   readonly #scratch: Buffer | undefined;
 
   /** @internal use createSender() */
-  constructor(options: CheckedSenderOptions) {
+  constructor(options: CheckedSenderOptions, explained: boolean) {
     const control = Control.create({
       channels: options.channels,
       clients: CLIENTS,
@@ -147,6 +152,7 @@ export class Sender extends Session {
     });
     super('send-channel', control, options.pageSize, options.compression, options.signal);
     this.#options = options;
+    this.#explained = explained;
     this.blocks = options.blocks;
     this.#pages = pagesPerPacket(options.pageSize);
     this.#maxPages = this.#pages * maxPackets(options);
@@ -185,6 +191,7 @@ export class Sender extends Session {
         zeroPageDetection: options.zeroPageDetection,
         connectTimeoutMs: options.connectTimeoutMs,
         stallTimeoutMs: options.stallTimeoutMs,
+        explained: this.#explained,
       };
       trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(options.address) }));
       this.runChannel(id, task);

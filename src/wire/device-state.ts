@@ -12,6 +12,7 @@
  * It carries no packet_num.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
+import { SET_UP } from '../set-up.js';
 import { MULTIFD_MAGIC, MULTIFD_VERSION } from './hello.js';
 import { MULTIFD_FLAG_DEVICE_STATE, MULTIFD_FLAG_SYNC, unfillPacketStart } from './packet.js';
 
@@ -64,7 +65,11 @@ export function unfillDeviceState(header: Buffer, maxBytes: number): DeviceState
   if (nextPacketSize === 0 || nextPacketSize > maxBytes) {
     throw new MultifdError(
       'ERR_MULTIFD_DEVICE_STATE',
-      receivedExpected('device-state next_packet_size', nextPacketSize, `1 to ${maxBytes}`),
+      receivedExpected(
+        'device-state next_packet_size',
+        nextPacketSize,
+        `1 to ${maxBytes} (${SET_UP.deviceStateBytes})`,
+      ),
     );
   }
   return {

@@ -11,14 +11,12 @@
  * Encoded by each send channel (worker thread), decoded by the receiver's listener (calling thread).
  */
 import { MultifdError, hex32, receivedExpected } from '../errors.js';
+import { SET_UP } from '../set-up.js';
 
 export const MULTIFD_MAGIC = 0x11223344;
 export const MULTIFD_VERSION = 1;
 export const HELLO_BYTES = 64;
 export const UUID_BYTES = 16;
-
-/** Where the number of channels is set, on either side. */
-export const CHANNEL_OPTIONS = "option channels, --channels, QEMU's multifd-channels";
 
 const OFF_VERSION = 4;
 const OFF_UUID = 8;
@@ -70,7 +68,7 @@ export function decodeHello(bytes: Buffer, expected: HelloExpectation): Hello {
   }
   const uuid = Buffer.from(bytes.subarray(OFF_UUID, OFF_UUID + UUID_BYTES));
   if (expected.uuid !== undefined && !uuid.equals(expected.uuid)) {
-    const wanted = `${formatUuid(expected.uuid)} (option uuid, --uuid)`;
+    const wanted = `${formatUuid(expected.uuid)} (${SET_UP.uuid})`;
     throw new MultifdError('ERR_MULTIFD_UUID', receivedExpected('hello uuid', formatUuid(uuid), wanted));
   }
   const id = bytes.readUInt8(OFF_ID);
@@ -81,7 +79,7 @@ export function decodeHello(bytes: Buffer, expected: HelloExpectation): Hello {
         'hello channel id',
         id,
         `less than ${expected.channels} (at most ${expected.channels - 1})`,
-      ) + `: the source has more channels than the ${expected.channels} here: ${CHANNEL_OPTIONS}`,
+      ) + `: the source has more channels than the ${expected.channels} here: ${SET_UP.channels}`,
     );
   }
   return { uuid, id };

@@ -21,8 +21,12 @@
  * that live as long as the channel.
  */
 import { MultifdError, hex32, receivedExpected, type ErrorCode } from '../errors.js';
+import { SET_UP } from '../set-up.js';
 import { MULTIFD_MAGIC, MULTIFD_VERSION } from './hello.js';
 
+/** Of targets that QEMU has. */
+export const MIN_PAGE_SIZE = 4096;
+export const MAX_PAGE_SIZE = 65536;
 /** MULTIFD_PACKET_SIZE of QEMU: the page bytes that one packet holds at most. */
 export const MULTIFD_PACKET_BYTES = 524288;
 /** A receiver's payload buffer in QEMU, so the largest payload a sender may announce. */
@@ -232,7 +236,7 @@ export function unfillPacket(
   const method = into.flags & MULTIFD_FLAG_COMPRESSION_MASK;
   if (method !== expected.methodFlag) {
     const received = receivedExpected('method bits', methodName(method), methodName(expected.methodFlag));
-    refuse(into, 'ERR_MULTIFD_METHOD', received);
+    refuse(into, 'ERR_MULTIFD_METHOD', `${received}: ${SET_UP.compression}`);
   }
   // Method none: receivers of QEMU read normal_pages * PAGE whatever the field says.
   let nextPacketSize = normalPages * pageSize;
@@ -279,7 +283,7 @@ function findBlock(
   const block = expected.findBlock(name);
   if (block === undefined) {
     const received = receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block');
-    return refuse(into, 'ERR_MULTIFD_RAMBLOCK', received);
+    return refuse(into, 'ERR_MULTIFD_RAMBLOCK', `${received}: ${SET_UP.blocks}`);
   }
   expected.last = { name: Buffer.from(bytes.subarray(at, end)), block };
   return block;
@@ -327,10 +331,13 @@ function refuseOffset(
   const at = OFF_OFFSETS + 8 * i;
   // Above 2^53 this rounds, and is still far above any block.
   const offset = view.getUint32(at) * TWO_32 + view.getUint32(at + 4);
-  const allowed =
-    offset > blockSize - pageSize ? `at most ${blockSize - pageSize}` : `a multiple of ${pageSize}`;
+  const isBeyond = offset > blockSize - pageSize;
+  const allowed = isBeyond ? `at most ${blockSize - pageSize}` : `a multiple of ${pageSize}`;
   const received = receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, allowed);
-  return refuse(into, 'ERR_MULTIFD_OFFSET', received);
+  const [what, where] = isBeyond
+    ? ['the size of the block', SET_UP.blocks]
+    : ['the page size', SET_UP.pageSize];
+  return refuse(into, 'ERR_MULTIFD_OFFSET', `${received}; is ${what} the same at the source (${where})?`);
 }
 
 const METHOD_NAMES: Record<number, string> = {

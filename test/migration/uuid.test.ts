@@ -75,7 +75,7 @@ t.test('a channel with another uuid than the first, or than the one given, is re
     await play(address, streamsWith(...uuids));
     await t.rejects(within(result, WAIT_MS, 'receive'), {
       code: 'ERR_MULTIFD_UUID',
-      message: /hello uuid: received .*, expected .* \(option uuid, --uuid\)/,
+      message: /hello uuid: received .*, expected .* \(option uuid, --uuid, QEMU's -uuid\)/,
     });
   }
 });

@@ -51,7 +51,8 @@ t.test(
         WAIT_MS,
         'sendMigration()',
       );
-      if (uuid === undefined) await t.rejects(sent, { message: /uuid none \(option uuid, --uuid\)/ });
+      if (uuid === undefined)
+        await t.rejects(sent, { message: /uuid none \(option uuid, --uuid, QEMU's -uuid\)/ });
       else {
         await sent;
         await checkGuest(t, destination, parked);
