@@ -157,11 +157,8 @@ const DEVICE_KEYS = ['idstr', 'instanceId', 'load'];
 export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
-export function checkSenderOptions(
-  options: AnySenderOptions,
-  beside: readonly string[] = [],
-): CheckedSenderOptions {
-  checkKeys(options, SENDER_KEYS, '', beside);
+export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOptions {
+  checkKeys(options, SENDER_KEYS);
   const checked: CheckedSenderOptions = {
     ...checkCommon(options, 1),
     zlibLevel: integer('zlibLevel', options.zlibLevel, 1, 0, 9),
@@ -178,15 +175,17 @@ export function checkSenderOptions(
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
 export function checkReceiverOptions(
-  options: ReceiverOptions,
+  options: ReceiverOptions | Omit<ReceiverOptions, 'blocks' | 'devices'>,
   blocksLater = false,
   beside: readonly string[] = [],
 ): CheckedReceiverOptions {
-  checkKeys(options, RECEIVER_KEYS, '', beside);
+  const keys = RECEIVER_KEYS.filter((key) => !blocksLater || (key !== 'blocks' && key !== 'devices'));
+  checkKeys(options, keys, '', beside);
+  const { devices } = options as ReceiverOptions;
   return {
-    ...checkCommon(options, 0, blocksLater),
+    ...checkCommon(options as ReceiverOptions, 0, blocksLater),
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
-    devices: options.devices === undefined ? [] : checkDevices(options.devices),
+    devices: devices === undefined ? [] : checkDevices(devices),
     listenMode: integer('listenMode', options.listenMode, 0o600, 0, 0o777),
   };
 }
@@ -235,38 +234,41 @@ function isAbortSignal(signal: unknown): boolean {
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION */
-export function checkAddress(address: unknown, lowestPort: number): Address {
+export function checkAddress(address: unknown, lowestPort: number, name = 'address'): Address {
   const allowed = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'";
   if (typeof address === 'string') {
     // With and without slashes: as QEMU writes them, and as virsh does.
     const tcp = /^tcp:(?:\/\/)?(?:\[([^\]]+)\]|([^:[\]/]*)):(\d+)\/?$/.exec(address);
     if (tcp !== null) {
-      return checkAddress({ host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) }, lowestPort);
+      return checkAddress(
+        { host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) },
+        lowestPort,
+        name,
+      );
     }
-    if (address.startsWith('unix:///')) return checkAddress({ path: address.slice(7) }, lowestPort);
+    if (address.startsWith('unix:///')) return checkAddress({ path: address.slice(7) }, lowestPort, name);
     if (address.startsWith('unix:') && address.length > 5)
-      return checkAddress({ path: address.slice(5) }, lowestPort);
-    throw wrong('address', address, `${allowed}${addressMeant(address)}`);
+      return checkAddress({ path: address.slice(5) }, lowestPort, name);
+    throw wrong(name, address, `${allowed}${addressMeant(address)}`);
   }
-  if (address === null || typeof address !== 'object') throw wrong('address', address, allowed);
+  if (address === null || typeof address !== 'object') throw wrong(name, address, allowed);
   const { host, port, path } = address as { host?: unknown; port?: unknown; path?: unknown };
   const keys = ['host', 'port', 'path'];
   const unknown = Object.keys(address).find((key) => !keys.includes(key));
-  if (unknown !== undefined) throw wrong('address', address, `${allowed}${didYouMean(unknown, keys)}`);
+  if (unknown !== undefined) throw wrong(name, address, `${allowed}${didYouMean(unknown, keys)}`);
   if (path !== undefined) {
     if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
-      throw wrong('address', address, allowed);
+      throw wrong(name, address, allowed);
     }
     // The system would cut it off in silence.
     const bytes = Buffer.byteLength(path);
     if (bytes > MAX_UNIX_PATH_BYTES || path.includes('\0'))
-      throw wrong('address', `a path of ${bytes} bytes`, `at most ${MAX_UNIX_PATH_BYTES}, none of them 0`);
+      throw wrong(name, `a path of ${bytes} bytes`, `at most ${MAX_UNIX_PATH_BYTES}, none of them 0`);
     return { path };
   }
-  if (host !== undefined && (typeof host !== 'string' || host === ''))
-    throw wrong('address', address, allowed);
+  if (host !== undefined && (typeof host !== 'string' || host === '')) throw wrong(name, address, allowed);
   if (!Number.isInteger(port) || (port as number) < lowestPort || (port as number) > 65535) {
-    throw wrong('address.port', port, `an integer from ${lowestPort} to 65535`);
+    throw wrong(`${name}.port`, port, `an integer from ${lowestPort} to 65535`);
   }
   return { host: host ?? '127.0.0.1', port: port as number };
 }

@@ -1,7 +1,7 @@
 /** What the migrations check of their options before anything is opened. */
 import { MultifdError, receivedExpected } from '../errors.js';
 import { SET_UP } from '../set-up.js';
-import { checkSenderOptions, type SenderOptions } from '../options.js';
+import { SENDER_KEYS, checkSenderOptions, type SenderOptions } from '../options.js';
 
 /**
  * For all connections to be there, and for a destination to answer. QEMU opens all its connections at once: who has fewer
@@ -15,23 +15,24 @@ export function requireOptions<T extends object>(options: T): T {
   throw new MultifdError('ERR_MULTIFD_OPTION', `options: given ${String(options)}, allowed an object`);
 }
 
+/** Of a sender's options those that a migration's caller may give. */
+export const OUTGOING_KEYS = SENDER_KEYS.filter(
+  (key) => key !== 'address' && key !== 'blocks' && key !== 'onZeroPages',
+);
+
 /**
  * All of a sender's options but the blocks, which are not known yet.
  *
- * @param beside the migration's own options
  * @throws MultifdError ERR_MULTIFD_OPTION
  */
-export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>, beside: readonly string[] = []): void {
+export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): void {
   const { pageSize = 4096 } = options;
   const size = Number.isInteger(pageSize) && pageSize > 0 ? pageSize : 4096;
-  checkSenderOptions(
-    {
-      ...options,
-      ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
-      blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
-    },
-    beside,
-  );
+  checkSenderOptions({
+    ...options,
+    ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
+    blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
+  });
 }
 
 /**

@@ -120,7 +120,6 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     {
       ...receiverOptions,
       connectTimeoutMs: receiverOptions.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
-      blocks: [],
     },
     true,
     Object.keys(OWN_OPTIONS),

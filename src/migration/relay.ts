@@ -37,7 +37,7 @@ import {
   type SenderOptions,
   type ZeroPageDetection,
 } from '../options.js';
-import { makeBlocks } from '../ram/block.js';
+import { STREAM, makeBlocks, type StreamBlockOptions } from '../ram/block.js';
 import { Receiver, type ReceiverHooks, type ReceiverStats } from '../recv/receiver.js';
 import { createSender, type Sender } from '../send/sender.js';
 import {
@@ -171,12 +171,12 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
     ...common,
     ...out,
     zeroPageDetection: out.zeroPageDetection ?? 'none',
-    address: checkAddress(to, 1),
+    address: checkAddress(to, 1, 'to'),
   };
   checkOutgoing(outgoing);
   checkSwitchoverAck(options.switchoverAck);
   const checked = checkReceiverOptions(
-    { ...common, ...input, acceptTimeoutMs, listenMode, address: listen, blocks: [] },
+    { ...common, ...input, acceptTimeoutMs, listenMode, address: checkAddress(listen, 0, 'listen') },
     true,
   );
   const relay = new Relay(options, outgoing, connectTimeoutMs);
@@ -393,7 +393,11 @@ class Relay implements ReceiverHooks {
     named: readonly { name: string; usedLength: number }[],
     pageSize: number,
   ): Promise<void> {
-    const blocks = named.map(({ name, usedLength }) => ({ name, size: usedLength, stream: true as const }));
+    const blocks: StreamBlockOptions[] = named.map(({ name, usedLength }) => ({
+      name,
+      size: usedLength,
+      stream: STREAM,
+    }));
     // The destination's channels say the uuid that the source's have said.
     await receiver.firstChannel();
     const uuid = (this.#uuid = this.#outgoing.uuid ?? receiver.uuid ?? undefined);

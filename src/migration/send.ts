@@ -25,6 +25,7 @@ import net from 'node:net';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import {
   checkAddress,
+  checkKeys,
   formatAddress,
   type Address,
   type AddressText,
@@ -53,6 +54,7 @@ import { readReturnPath } from '../stream/return-path.js';
 import { MainConnection } from './main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
+  OUTGOING_KEYS,
   callHook,
   checkOffset,
   checkOutgoing,
@@ -120,8 +122,9 @@ export interface SentMigration extends OutgoingStart {
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
   const { file, to, peer, onStart, onSession, offset: given, ...senderOptions } = requireOptions(options);
+  checkKeys(senderOptions, OUTGOING_KEYS, '', Object.keys(OWN_OPTIONS));
   const offset = checkOffset(given);
-  const address = checkAddress(to, 1);
+  const address = checkAddress(to, 1, 'to');
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
   const version = peer === undefined ? undefined : parseQemuVersion(peer);
   if (peer !== undefined && version === undefined) {
@@ -130,7 +133,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
     );
   }
-  checkOutgoing({ ...senderOptions, address }, Object.keys(OWN_OPTIONS));
+  checkOutgoing({ ...senderOptions, address });
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
   const handle = await openToRead(file);
   let description: MappedRamDescription;

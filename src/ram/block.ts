@@ -67,11 +67,14 @@ export interface FileBlockOptions extends AnyBlockOptions {
 /** A RAM block as the embedder describes it: `memory`, or `file` and `size`. */
 export type RAMBlockOptions = MemoryBlockOptions | FileBlockOptions;
 
+/** For relays, and nobody else can say it. */
+export const STREAM = Symbol('stream');
+
 /** A block without memory, for relays. */
 export interface StreamBlockOptions {
   name: string;
   size: number;
-  stream: true;
+  stream: typeof STREAM;
 }
 
 /** What may be given at run time, whatever the types say. */
@@ -81,10 +84,10 @@ type GivenBlock = AnyBlockOptions &
     file: string | { readonly fd: number };
     offset: number;
     size: number;
-    stream: boolean;
+    stream: unknown;
   }>;
 
-const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'stream', 'fresh'];
+const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'fresh'];
 
 export type BlockKind = 'shared' | 'file' | 'private' | 'stream';
 
@@ -133,23 +136,22 @@ export class RAMBlock implements SessionBlock {
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
   constructor(given: RAMBlockOptions | StreamBlockOptions, index: number, pageSize: number) {
     const options = given as GivenBlock;
-    const { name, memory, file, stream } = options;
+    const { name, memory, file } = options;
     const bad = (why: string): MultifdError =>
       new MultifdError('ERR_MULTIFD_BLOCK', `RAM block ${JSON.stringify(describeThrown(name))}: ${why}`);
     if (typeof name !== 'string' || !/^[\x20-\x7e]+$/.test(name) || name.length > MAX_NAME_BYTES) {
       throw bad(`name must be 1 to ${MAX_NAME_BYTES} printable ASCII characters`);
     }
+    const isStream = options.stream === STREAM;
     for (const key of Object.keys(options)) {
-      if (!BLOCK_KEYS.includes(key)) {
-        const allowed = BLOCK_KEYS.filter((known) => known !== 'stream');
-        throw bad(`unknown property ${key}, allowed ${allowed.join(', ')}${didYouMean(key, allowed)}`);
-      }
+      if (BLOCK_KEYS.includes(key) || (isStream && key === 'stream')) continue;
+      const allowed = BLOCK_KEYS.join(', ');
+      throw bad(`unknown property ${key}, allowed ${allowed}${didYouMean(key, BLOCK_KEYS)}`);
     }
     if (options.fresh !== undefined && typeof options.fresh !== 'boolean')
       throw bad('fresh must be true or false');
     this.fresh = options.fresh === true;
-    if (stream !== true && (memory === undefined) === (file === undefined))
-      throw bad('give either memory or file');
+    if (!isStream && (memory === undefined) === (file === undefined)) throw bad('give either memory or file');
     let base = 0;
     let size: number;
     if (memory !== undefined) {
@@ -160,7 +162,7 @@ export class RAMBlock implements SessionBlock {
       this.memory = new MemorySource(name, memory, options.size);
       ({ base, size } = this.memory);
       this.kind = this.memory.kind;
-    } else if (stream === true) {
+    } else if (isStream) {
       size = options.size as number;
       this.kind = 'stream';
     } else {

@@ -64,6 +64,7 @@ export class MemorySource {
   /** How the memory is called in messages. */
   readonly #called: string;
   readonly #ask: () => Place;
+  readonly #mayMove: boolean;
   #windows: Windows;
 
   /**
@@ -85,6 +86,7 @@ export class MemorySource {
     const fits = this.#called === 'memory' ? this.size === place.length : this.size <= place.length;
     if (!fits) throw this.#bad(`size is ${this.size}, but ${this.#called} has ${place.length} bytes`);
     this.#windows = new Windows(this.buffer, this.base, this.size);
+    this.#mayMove = this.kind === 'private' && this.#called !== 'memory';
   }
 
   /**
@@ -93,7 +95,11 @@ export class MemorySource {
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_HOOK
    */
   windowAt(offset: number): Buffer {
-    if (this.kind === 'private') this.#follow();
+    if (!this.#mayMove) {
+      const window = this.#windows.windowAt(offset);
+      if (window.length > 0) return window;
+    }
+    this.#follow();
     return this.#windows.windowAt(offset);
   }
 

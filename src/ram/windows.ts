@@ -2,8 +2,6 @@
  * Views over a buffer that may be larger than the largest typed array (4 GiB on Node 20): the buffer is cut into
  * windows of 1 GiB, and a page or a run of pages lies in one window or is cut at the border.
  */
-import { MultifdError } from '../errors.js';
-
 const WINDOW_BYTES = 2 ** 30;
 
 export class Windows {
@@ -23,17 +21,9 @@ export class Windows {
     }
   }
 
-  /**
-   * The window that holds byte `offset`.
-   *
-   * @throws MultifdError ERR_MULTIFD_BLOCK if the memory has been taken away
-   */
+  /** The window that holds byte `offset`; empty if the memory has been taken away, which private memory alone can be. */
   windowAt(offset: number): Buffer {
-    const window = this.#windows[Math.floor(offset / WINDOW_BYTES)];
-    if (window.length === 0) {
-      throw new MultifdError('ERR_MULTIFD_BLOCK', 'the memory of a RAM block was detached: transferred away');
-    }
-    return window;
+    return this.#windows[Math.floor(offset / WINDOW_BYTES)];
   }
 
   /** Are they those of this place? */

@@ -52,6 +52,29 @@ t.test('every function that takes options says which was meant', async (t) => {
   }
 });
 
+t.test(
+  'what the types leave out of a migration is refused, and an address is called as it is there',
+  async (t) => {
+    const cases: [call: () => Promise<unknown>, option: string][] = [
+      [() => receive({ blocks: [] }), 'blocks'],
+      [() => receive({ devices: [] }), 'devices'],
+      [() => send({ blocks: [] }), 'blocks'],
+      [() => send({ onZeroPages: () => undefined }), 'onZeroPages'],
+      [() => send({ address: { port: 1 } }), 'address'],
+      [() => send({ to: 'localhost:1' }), 'to'],
+      [() => send({ to: { port: 0 } }), 'to.port'],
+      [() => relay({ to: undefined }), 'to'],
+      [() => relay({ listen: 'localhost:1' }), 'listen'],
+    ];
+    for (const [call, option] of cases) {
+      await t.rejects(call(), {
+        code: 'ERR_MULTIFD_OPTION',
+        message: new RegExp(`^option ${option.replace('.', '\\.')}: given `),
+      });
+    }
+  },
+);
+
 t.test('what is not an object is refused where it stands', async (t) => {
   await t.rejects(relay({ in: 5 }), {
     code: 'ERR_MULTIFD_OPTION',

@@ -124,6 +124,10 @@ t.test('what does not describe a block is refused with the name of the block and
   const cases: [options: unknown, message: string][] = [
     [{}, 'give either memory or file'],
     [{ memory, file }, 'give either memory or file'],
+    [
+      { size: PAGE, stream: true },
+      'unknown property stream, allowed name, memory, file, offset, size, fresh',
+    ],
     [{ memory: null }, 'memory must be a SharedArrayBuffer, an ArrayBuffer or a Uint8Array'],
     [{ memory: new DataView(memory) }, 'memory must be'],
     [{ memory: new Uint16Array(memory) }, 'memory must be'],
