@@ -8,33 +8,45 @@
  *        "subsections": [configuration/target-page-bits, configuration/capabilities, configuration/uuid]}, ...
  *
  * Only the value of "configuration" is replaced, or put in where there is none (QEMU < 8.0); every other byte stays as
- * the source wrote it. Descriptions of subsections that were there are kept.
+ * the source wrote it. Descriptions of subsections that were there are kept. A value that is larger or deeper than any
+ * QEMU's is left alone.
  */
 import { type Configuration, NAME_CAPABILITIES, describedSubsections } from './configuration.js';
+import { type Place, VmDescriptionReader } from './description-reader.js';
 
-const KEY = Buffer.from('"configuration"');
-const QUOTE = 0x22;
-const COLON = 0x3a;
-const COMMA = 0x2c;
-const BACKSLASH = 0x5c;
+/** QEMU's has a few KiB, and one object for each of some fifty capabilities. It is parsed in one piece. */
+const MAX_VALUE_BYTES = 65536;
+/** Nesting is no deeper than there are brackets. */
+const MAX_VALUE_BRACKETS = 1024;
+const BLANKS = new Set(Buffer.from(' \t\n\r'));
+const BRACKETS = new Set(Buffer.from('{['));
 
 /**
  * @param json a whole description, as parseVmDescription() takes it
+ * @param found where the value of its "configuration" lies: of who has read it. By default it is looked for
  * @returns `json` itself where it has a "configuration" that is no description of one
  */
-export function describeConfiguration(json: Buffer, configuration: Configuration): Buffer {
-  const found = valueOf(json, KEY);
-  if (found === undefined) {
+export function describeConfiguration(
+  json: Buffer,
+  configuration: Configuration,
+  found: Place | 'none' | 'other' = placeOf(json),
+): Buffer {
+  if (found === 'other') return json;
+  if (found === 'none') {
     const made = Buffer.from(`"configuration": ${serialize(describe(configuration, []))}, `);
     const inside = json.indexOf('{') + 1;
     return Buffer.concat([json.subarray(0, inside), made, json.subarray(inside)]);
   }
-  const given: unknown = JSON.parse(json.toString('utf8', found.from, found.to));
+  const { from, to } = found;
+  if (to - from > MAX_VALUE_BYTES || bracketsOf(json, found) > MAX_VALUE_BRACKETS) return json;
+  const given: unknown = JSON.parse(json.toString('utf8', from, to));
   if (typeof given !== 'object' || given === null || Array.isArray(given)) return json;
   const { subsections = [] } = given as { subsections?: unknown };
   const described = describe(configuration, Array.isArray(subsections) ? subsections : []);
   const value = Buffer.from(serialize({ ...described, ...given, subsections: described.subsections }));
-  return Buffer.concat([json.subarray(0, found.from), value, json.subarray(found.to)]);
+  let behind = to;
+  while (BLANKS.has(json[behind])) behind++;
+  return Buffer.concat([json.subarray(0, from), value, json.subarray(behind)]);
 }
 
 interface Described {
@@ -68,39 +80,14 @@ function serialize(value: unknown): string {
   return `{${pairs.join(', ')}}`;
 }
 
-/** Where the value of the object's own key lies; `json` is valid, and keys are not escaped. */
-function valueOf(json: Buffer, key: Buffer): { from: number; to: number } | undefined {
-  let depth = 0;
-  let from: number | undefined;
-  for (let at = 0; at < json.length; at++) {
-    const byte = json[at];
-    if (byte === QUOTE) {
-      const end = endOfString(json, at);
-      if (depth === 1 && from === undefined && json.subarray(at, end).equals(key)) {
-        const colon = skipBlanks(json, end);
-        if (json[colon] === COLON) from = skipBlanks(json, colon + 1);
-      }
-      if (from !== undefined && from > at) at = from - 1;
-      else at = end - 1;
-    } else if (byte === 0x7b || byte === 0x5b) depth++;
-    else if (byte === 0x7d || byte === 0x5d) {
-      depth--;
-      if (depth === 0 && from !== undefined) return { from, to: at };
-    } else if (byte === COMMA && depth === 1 && from !== undefined) return { from, to: at };
-  }
-  return undefined;
+function placeOf(json: Buffer): Place | 'none' | 'other' {
+  const reader = new VmDescriptionReader(false);
+  reader.push(json);
+  return reader.configuration;
 }
 
-/** Behind the closing quote. */
-function endOfString(json: Buffer, at: number): number {
-  for (let i = at + 1; i < json.length; i++) {
-    if (json[i] === BACKSLASH) i++;
-    else if (json[i] === QUOTE) return i + 1;
-  }
-  return json.length;
-}
-
-function skipBlanks(json: Buffer, at: number): number {
-  while (json[at] === 0x20 || (json[at] >= 0x09 && json[at] <= 0x0d)) at++;
-  return at;
+function bracketsOf(json: Buffer, { from, to }: Place): number {
+  let count = 0;
+  for (let at = from; at < to; at++) if (BRACKETS.has(json[at])) count++;
+  return count;
 }

@@ -24,7 +24,7 @@ import { type MappedRamBlock, encodeBitmap, layOut, mappedBlock } from './mapped
 import { encodeMemSizeRecord, fileConfiguration, socketBlock, toFileStream } from './main-writer.js';
 import { type WritableFile, writeAt } from './positioned-file.js';
 import type { MainItem, MemSizeItem } from './records.js';
-import { MAX_VM_DESCRIPTION_BYTES, type TailScanner } from './vm-description.js';
+import type { TailScanner } from './vm-description.js';
 
 const GATHER_BYTES = 65536;
 /** Of the VM description's length, which stands before it. */
@@ -125,11 +125,12 @@ export class MappedRamWriter {
   }
 
   /** The last thing in the stream is written again: nothing behind it moves. */
-  async #describe({ json, jsonOffset, bytes }: TailScanner): Promise<void> {
+  async #describe(scanner: TailScanner): Promise<void> {
+    const { json, jsonOffset, bytes, configuration, maxBytes } = scanner;
     const { position } = this;
     if (json === undefined || jsonOffset === undefined || position - bytes !== this.#tailOffset) return;
-    const described = describeConfiguration(json, fileConfiguration(this.#configuration));
-    if (described === json || described.length > MAX_VM_DESCRIPTION_BYTES) return;
+    const described = describeConfiguration(json, fileConfiguration(this.#configuration), configuration);
+    if (described === json || described.length > maxBytes) return;
     await this.#flush();
     this.#position = this.#tailOffset + jsonOffset - LENGTH_BYTES;
     await this.#gather(encodeU32(described.length));

@@ -14,27 +14,19 @@
  * Without any, the end is the last EOF that stands behind the footer of a section which the sections before it lead to.
  * The last, since too much is harmless (the destination stops reading at its EOF) and too little is not.
  *
- * Keeps what may be a description, 16 MiB at the most. A byte is parsed a few times at the most, whatever the file holds.
+ * Nothing is kept but the devices of what may be a description, of three at the most. A byte is looked at a few times at
+ * the most, whatever the file holds.
  */
+import { DescriptionFinder, type FoundDescription } from './description-finder.js';
+import { FOOTER_BYTES } from './description-reader.js';
 import { QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL } from './records.js';
-import {
-  MAX_VM_DESCRIPTION_BYTES,
-  parseVmDescription,
-  sectionBytes,
-  type VmDescription,
-} from './vm-description.js';
+import { MAX_VM_DESCRIPTION_BYTES, type VmDescription } from './vm-description.js';
 
-/** EOF and the section type VMDESCRIPTION, u32 n, and the first byte of the JSON. */
-const HEAD = Buffer.of(0x00, 0x06);
-const HEAD_BYTES = 6;
-const OPENING_BRACE = 0x7b;
-const CLOSING_BRACE = 0x7d;
 /** As far as a description itself may be long. */
 const LOOK_ON_BYTES = MAX_VM_DESCRIPTION_BYTES;
 /** Sections are numbered from 0 on; no machine has so many. */
 const MAX_SECTION_ID = 0xffff;
-/** 7e, u32 id; behind it a section's type and its id. */
-const FOOTER_BYTES = 5;
+/** Behind a footer (7e, u32 id) a section's type and its id. */
 const SECTION_START_BYTES = 5;
 
 export interface TailEnd {
@@ -42,24 +34,25 @@ export interface TailEnd {
   bytes: number;
   /** Undefined if the tail has none. */
   description?: VmDescription;
+  /** The length of one that is above the bound, in place of it. */
+  tooLong?: number;
   /** Is there a description, or at least an EOF where one can be? */
   isWhole: boolean;
 }
 
 export class TailEndFinder {
-  /** What of the tail is still looked at: nothing much, or what may be a description. */
-  #data: Buffer = Buffer.alloc(0);
-  #length = 0;
-  /** The place of #data[0] in the tail. */
-  #base = 0;
-  /** Up to here in the tail the possible description has no 00. */
-  #cleanTo = 0;
+  readonly #finder: DescriptionFinder;
   #first: TailEnd | undefined;
   #last: TailEnd | undefined;
   #exact: TailEnd | undefined;
   readonly #footers = new FooterChain();
   /** The last bytes of all: as many as a footer and EOF have. */
   #before: Buffer = Buffer.alloc(0);
+
+  /** @param maxBytes the largest description whose devices are kept; default 16 MiB */
+  constructor(maxBytes = MAX_VM_DESCRIPTION_BYTES) {
+    this.#finder = new DescriptionFinder({ maxBytes, keepDevices: true, keepJson: false });
+  }
 
   /** @returns is the end known, so that no more need be pushed? */
   push(chunk: Uint8Array): boolean {
@@ -69,8 +62,7 @@ export class TailEndFinder {
     this.#before = Buffer.concat([this.#before, piece.subarray(-FOOTER_BYTES - 1)]).subarray(
       -FOOTER_BYTES - 1,
     );
-    this.#append(piece);
-    this.#look();
+    this.#finder.push(piece, (found) => this.#take(found));
     return this.#isDecided();
   }
 
@@ -81,12 +73,12 @@ export class TailEndFinder {
    */
   end(footers: boolean): TailEnd {
     if (this.#exact !== undefined) return this.#exact;
-    const all = this.#base + this.#length;
+    const all = this.#finder.bytes;
     if (this.#last?.bytes === all) return this.#last;
     if (this.#first !== undefined) return this.#first;
     const { eof } = this.#footers;
-    // Cut within its description: what is still looked at begins with that EOF and goes on.
-    const isCut = eof !== undefined && this.#base + 1 === eof && this.#length > 1;
+    // Cut within its description, which begins with that EOF.
+    const isCut = eof !== undefined && this.#finder.mayBeginAt(eof - 1);
     if (eof !== undefined && !isCut) return { bytes: eof, isWhole: true };
     return { bytes: all, isWhole: footers ? this.#endsWithFooter() : this.#before.at(-1) === QEMU_VM_EOF };
   }
@@ -100,66 +92,16 @@ export class TailEndFinder {
 
   #isDecided(): boolean {
     if (this.#exact !== undefined) return true;
-    return this.#first !== undefined && this.#base + this.#length > this.#first.bytes + LOOK_ON_BYTES;
+    return this.#first !== undefined && this.#finder.bytes > this.#first.bytes + LOOK_ON_BYTES;
   }
 
-  #append(piece: Buffer): void {
-    const length = this.#length + piece.length;
-    if (length > this.#data.length) {
-      const grown = Buffer.allocUnsafe(Math.max(2 * length, 4096));
-      this.#data.copy(grown, 0, 0, this.#length);
-      this.#data = grown;
-    }
-    piece.copy(this.#data, this.#length);
-    this.#length = length;
-  }
-
-  /** Forgets all before `at`. */
-  #drop(at: number): void {
-    this.#data.copyWithin(0, at, this.#length);
-    this.#base += at;
-    this.#length -= at;
-  }
-
-  #look(): void {
-    const data = this.#data.subarray(0, this.#length);
-    for (let from = 0; this.#exact === undefined;) {
-      const at = data.indexOf(HEAD, from);
-      // Its first byte may be the last one here.
-      if (at < 0) return this.#drop(Math.max(from, data.length - 1));
-      const start = at + HEAD_BYTES;
-      if (start >= data.length) return this.#drop(at);
-      const bytes = data.readUInt32BE(at + HEAD.length);
-      // Not behind all of it where it is none: the real head may begin within this one.
-      from = at + 1;
-      if (data[start] !== OPENING_BRACE || bytes > MAX_VM_DESCRIPTION_BYTES) continue;
-      const end = start + bytes;
-      const clean = Math.max(start, this.#cleanTo - this.#base);
-      // JSON has no 00.
-      if (data.subarray(clean, end).includes(0)) continue;
-      if (end > data.length) {
-        this.#cleanTo = this.#base + data.length;
-        return this.#drop(at);
-      }
-      if (this.#take(data.subarray(start, end), this.#base + end)) from = end;
-    }
-  }
-
-  #take(json: Buffer, end: number): boolean {
-    if (json[json.length - 1] !== CLOSING_BRACE) return false;
-    let description: VmDescription;
-    try {
-      description = parseVmDescription(json);
-    } catch {
-      return false;
-    }
-    this.#last = { bytes: end, description, isWhole: true };
+  #take({ offset, bytes, description, tooLong, exact }: FoundDescription): void {
+    if (this.#exact !== undefined) return;
+    this.#last = { bytes: offset + bytes, isWhole: true };
+    if (description !== undefined) this.#last.description = description;
+    if (tooLong) this.#last.tooLong = bytes;
     this.#first ??= this.#last;
-    // With the EOF, whose byte is the first of the head.
-    const before = end - json.length - HEAD_BYTES + 1;
-    if ([true, false].some((footers) => sectionBytes(description, footers) === before))
-      this.#exact = this.#last;
-    return true;
+    if (exact) this.#exact = this.#last;
   }
 }
 

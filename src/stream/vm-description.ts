@@ -18,35 +18,26 @@
  * them (seen to be exact in captures of QEMU 7.2 and 10.0). Devices whose state goes before ram's END are in the list
  * and not in the tail.
  */
-import { MultifdError, describeThrown } from '../errors.js';
-import { STREAM_ERRORS, quote } from './codes.js';
-import { isEarlyDevice } from './other-sections.js';
+import { MultifdError } from '../errors.js';
+import { STREAM_ERRORS } from './codes.js';
+import { DescriptionFinder, type FoundDescription } from './description-finder.js';
 import {
-  QEMU_VM_EOF,
-  QEMU_VM_SECTION_FOOTER,
-  QEMU_VM_SECTION_FULL,
-  QEMU_VM_VMDESCRIPTION,
-} from './records.js';
+  FOOTER_BYTES,
+  SECTION_HEAD_BYTES,
+  SECTION_IDS_BYTES,
+  VmDescriptionReader,
+  type Place,
+} from './description-reader.js';
+import { isEarlyDevice } from './other-sections.js';
+import { QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL } from './records.js';
 
-/** By choice: 31 devices have 100 KB, and parsed JSON takes many times its size. */
+/**
+ * By default, and by choice: 31 devices have 100 KB, one processor of a PC 14 KB. What is kept of it for the file and for
+ * people is of that order.
+ */
 export const MAX_VM_DESCRIPTION_BYTES = 2 ** 24;
-/** 00 06 u32 n */
-const HEAD_BYTES = 6;
-const OPENING_BRACE = 0x7b;
-/** What comes next: a name, or the white space that JSON allows before it. */
-const AFTER_OPENING_BRACE = new Set(Buffer.from('" \t\n\r'));
-const JSON_START_BYTES = 2;
-const CLOSING_BRACE = 0x7d;
-/** Subsections within subsections; QEMU has hardly more than one within another. */
-const MAX_DEPTH = 32;
-/** Type, section id, length of the name; then the name; then instance id, version id. */
-const SECTION_HEAD_BYTES = 6;
-const SECTION_IDS_BYTES = 8;
-const FOOTER_BYTES = 5;
 /** Sections are numbered from 0 on; no machine has so many. */
 const MAX_SECTION_ID = 0xffff;
-/** 05, length of the name; then the name; then the version. */
-const SUBSECTION_BYTES = 6;
 
 export interface VmDevice {
   /** For instance `0000:00:01.3/piix4_pm`; any text: `quote()` it for people. */
@@ -64,69 +55,19 @@ export interface VmDescription {
   devices: VmDevice[];
 }
 
-/** @throws MultifdError STREAM_ERRORS.vmDescription */
+/**
+ * In one piece: for who has it already, and not for what a peer sends.
+ *
+ * @throws MultifdError STREAM_ERRORS.vmDescription
+ */
 export function parseVmDescription(json: Uint8Array): VmDescription {
-  const refuse = (why: string): MultifdError =>
-    new MultifdError(STREAM_ERRORS.vmDescription, `VM description: ${why}`);
   if (json.length > MAX_VM_DESCRIPTION_BYTES) {
-    throw refuse(`received ${json.length} bytes, expected at most ${MAX_VM_DESCRIPTION_BYTES}`);
+    const message = `VM description: received ${json.length} bytes, expected at most ${MAX_VM_DESCRIPTION_BYTES}`;
+    throw new MultifdError(STREAM_ERRORS.vmDescription, message);
   }
-  let all: unknown;
-  try {
-    all = JSON.parse(Buffer.from(json.buffer, json.byteOffset, json.byteLength).toString());
-  } catch (error) {
-    throw refuse(`received no JSON: ${quote(describeThrown(error))}`);
-  }
-  if (!isObject(all) || !Array.isArray(all.devices)) throw refuse('received JSON without a list of devices');
-  const description: VmDescription = { devices: [] };
-  const pageSize = count(all.page_size);
-  if (pageSize !== undefined) description.pageSize = pageSize;
-  for (const device of all.devices as unknown[]) {
-    const instanceId = isObject(device) ? count(device.instance_id) : undefined;
-    if (!isObject(device) || typeof device.name !== 'string' || instanceId === undefined) {
-      throw refuse(`received a device (number ${description.devices.length}) without name or instance id`);
-    }
-    const version = count(device.version);
-    const bytes = stateBytes(device, 0);
-    description.devices.push({
-      name: device.name,
-      instanceId,
-      ...(version !== undefined && { version }),
-      ...(bytes !== undefined && { bytes }),
-    });
-  }
-  return description;
-}
-
-/** Bytes that fields and subsections have in the stream; undefined where a size is missing. */
-function stateBytes(state: Record<string, unknown>, depth: number): number | undefined {
-  if (depth === MAX_DEPTH) return undefined;
-  let sum = 0;
-  for (const field of list(state.fields)) {
-    const size = isObject(field) ? count(field.size) : undefined;
-    const length = isObject(field) && field.array_len !== undefined ? count(field.array_len) : 1;
-    if (size === undefined || length === undefined) return undefined;
-    sum += size * length;
-  }
-  for (const subsection of list(state.subsections)) {
-    const bytes = isObject(subsection) ? stateBytes(subsection, depth + 1) : undefined;
-    if (!isObject(subsection) || typeof subsection.vmsd_name !== 'string' || bytes === undefined)
-      return undefined;
-    sum += SUBSECTION_BYTES + Buffer.byteLength(subsection.vmsd_name) + bytes;
-  }
-  return Number.isSafeInteger(sum) ? sum : undefined;
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function list(value: unknown): unknown[] {
-  return Array.isArray(value) ? value : [];
-}
-
-function count(value: unknown): number | undefined {
-  return Number.isSafeInteger(value) && (value as number) >= 0 ? (value as number) : undefined;
+  const reader = new VmDescriptionReader(true);
+  reader.push(json);
+  return reader.description();
 }
 
 /**
@@ -196,67 +137,81 @@ export function locateDevices(
 }
 
 /**
- * Finds the VM description in a tail that comes in pieces, and so the end of a stream whose source keeps the
- * connection open (return path: it waits for SHUT).
+ * Watches a tail that comes in pieces for its end: on a connection that stays open (return path: the source waits for
+ * SHUT) the VM description is all that shows it.
  *
- *     bytes since               state of the scanner
- *     (device state)            looking for `00 06 n {"` or, with a blank, `00 06 n { `; n within bounds
- *     00 06 n {"...             gathering; a byte 00 (JSON has none), or more than n bytes, and it looks on
- *     00 06 n {"..."} and none  complete, if those n bytes are a VM description
+ *     bytes since               complete
+ *     (device state)            no
+ *     00 06 n {"...             no
+ *     00 06 n {"..."} and none  yes
+ *     00 06 n {"..."} and some  no: it was some device's state
  *
- * Since a 00 ends a candidate and begins each, there is one at a time, and it is all that is kept: at most
- * `maxBytes`. `complete` says how things are at this moment: a device's state could hold such bytes, and then the
- * description is not `exact`, or more follows. Who is told `complete` on an open connection should see it idle for a
- * moment, a longer one where it is not `exact`.
+ * `complete` says how things are at this moment: a device's state could hold such bytes, and then the description is not
+ * `exact`, or more follows. Who is told `complete` on an open connection should see it idle for a moment, a longer one
+ * where it is not `exact`.
  */
 export class TailScanner {
-  readonly #maxBytes: number;
-  /** Bytes of the tail so far. */
-  #total = 0;
-  /** The last bytes so far, one less than a candidate needs to be seen. */
+  readonly maxBytes: number;
+  readonly #finder: DescriptionFinder;
+  /** The last bytes so far, as many as a footer and EOF have. */
   #before: Buffer = Buffer.alloc(0);
-  /** The candidate's JSON so far, `#have` bytes of `#length`; #have is 0 when there is none. */
-  #json: Buffer = Buffer.alloc(0);
-  #have = 0;
-  #length = 0;
-  #description: VmDescription | undefined;
+  #last: FoundDescription | undefined;
 
-  /** @param options.maxBytes the largest description; default 16 MiB */
-  constructor(options: { maxBytes?: number } = {}) {
-    this.#maxBytes = options.maxBytes ?? MAX_VM_DESCRIPTION_BYTES;
+  /**
+   * @param options.maxBytes the largest description; default 16 MiB
+   * @param options.keepJson default true; without it there are no `json` and no `description`
+   */
+  constructor(options: { maxBytes?: number; keepJson?: boolean } = {}) {
+    const { maxBytes = MAX_VM_DESCRIPTION_BYTES, keepJson = true } = options;
+    this.maxBytes = maxBytes;
+    this.#finder = new DescriptionFinder({ maxBytes, keepDevices: false, keepJson });
   }
 
   /** Bytes of the tail so far. */
   get bytes(): number {
-    return this.#total;
+    return this.#finder.bytes;
   }
 
   /** Is what has been pushed a whole tail, with a VM description at its end? */
   get complete(): boolean {
-    return this.#description !== undefined;
+    return this.#end !== undefined;
   }
 
   /** Is it complete, and do the sections before the description have exactly the bytes that it says? */
   get exact(): boolean {
-    const description = this.#description;
-    if (description === undefined) return false;
-    const before = this.#total - this.#length - HEAD_BYTES + 1;
-    return [true, false].some((footers) => sectionBytes(description, footers) === before);
+    return this.#end?.exact === true;
   }
 
-  /** Where complete. */
+  /** Where complete and kept; it is read in one piece, for tests and tools. */
   get description(): VmDescription | undefined {
-    return this.#description;
+    const { json } = this;
+    return json === undefined ? undefined : parseVmDescription(json);
   }
 
-  /** The description's bytes, where complete; a view. */
+  /** The description's bytes, where complete and kept; a view. */
   get json(): Buffer | undefined {
-    return this.complete ? this.#json.subarray(0, this.#length) : undefined;
+    return this.#end === undefined ? undefined : this.#finder.jsonOf(this.#end);
   }
 
   /** Where the description's JSON begins in the tail, where complete. */
   get jsonOffset(): number | undefined {
-    return this.complete ? this.#total - this.#length : undefined;
+    return this.#end?.offset;
+  }
+
+  /** Where in the JSON the value of "configuration" lies, where complete. */
+  get configuration(): Place | 'none' | 'other' | undefined {
+    return this.#end?.configuration;
+  }
+
+  /** Has a description come that is above `maxBytes`? Its length, then. */
+  get tooLong(): number | undefined {
+    return this.#finder.tooLong;
+  }
+
+  get #end(): FoundDescription | undefined {
+    const last = this.#last;
+    if (last === undefined || last.tooLong) return undefined;
+    return last.offset + last.bytes === this.bytes ? last : undefined;
   }
 
   /**
@@ -272,7 +227,7 @@ export class TailScanner {
    * a section or EOF and nothing else, so a tail that is cut looks like that only by a freak of some device's bytes.
    */
   get endsWithFooterAndEof(): boolean {
-    const end = this.#before.subarray(-FOOTER_BYTES - 1);
+    const end = this.#before;
     if (end.length <= FOOTER_BYTES || end[0] !== QEMU_VM_SECTION_FOOTER) return false;
     return end.readUInt32BE(1) <= MAX_SECTION_ID && end[FOOTER_BYTES] === QEMU_VM_EOF;
   }
@@ -285,62 +240,9 @@ export class TailScanner {
   push(chunk: Uint8Array): boolean {
     if (chunk.length === 0) return this.complete;
     const piece = Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
-    this.#description = undefined;
-    this.#total += piece.length;
-    if (this.#have > 0 && this.#have + piece.length <= this.#length && !piece.includes(0)) {
-      this.#gather(piece);
-    } else {
-      this.#have = 0;
-      this.#look(Buffer.concat([this.#before, piece]));
-    }
-    this.#before = tailOf(this.#before, piece);
-    if (this.#have > 0 && this.#have === this.#length) this.#description = this.#parse();
+    this.#finder.push(piece, (found) => (this.#last = found));
+    const keep = FOOTER_BYTES + 1;
+    this.#before = Buffer.concat([this.#before, piece.subarray(-keep)]).subarray(-keep);
     return this.complete;
   }
-
-  #gather(piece: Buffer): void {
-    const have = this.#have + piece.length;
-    if (have > this.#json.length) {
-      // Doubled, as a peer may send byte by byte.
-      const grown = Buffer.allocUnsafe(Math.min(Math.max(2 * have, 4096), this.#length));
-      this.#json.copy(grown, 0, 0, this.#have);
-      this.#json = grown;
-    }
-    piece.copy(this.#json, this.#have);
-    this.#have = have;
-  }
-
-  /** Looks for a candidate in `bytes`: a piece, and a few bytes before it. */
-  #look(bytes: Buffer): void {
-    // The head begins with a 00 and the JSON has none, so the head holds the last 00 of all.
-    const last = bytes.lastIndexOf(0);
-    if (last < 0) return;
-    for (let at = Math.max(last + 1, HEAD_BYTES); at <= last + HEAD_BYTES; at++) {
-      const head = at - HEAD_BYTES;
-      if (bytes[at] !== OPENING_BRACE || !AFTER_OPENING_BRACE.has(bytes[at + 1])) continue;
-      if (bytes[head] !== QEMU_VM_EOF || bytes[head + 1] !== QEMU_VM_VMDESCRIPTION) continue;
-      const length = bytes.readUInt32BE(head + 2);
-      if (length > this.#maxBytes || bytes.length - at > length) continue;
-      this.#json = Buffer.alloc(0);
-      this.#length = length;
-      this.#gather(bytes.subarray(at));
-      return;
-    }
-  }
-
-  #parse(): VmDescription | undefined {
-    if (this.#json[this.#length - 1] !== CLOSING_BRACE) return undefined;
-    try {
-      return parseVmDescription(this.#json.subarray(0, this.#length));
-    } catch {
-      return undefined;
-    }
-  }
-}
-
-function tailOf(before: Buffer, piece: Buffer): Buffer {
-  const keep = HEAD_BYTES + JSON_START_BYTES - 1;
-  if (piece.length >= keep) return Buffer.from(piece.subarray(piece.length - keep));
-  const both = Buffer.concat([before, piece]);
-  return both.subarray(Math.max(both.length - keep, 0));
 }

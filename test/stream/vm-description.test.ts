@@ -8,6 +8,7 @@ import {
   parseVmDescription,
   sectionBytes,
 } from '../../src/stream/vm-description.js';
+import { TailEndFinder } from '../../src/stream/tail-end.js';
 import { Random } from '../support/random.js';
 import { MAIN_CAPTURES, hex, ofKind, parse, readMain } from './support.js';
 
@@ -280,3 +281,171 @@ t.test('sections are located only if they are exactly those that are described',
   t.equal(locateDevices(good, { devices: [{ name: 'timer', instanceId: 0 }] }, true), undefined);
   t.same(locateDevices(hex('00'), { devices: [] }, true), []);
 });
+
+/** Shapes of JSON of which JSON.parse() makes up to 30 times its size. */
+function large(): Record<string, string> {
+  const bytes = 2 ** 21;
+  const filled = (begin: string, unit: string, end: string): string => {
+    const count = Math.floor((bytes - begin.length - end.length) / unit.length);
+    return begin + unit.repeat(count) + end;
+  };
+  const nested = (count: number, begin: string, end: string): string =>
+    `{"a": ${begin.repeat(count)}0${end.repeat(count)}, "devices": []}`;
+  return {
+    'many arrays': filled('{"a": [', '[],', '0], "devices": []}'),
+    'many devices': filled('{"devices": [', '{"name":"","instance_id":0},', '{"name":"","instance_id":0}]}'),
+    'many keys': filled('{', '"abcdefg":0,', '"devices": []}'),
+    'many fields': filled('{"devices": [{"name":"","instance_id":0,"fields":[', '{"size":9},', '{}]}]}'),
+    'many lists of devices': filled('{', '"devices":[],', '"devices": []}'),
+    'deep arrays': nested(bytes / 2 - 100, '[', ']'),
+    'deep objects': nested(bytes / 6 - 100, '{"":', '}'),
+    'deep subsections': `{"devices": [{"name":"","instance_id":0,${'"subsections":[{'.repeat(5e4)}${'}]'.repeat(5e4)}}]}`,
+    'a long string': filled('{"a": "', 'x', '", "devices": []}'),
+    'a long number': filled('{"devices": [{"name":"","instance_id":0,"version":', '1', '}]}'),
+    'a long configuration': filled('{"configuration": {"subsections": [', '[],', '0]}, "devices": []}'),
+  };
+}
+
+t.test('a large description, of whatever shape, is read while it comes and never in one piece', (t) => {
+  // What JSON.parse() is given takes its time in one turn of the event loop: a name, at the most.
+  let longest = 0;
+  t.intercept(JSON, 'parse', {
+    value: (text: string): unknown => {
+      longest = Math.max(longest, text.length);
+      return '';
+    },
+  });
+  for (const [shape, json] of Object.entries(large())) {
+    const tail = described(json);
+    const scanner = new TailScanner({ keepJson: false });
+    const finder = new TailEndFinder();
+    for (let at = 0; at < tail.length; at += 65536) {
+      scanner.push(tail.subarray(at, at + 65536));
+      finder.push(tail.subarray(at, at + 65536));
+    }
+    t.equal(scanner.complete, true, shape);
+    t.equal(finder.end(true).description?.devices === undefined, false, shape);
+  }
+  t.ok(longest < 2048, `${longest} at once`);
+  t.end();
+});
+
+t.test('the JSON is kept byte for byte, but of a relay', (t) => {
+  const tail = Buffer.concat([hex("00060006 00 06 00000010 '{\"'"), SECTION, described(JSON_TEXT)]);
+  for (const pieceBytes of [1, 5, 1000]) {
+    const scanner = new TailScanner();
+    const bare = new TailScanner({ keepJson: false });
+    for (let at = 0; at < tail.length; at += pieceBytes) {
+      scanner.push(tail.subarray(at, at + pieceBytes));
+      bare.push(tail.subarray(at, at + pieceBytes));
+    }
+    t.equal(scanner.json?.toString(), JSON_TEXT);
+    t.equal(bare.complete, true);
+    t.equal(bare.jsonOffset, tail.length - JSON_TEXT.length);
+    t.equal(bare.json, undefined);
+    t.equal(bare.description, undefined);
+  }
+  t.end();
+});
+
+t.test('a description above the limit is told as soon as so much of it has come', (t) => {
+  const json = `{"devices": [${'{"name": "a", "instance_id": 0}, '.repeat(100)}{"name": "b", "instance_id": 1}]}`;
+  const tail = described(json);
+  const scanner = new TailScanner({ maxBytes: 1000 });
+  scanner.push(tail.subarray(0, 6 + 1000));
+  t.equal(scanner.tooLong, undefined, 'it may be something else yet');
+  scanner.push(tail.subarray(6 + 1000, 6 + 1001));
+  t.equal(scanner.tooLong, json.length);
+  t.equal(scanner.push(tail.subarray(6 + 1001)), false);
+  t.equal(scanner.json, undefined);
+  const finder = new TailEndFinder(1000);
+  finder.push(tail);
+  finder.push(Buffer.alloc(10));
+  t.match(finder.end(true), { bytes: tail.length, tooLong: json.length, description: undefined });
+  t.end();
+});
+
+t.test('sums are those of the plain way, over JSON.parse()', (t) => {
+  const random = new Random(7);
+  const pick = <T>(...values: T[]): T => values[random.below(values.length)];
+  const count = (): unknown => pick<unknown>(1, 2, 300, 0, -1, 1.5, '1', 2 ** 53, null, [1], {}, true, 1e3);
+  const pairs = (...all: [string, () => unknown][]): string =>
+    `{${all
+      .filter(() => random.below(12) > 0)
+      .flatMap((pair) => (random.below(12) === 0 ? [pair, pair] : [pair]))
+      .map(([key, value]) => `"${key}": ${String(value())}`)
+      .join(', ')}}`;
+  const number = (): unknown => (random.below(6) > 0 ? random.below(1000) : JSON.stringify(count()));
+  const list = (one: () => unknown) => (): unknown =>
+    random.below(15) > 0
+      ? `[${Array.from({ length: random.below(4) }, one).join(', ')}]`
+      : pick('7', 'null', '{}', '"a"', '[1]', '[[]]');
+  const name = (): string =>
+    pick('"a"', '"\\u00fcb"', '"\u00fcb"', '"\\"\\\\"', '"s/virtio-mem-device-early"');
+  const field = (): unknown =>
+    pairs(['size', number], ...pick<[string, () => unknown][]>([], [['array_len', number]]));
+  const state = (depth: number): [string, () => unknown][] => [
+    ['version', number],
+    ['fields', list(field)],
+    ...(depth < 3
+      ? ([['subsections', list(() => pairs(['vmsd_name', name], ...state(depth + 1)))]] as [
+          string,
+          () => unknown,
+        ][])
+      : []),
+  ];
+  let good = 0;
+  for (let round = 0; round < 5000; round++) {
+    const json = pairs(
+      ['page_size', number],
+      ['devices', list(() => pairs(['name', name], ['instance_id', number], ...state(0)))],
+    );
+    const expected = plainDescription(json);
+    let received: VmDescription | undefined;
+    try {
+      received = parseVmDescription(Buffer.from(json));
+      good++;
+    } catch {
+      // None.
+    }
+    if (JSON.stringify(received) !== JSON.stringify(expected))
+      t.fail(`${JSON.stringify(received)} of ${json}`);
+    const scanner = new TailScanner({ keepJson: false });
+    if (scanner.push(described(json)) !== (expected !== undefined)) t.fail(`${scanner.complete} of ${json}`);
+  }
+  t.ok(good > 1000, `${good} were descriptions`);
+  t.end();
+});
+
+/** As it is told in vm-description.ts, with all of it in memory. */
+function plainDescription(json: string): VmDescription | undefined {
+  type Any = Record<string, unknown> | undefined;
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null && !Array.isArray(value);
+  const count = (value: unknown): number =>
+    Number.isSafeInteger(value) && (value as number) >= 0 ? (value as number) : NaN;
+  const list = (value: unknown): Any[] =>
+    Array.isArray(value) ? value.map((one: unknown) => (isObject(one) ? one : undefined)) : [];
+  const bytesOf = (state: Any): number => {
+    const fields = list(state?.fields).map(
+      (field) =>
+        count(field?.size) * (field !== undefined && 'array_len' in field ? count(field.array_len) : 1),
+    );
+    const subsections = list(state?.subsections).map((one) =>
+      typeof one?.vmsd_name === 'string' ? 6 + Buffer.byteLength(one.vmsd_name) + bytesOf(one) : NaN,
+    );
+    const sum = [...fields, ...subsections].reduce((all, one) => all + one, 0);
+    return Number.isSafeInteger(sum) ? sum : NaN;
+  };
+  const all = JSON.parse(json) as { page_size?: unknown; devices?: unknown };
+  if (!Array.isArray(all.devices)) return undefined;
+  const defined = (key: string, value: number): object => (Number.isNaN(value) ? {} : { [key]: value });
+  const devices = list(all.devices).map((device) => ({
+    name: device?.name as string,
+    instanceId: count(device?.instance_id),
+    ...defined('version', count(device?.version)),
+    ...defined('bytes', bytesOf(device)),
+  }));
+  if (devices.some((one) => typeof one.name !== 'string' || Number.isNaN(one.instanceId))) return undefined;
+  return { ...defined('pageSize', count(all.page_size)), devices };
+}
