@@ -32,6 +32,7 @@ import type net from 'node:net';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
+import { countWordsInTurns } from '../ram/bitmap.js';
 import { makeBlocks, type RAMBlock } from '../ram/block.js';
 import { publicReceiver, type Receiver as PublicReceiver } from '../public-session.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
@@ -281,14 +282,14 @@ class IncomingMigration {
     if (this.#returnPath) await this.#tell(main);
     else await settles(main.end());
     main.destroy();
+    const blocks: ReceivedMigration['blocks'] = [];
+    for (const { name, size } of receiver.blocks) {
+      blocks.push({ name, size, presentPages: await countWordsInTurns(state.present(name)) });
+    }
     return {
       out: this.#file.out,
       machine: stream.configuration?.machine ?? '',
-      blocks: receiver.blocks.map((block) => ({
-        name: block.name,
-        size: block.size,
-        presentPages: countBits(state.present(block.name)),
-      })),
+      blocks,
       pageSize: stream.pageSize,
       uuid: receiver.uuid ?? null,
       fileBytes,
@@ -463,10 +464,4 @@ class RamRecords {
     await writeAt(this.#handle, data, this.#block(name).base + offset);
     markPages(this.present(name), offset / this.#receiver.pageBytes, 1);
   }
-}
-
-function countBits(words: Int32Array): number {
-  let count = 0;
-  for (const word of words) for (let bits = word; bits !== 0; bits &= bits - 1) count++;
-  return count;
 }

@@ -31,6 +31,7 @@ import {
 } from '../channel-thread.js';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { METHODS, type ReceiveMethod } from '../methods/methods.js';
+import { viewBitmaps } from '../ram/bitmap.js';
 import type { BlockDescription } from '../ram/block.js';
 import { FileBlock } from '../ram/file-block.js';
 import { runLength } from '../ram/page-list.js';
@@ -82,10 +83,10 @@ export interface ReceiveChannelTask extends ChannelTask {
   surplus: Uint8Array;
   pageSize: number;
   blocks: BlockDescription[];
-  /** A bitmap of received pages for each block. */
-  received: SharedArrayBuffer[];
+  /** Bitmaps of received pages: viewBitmaps(). */
+  received: SharedArrayBuffer;
   /** A bitmap for each block: 1 where the page has data. Zero pages are then noted here and not written. */
-  present: SharedArrayBuffer[] | undefined;
+  present: SharedArrayBuffer | undefined;
   deviceStateBytes: number;
   /** `idstr/instanceId` of the devices whose state is taken. */
   devices: string[];
@@ -169,8 +170,9 @@ class ReceiveChannel implements Channel {
     this.#shared = task.blocks.map((block) =>
       block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     );
-    this.#received = task.received.map((buffer) => new Int32Array(buffer));
-    this.#present = task.present?.map((buffer) => new Int32Array(buffer));
+    const pageCounts = task.blocks.map((block) => block.size / task.pageSize);
+    this.#received = viewBitmaps(task.received, pageCounts);
+    this.#present = task.present === undefined ? undefined : viewBitmaps(task.present, pageCounts);
     const byName = new Map(task.blocks.map((block, index) => [block.name, { index, size: block.size }]));
     this.#expectation = {
       pageSize: task.pageSize,

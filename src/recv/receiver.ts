@@ -13,7 +13,7 @@ import {
   type Device,
   type ReceiverOptions,
 } from '../options.js';
-import { ReceivedBitmap } from '../ram/bitmap.js';
+import { ReceivedBitmap, sharedBitmaps, viewBitmaps } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import type { MemorySource } from '../ram/memory.js';
@@ -97,6 +97,9 @@ export class Receiver extends Session {
   readonly #listener: Listener;
   #states: ReceivedBlock[] = [];
   #byBlock = new BlockStates<ReceivedBlock>([]);
+  /** The bitmaps of all blocks. */
+  #received!: SharedArrayBuffer;
+  #present: SharedArrayBuffer | undefined;
   readonly #hooks: ReceiverHooks | undefined;
   #mainDue = false;
   readonly #devices: Map<string, Device>;
@@ -137,17 +140,17 @@ export class Receiver extends Session {
 
   #setStates(blocks: readonly RAMBlock[]): void {
     this.blocks = blocks;
-    this.#states = blocks.map((block) => {
-      const bits = (): Int32Array =>
-        new Int32Array(new SharedArrayBuffer(Math.ceil(block.pageCount / 32) * 4));
-      const words = bits();
-      return {
-        block,
-        words,
-        present: this.#hooks?.present === true ? bits() : undefined,
-        bitmap: new ReceivedBitmap(words, this.pageSize, block.pageCount),
-      };
-    });
+    const pageCounts = blocks.map((block) => block.pageCount);
+    this.#received = sharedBitmaps(pageCounts);
+    this.#present = this.#hooks?.present === true ? sharedBitmaps(pageCounts) : undefined;
+    const words = viewBitmaps(this.#received, pageCounts);
+    const present = this.#present === undefined ? [] : viewBitmaps(this.#present, pageCounts);
+    this.#states = blocks.map((block, i) => ({
+      block,
+      words: words[i],
+      present: present[i],
+      bitmap: new ReceivedBitmap(words[i], this.pageSize, block.pageCount),
+    }));
     this.#byBlock = new BlockStates(this.#states);
   }
 
@@ -281,11 +284,8 @@ export class Receiver extends Session {
       surplus: connection.surplus,
       pageSize: this.pageSize,
       blocks: this.#states.map(({ block }) => block.describe()),
-      received: this.#states.map((state) => state.words.buffer as SharedArrayBuffer),
-      present:
-        this.#hooks?.present === true
-          ? this.#states.map((state) => state.present?.buffer as SharedArrayBuffer)
-          : undefined,
+      received: this.#received,
+      present: this.#present,
       compression: options.compression,
       deviceStateBytes: options.deviceStateBytes,
       devices: [...this.#devices.keys()],

@@ -662,7 +662,7 @@ export class Sender extends Session {
       trace('multifd_send_sync_main_wait', () => ({ id }));
       await this.until(() => control.syncsDone(id) === this.#syncs, SPIN);
     }
-    for (const state of this.#states) state.queued.clear();
+    await this.#clear((state) => state.queued);
   }
 
   /** The final content of every page that was queued more than once, on every channel. */
@@ -679,8 +679,18 @@ export class Sender extends Session {
         await this.#flush(id);
       }
     }
-    for (const state of this.#states) state.deferred?.clear();
+    await this.#clear((state) => state.deferred);
     this.#hasDeferred = false;
+  }
+
+  /** A bitmap of each block, in turns of the event loop: all of 4 TiB queued are 128 MiB to be cleared. */
+  async #clear(bitmapOf: (state: QueuedBlock) => PageBitmap | undefined): Promise<void> {
+    for (const state of this.#states) {
+      const steps = bitmapOf(state)?.clearing();
+      while (steps?.next().done === false) {
+        if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
+      }
+    }
   }
 
   async #reportZeroPages(): Promise<void> {

@@ -14,7 +14,9 @@
  * The file must be new or empty: what is never written must read as zero. Until finish() has resolved it is no
  * migration (its bitmaps say that all RAM is zero), so it should not yet be under its name.
  */
+import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
+import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock, requirePageSize } from './block-list.js';
 import { STREAM_ERRORS, quote, refusal } from './codes.js';
 import { type Configuration, encodeU32 } from './configuration.js';
@@ -27,6 +29,8 @@ import type { MainItem, MemSizeItem } from './records.js';
 import type { TailScanner } from './vm-description.js';
 
 const GATHER_BYTES = 65536;
+/** Of a bitmap at once: 1 MiB. */
+const BITMAP_PIECE_PAGES = 2 ** 23;
 /** Of the VM description's length, which stands before it. */
 const LENGTH_BYTES = 4;
 
@@ -118,10 +122,20 @@ export class MappedRamWriter {
         const expected = Math.ceil(block.pageCount / 32);
         throw refusal('state', `words of the bitmap of ${quote(block.name)}`, words.length, expected);
       }
-      await writeAt(this.#file, encodeBitmap(words, block.pageCount), block.bitmapOffset);
+      await this.#writeBitmap(words, block);
     }
     await this.#truncate(this.#position);
     return this.#position;
+  }
+
+  /** In pieces; one without a bit stays a hole, as a bitmap of 4 TiB has 128 MiB. */
+  async #writeBitmap(words: Int32Array, { pageCount, bitmapOffset }: MappedRamBlock): Promise<void> {
+    for (let page = 0; page < pageCount; page += BITMAP_PIECE_PAGES) {
+      if (page > 0) await yieldToLoop();
+      const count = Math.min(BITMAP_PIECE_PAGES, pageCount - page);
+      const bytes = encodeBitmap(words.subarray(page / 32, Math.ceil((page + count) / 32)), count);
+      if (!isZeroRange(bytes, 0, bytes.length)) await writeAt(this.#file, bytes, bitmapOffset + page / 8);
+    }
   }
 
   /** The last thing in the stream is written again: nothing behind it moves. */

@@ -77,16 +77,16 @@ export function layOut(
 }
 
 /**
- * A page bitmap (src/ram/bitmap.ts: 32-bit words in this machine's order) as the file has it; bits behind the last
- * page are cleared.
+ * A page bitmap (src/ram/bitmap.ts: 32-bit words in this machine's order, which is little-endian) as the file has it; bits
+ * behind the last page are cleared.
  */
 export function encodeBitmap(words: Int32Array, pageCount: number): Buffer {
   const bytes = Buffer.alloc(bitmapBytes(pageCount));
   const count = Math.ceil(pageCount / 32);
-  for (let i = 0; i < count; i++) bytes.writeInt32LE(words[i], 4 * i);
+  Buffer.from(words.buffer, words.byteOffset, 4 * count).copy(bytes);
   if (pageCount % 32 !== 0) {
     const last = 4 * (count - 1);
-    bytes.writeUInt32LE(bytes.readUInt32LE(last) & ((1 << (pageCount % 32)) - 1), last);
+    bytes.writeUInt32LE((bytes.readUInt32LE(last) & ((1 << (pageCount % 32)) - 1)) >>> 0, last);
   }
   return bytes;
 }

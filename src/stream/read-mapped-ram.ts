@@ -11,11 +11,12 @@
  * the description holds what could be read; only reading itself, and a file that is no migration stream, throws. A
  * sender calls `requireSound()`.
  *
- * Bounds: 4096 blocks, 2^32 pages, a bitmap's piece of 1 MiB, one VM description, 100 problems; the file's own size
+ * Bounds: 4096 blocks, 2^32 pages, a bitmap's piece of 256 KiB, one VM description, 100 problems; the file's own size
  * for the time that it takes.
  */
 import { MultifdError } from '../errors.js';
 import { checkKeys } from '../options.js';
+import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock } from './block-list.js';
 import { ByteReader, CHUNK_BYTES } from './byte-reader.js';
 import { STREAM_ERRORS, quote, refusal } from './codes.js';
@@ -27,8 +28,8 @@ import { COMMAND_SWITCHOVER_START, type MainItem } from './records.js';
 import { TailEndFinder } from './tail-end.js';
 import type { VmDescription } from './vm-description.js';
 
-/** A bitmap is read in pieces: 1 MiB is 8 Mi pages. */
-const BITMAP_CHUNK_BYTES = 2 ** 20;
+/** A bitmap is read in pieces, each one turn of the event loop: 256 KiB are 2 Mi pages, and as many runs at the worst. */
+const BITMAP_CHUNK_BYTES = 2 ** 18;
 const RUN_BATCH = 1024;
 const MAX_PROBLEMS = 100;
 /** Sections and commands in the stream, by choice: QEMU writes one each 50 ms or so, which makes 14 hours. */
@@ -301,6 +302,8 @@ class MappedRamFile {
     }
     let all = 0;
     for await (const { bytes, page } of readBitmap(this.#file, block)) {
+      // Most of a large one.
+      if (isZeroRange(bytes, 0, bytes.length)) continue;
       block.presentPages += countBits(bytes, Math.min(pageCount - page, 8 * bytes.length));
       all += countBits(bytes, 8 * bytes.length);
     }
