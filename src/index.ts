@@ -64,6 +64,7 @@ export {
   type MappedRamProblem,
   type ReadMappedRamOptions,
 } from './stream/read-mapped-ram.js';
+export type { BoundOptions } from './stream/bounds.js';
 export type { MainStreamDescription } from './stream/describe-main-stream.js';
 export type { VmDescription, VmDevice } from './stream/vm-description.js';
 export { verifyMappedRam, type VerifiedBlock, type VerifyOptions } from './stream/verify-mapped-ram.js';

@@ -37,6 +37,7 @@ const MAX_DEVICE_STATE_BYTES = 2 ** 26;
 /** sun_path, without its end. */
 export const MAX_UNIX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
+const MAX_STRAYS = 256;
 
 /** Options of both ends. `A` is the form of the address. */
 export interface CommonOptions {
@@ -106,6 +107,11 @@ export interface ReceiverOptions extends CommonOptions {
   devices?: Device[];
   /** Mode of the unix socket that is listened on: who may write to it may connect (default 0o600). */
   listenMode?: number;
+  /**
+   * Connections that have not said yet what they are, each of them a descriptor: beyond so many the oldest is dropped
+   * (1 to 65536, default 256).
+   */
+  maxStrays?: number;
 }
 
 interface CheckedCommon {
@@ -131,6 +137,7 @@ export interface CheckedReceiverOptions extends CheckedCommon {
   acceptTimeoutMs: number;
   devices: Device[];
   listenMode: number;
+  maxStrays: number;
 }
 
 const COMMON_KEYS = [
@@ -154,7 +161,7 @@ export const SENDER_KEYS = [
   'onZeroPages',
 ];
 const DEVICE_KEYS = ['idstr', 'instanceId', 'load'];
-export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode'];
+export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode', 'maxStrays'];
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
 export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOptions {
@@ -187,6 +194,7 @@ export function checkReceiverOptions(
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
     devices: devices === undefined ? [] : checkDevices(devices),
     listenMode: integer('listenMode', options.listenMode, 0o600, 0, 0o777),
+    maxStrays: integer('maxStrays', options.maxStrays, MAX_STRAYS, 1, 65536),
   };
 }
 

@@ -80,6 +80,7 @@ t.test('the defaults of a receiver', async (t) => {
     acceptTimeoutMs: 0,
     devices: [],
     listenMode: 0o600,
+    maxStrays: 256,
   });
   t.same(uuid, Buffer.alloc(16));
   t.equal(blocks.length, 1);
@@ -427,7 +428,7 @@ t.test('an unknown option is refused, also one of the other end', async (t) => {
     'address, blocks, channels, compression, pageSize, uuid, stallTimeoutMs, connectTimeoutMs, ' +
     'deviceStateBytes, signal';
   const ofSender = `one of ${common}, zlibLevel, zstdLevel, zeroPageDetection, maxBandwidth, onZeroPages`;
-  const ofReceiver = `one of ${common}, acceptTimeoutMs, devices, listenMode`;
+  const ofReceiver = `one of ${common}, acceptTimeoutMs, devices, listenMode, maxStrays`;
   for (const name of ['maxBandwith', 'Channels', '', 'acceptTimeoutMs', 'devices', 'toString']) {
     wrong(t, () => sender({ [name]: 1 }), name, '"an unknown option"', ofSender);
   }

@@ -1,17 +1,18 @@
 /** `multifd inspect`: what a mapped-ram file, or a capture of a main stream, holds. */
 import { Command, Option } from 'commander';
 import { describeMigrationFile, type MigrationFileDescription } from '../migration/describe.js';
+import type { Bounds } from '../stream/bounds.js';
 import { quote } from '../stream/codes.js';
 import { verifyMappedRam, type VerifiedBlock } from '../stream/verify-mapped-ram.js';
 import { CliError, EXIT_FAILED, EXIT_OK } from './cli-error.js';
 import { columnsOf } from './columns.js';
 import { formatShare, formatSize } from './format.js';
-import { addOutputOptions } from './migration-options.js';
+import { addBoundOptions, addOutputOptions } from './migration-options.js';
 import { sizeFrom } from './option-values.js';
 import { outputFor, table, type Output, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 
-interface InspectFlags extends OutputFlags {
+interface InspectFlags extends OutputFlags, Bounds {
   verify?: true;
   offset: number;
 }
@@ -36,7 +37,7 @@ export function addInspectCommand(program: Command): void {
     .addOption(
       new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
     );
-  addOutputOptions(command)
+  addOutputOptions(addBoundOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: InspectFlags) => {
       await runCommand(flags.verbose === true, (cancelled) => inspect(file, flags, cancelled));
@@ -47,7 +48,12 @@ async function inspect(file: string, flags: InspectFlags, cancelled: AbortSignal
   const output = outputFor(flags);
   try {
     output.note(`reading ${file}`);
-    const description = await describeMigrationFile(file, { offset: flags.offset });
+    const description = await describeMigrationFile(file, {
+      offset: flags.offset,
+      maxRam: flags.maxRam,
+      maxBlocks: flags.maxBlocks,
+      maxDescription: flags.maxDescription,
+    });
     const sound = !problemsOf(description).some((problem) => problem.fatal);
     const verified = flags.verify === true && sound ? await verify(file, description, output, cancelled) : [];
     const record = { file, ...recordOf(description, verified), sound, verified: verified.length > 0 };

@@ -4,7 +4,17 @@ import { MultifdError } from '../errors.js';
 import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
 import { addressMeant, checkAddress, type AddressText, type Compression } from '../options.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
-import { COMPRESSIONS, LEVELS, MAX_CHANNELS, choiceOf, integerFrom, pageSize } from './option-values.js';
+import { BOUND_RANGES, DEFAULT_BOUNDS, type Bounds } from '../stream/bounds.js';
+import { formatSize } from './format.js';
+import {
+  COMPRESSIONS,
+  LEVELS,
+  MAX_CHANNELS,
+  choiceOf,
+  integerFrom,
+  pageSize,
+  sizeFrom,
+} from './option-values.js';
 
 const MAX_SECONDS = 24 * 60 * 60;
 
@@ -85,6 +95,37 @@ export function acceptTimeoutOption(): Option {
   return new Option('--accept-timeout <seconds>', 'give up if nobody connects for so long; 0 waits')
     .default(0)
     .argParser(integerFrom(0, MAX_SECONDS));
+}
+
+const BOUND_FLAGS = {
+  maxRam: ['--max-ram <bytes>', 'refuse more guest RAM than that'],
+  maxBlocks: ['--max-blocks <n>', 'refuse more RAM blocks than that'],
+  maxDescription: ['--max-description <bytes>', 'refuse a longer VM description'],
+} as const;
+
+/** What a peer or a file may claim at the most. */
+export function addBoundOptions(command: Command): Command {
+  for (const [name, [flags, description]] of Object.entries(BOUND_FLAGS)) {
+    const bound = name as keyof Bounds;
+    const { min, max } = BOUND_RANGES[bound];
+    const byDefault = DEFAULT_BOUNDS[bound];
+    const shown = bound === 'maxBlocks' ? String(byDefault) : formatSize(byDefault);
+    command.addOption(
+      new Option(flags, description)
+        .default(byDefault, shown)
+        .argParser(bound === 'maxBlocks' ? integerFrom(min, max) : sizeFrom(min, 'bytes', max)),
+    );
+  }
+  return command;
+}
+
+export function maxStraysOption(): Option {
+  return new Option(
+    '--max-strays <n>',
+    'connections that have not said yet what they are; then the oldest goes',
+  )
+    .default(256)
+    .argParser(integerFrom(1, 65536));
 }
 
 export function addSessionOptions(command: Command): Command {

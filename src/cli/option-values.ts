@@ -36,10 +36,16 @@ export function integerFrom(min: number, max: number): (text: string) => number 
 }
 
 /** @param min in bytes, 0 or more */
-export function sizeFrom(min: number, what = 'bytes'): (text: string) => number {
+export function sizeFrom(
+  min: number,
+  what = 'bytes',
+  max = Number.MAX_SAFE_INTEGER,
+): (text: string) => number {
   return (text) => {
     const value = parseSize(text);
-    if (value !== undefined && value >= min) return value;
+    if (value !== undefined && value >= min && value <= max) return value;
+    if (value !== undefined && value > max)
+      throw new InvalidArgumentError(`Allowed are ${what}, ${max} at the most.`);
     throw new InvalidArgumentError(
       `Allowed are ${what}, ${min} or more, also with K, M, G or T, or KiB to TiB: 65536, 64K, 1.5G, 64MiB.`,
     );

@@ -2,16 +2,19 @@
 import { Command, Option } from 'commander';
 import type { SwitchoverAck } from '../migration/switchover-ack.js';
 import { formatAddress, type AddressText, type Compression } from '../options.js';
+import type { Bounds } from '../stream/bounds.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatShare, formatSize } from './format.js';
 import {
   acceptTimeoutOption,
+  addBoundOptions,
   addOutputOptions,
   addSessionOptions,
   addressFrom,
   channelsOption,
   compressionOption,
   listenModeOption,
+  maxStraysOption,
   pageSizeOption,
   requireOptions,
   sessionOptions,
@@ -23,7 +26,7 @@ import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
-interface ReceiveFlags extends SessionFlags, OutputFlags {
+interface ReceiveFlags extends SessionFlags, OutputFlags, Bounds {
   listen: AddressText;
   out: string;
   channels: number;
@@ -31,6 +34,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags {
   pageSize?: number;
   acceptTimeout: number;
   listenMode: number;
+  maxStrays: number;
   switchoverAck: SwitchoverAck;
   overwrite?: true;
   keepPartial?: true;
@@ -70,10 +74,11 @@ export function addReceiveCommand(program: Command): void {
     )
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
     .addOption(listenModeOption())
+    .addOption(maxStraysOption())
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('where it may be owed and does no harm'));
   requireOptions(command, '--listen', '--out');
-  addOutputOptions(addSessionOptions(command))
+  addOutputOptions(addBoundOptions(addSessionOptions(command)))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ReceiveFlags) => {
       await runCommand(flags.verbose === true, async (cancelled) => {
@@ -92,6 +97,9 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
     (follow) =>
       receiveMigration({
         ...sessionOptions(flags),
+        maxRam: flags.maxRam,
+        maxBlocks: flags.maxBlocks,
+        maxDescription: flags.maxDescription,
         address: flags.listen,
         out: flags.out,
         channels: flags.channels,
@@ -99,6 +107,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
         listenMode: flags.listenMode,
+        maxStrays: flags.maxStrays,
         switchoverAck: flags.switchoverAck,
         overwrite: flags.overwrite === true,
         keepPartial: flags.keepPartial === true,

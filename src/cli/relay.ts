@@ -2,10 +2,12 @@
 import { Command, Option } from 'commander';
 import type { SwitchoverAck } from '../migration/switchover-ack.js';
 import { formatAddress, type AddressText, type Compression } from '../options.js';
+import type { Bounds } from '../stream/bounds.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatSize } from './format.js';
 import {
   acceptTimeoutOption,
+  addBoundOptions,
   addOutputOptions,
   addSessionOptions,
   addressFrom,
@@ -13,6 +15,7 @@ import {
   checked,
   compressionOption,
   listenModeOption,
+  maxStraysOption,
   levelFor,
   pageSizeOption,
   requireOptions,
@@ -26,7 +29,7 @@ import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
-interface RelayFlags extends SessionFlags, OutputFlags {
+interface RelayFlags extends SessionFlags, OutputFlags, Bounds {
   listen: AddressText;
   to: AddressText;
   channelsIn: number;
@@ -38,6 +41,7 @@ interface RelayFlags extends SessionFlags, OutputFlags {
   pageSize?: number;
   acceptTimeout: number;
   listenMode: number;
+  maxStrays: number;
   switchoverAck: SwitchoverAck;
   maxBandwidth: number;
 }
@@ -83,6 +87,7 @@ export function addRelayCommand(program: Command): void {
     )
     .addOption(pageSizeOption())
     .addOption(listenModeOption())
+    .addOption(maxStraysOption())
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('when the destination sends it'))
     .addOption(
@@ -91,7 +96,7 @@ export function addRelayCommand(program: Command): void {
         .argParser(sizeFrom(0, 'bytes a second')),
     );
   requireOptions(command, '--listen', '--to');
-  addOutputOptions(addSessionOptions(command))
+  addOutputOptions(addBoundOptions(addSessionOptions(command)))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: RelayFlags, command: Command) => {
       const level = checked(command, () => levelFor('--level-out', flags.levelOut, flags.compressionOut));
@@ -115,6 +120,9 @@ async function relay(
     (follow) =>
       relayMigration({
         ...sessionOptions(flags),
+        maxRam: flags.maxRam,
+        maxBlocks: flags.maxBlocks,
+        maxDescription: flags.maxDescription,
         listen: flags.listen,
         to: flags.to,
         in: { channels: flags.channelsIn, compression: flags.compressionIn },
@@ -128,6 +136,7 @@ async function relay(
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
         listenMode: flags.listenMode,
+        maxStrays: flags.maxStrays,
         switchoverAck: flags.switchoverAck,
         signal: cancelled,
         onListening: (address) => {

@@ -2,9 +2,11 @@
 import { Command, Option } from 'commander';
 import type { AddressText, Compression, ZeroPageDetection } from '../options.js';
 import { parseQemuVersion } from '../stream/machine.js';
+import type { Bounds } from '../stream/bounds.js';
 import { EXIT_OK, UsageError } from './cli-error.js';
 import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
 import {
+  addBoundOptions,
   addOutputOptions,
   addSessionOptions,
   addressFrom,
@@ -22,7 +24,7 @@ import { outputFor, table, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
-interface SendFlags extends SessionFlags, OutputFlags {
+interface SendFlags extends SessionFlags, OutputFlags, Bounds {
   to: AddressText;
   channels: number;
   compression: Compression;
@@ -80,7 +82,7 @@ export function addSendCommand(program: Command): void {
         .argParser(sizeFrom(0, 'bytes a second')),
     );
   requireOptions(command, '--to');
-  addOutputOptions(addSessionOptions(command))
+  addOutputOptions(addBoundOptions(addSessionOptions(command)))
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: SendFlags, command: Command) => {
       const level = checked(command, () => {
@@ -114,6 +116,9 @@ async function send(
     (follow) =>
       sendMigration({
         ...sessionOptions(flags),
+        maxRam: flags.maxRam,
+        maxBlocks: flags.maxBlocks,
+        maxDescription: flags.maxDescription,
         ...level,
         file,
         to: flags.to,

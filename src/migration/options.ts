@@ -1,7 +1,10 @@
 /** What the migrations check of their options before anything is opened. */
 import { MultifdError, receivedExpected } from '../errors.js';
-import { SET_UP } from '../set-up.js';
 import { SENDER_KEYS, checkSenderOptions, type SenderOptions } from '../options.js';
+import { SET_UP } from '../set-up.js';
+import { atMost } from '../stream/bounds.js';
+import { refusal } from '../stream/codes.js';
+import type { TailScanner } from '../stream/vm-description.js';
 
 /**
  * For all connections to be there, and for a destination to answer. QEMU opens all its connections at once: who has fewer
@@ -45,6 +48,13 @@ export function requirePageSizeTold(told: number | undefined, given: number | un
   if (told === undefined || given === undefined || told === given) return;
   const message = receivedExpected('target page size', told, `${given} (${SET_UP.pageSize})`);
   throw new MultifdError('ERR_MULTIFD_STREAM', message);
+}
+
+/** What is wrong with the VM description, as far as it has come: is it above its bound? */
+export function descriptionError({ tooLong, maxBytes }: TailScanner): MultifdError | undefined {
+  if (tooLong === undefined) return undefined;
+  const expected = atMost('maxDescription', maxBytes);
+  return refusal('limit', 'main stream: bytes of the VM description', tooLong, expected);
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION */

@@ -38,6 +38,7 @@ import { publicReceiver, type Receiver as PublicReceiver } from '../public-sessi
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import type { Address } from '../options.js';
+import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
@@ -49,7 +50,13 @@ import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { MainConnection } from './main-connection.js';
-import { CONNECT_TIMEOUT_MS, callHook, requireOptions, requirePageSizeTold } from './options.js';
+import {
+  CONNECT_TIMEOUT_MS,
+  callHook,
+  descriptionError,
+  requireOptions,
+  requirePageSizeTold,
+} from './options.js';
 import { OutputFile } from './output-file.js';
 import { settles } from './send.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
@@ -59,7 +66,7 @@ import { watchMigration } from './watch.js';
 const EXACT_IDLE_MS = 5;
 const GUESSED_IDLE_MS = 1000;
 
-export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'> {
+export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'>, BoundOptions {
   /** Milliseconds for all connections to come in, once the first has (default 8000). */
   connectTimeoutMs?: number;
   /** The file that is made. It must not exist yet unless `overwrite` is set. */
@@ -82,6 +89,7 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
 
 /** Those that are not a receiver's. */
 const OWN_OPTIONS: Record<Exclude<keyof ReceiveMigrationOptions, keyof ReceiverOptions>, true> = {
+  ...BOUND_KEYS,
   out: true,
   overwrite: true,
   keepPartial: true,
@@ -111,8 +119,10 @@ export interface ReceivedMigration {
  * @throws MultifdError with all codes of a receiver, and ERR_MULTIFD_STREAM for a main stream that is refused
  */
 export async function receiveMigration(options: ReceiveMigrationOptions): Promise<ReceivedMigration> {
-  const { out, overwrite, keepPartial, switchoverAck, onListening, onStart, onSession, ...receiverOptions } =
+  const { out, overwrite, keepPartial, switchoverAck, onListening, onStart, onSession, ...others } =
     requireOptions(options);
+  const { maxRam, maxBlocks, maxDescription, ...receiverOptions } = others;
+  const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const ack = new AckOwed(checkSwitchoverAck(switchoverAck));
   if (typeof out !== 'string' || out === '') {
     throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
@@ -127,7 +137,8 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   );
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   const file = await OutputFile.make(out, overwrite === true);
-  const incoming = new IncomingMigration(file, { onStart, ack, pageSize: receiverOptions.pageSize });
+  const { pageSize } = receiverOptions;
+  const incoming = new IncomingMigration(file, { onStart, ack, pageSize, bounds });
   const receiver = new Receiver(checked, {
     present: true,
     anyUuid: receiverOptions.uuid === undefined,
@@ -159,6 +170,7 @@ class IncomingMigration {
   readonly #ack: AckOwed;
   /** As it was given; the stream may tell it. */
   readonly #pageSize: number | undefined;
+  readonly #bounds: Bounds;
   #main: MainConnection | undefined;
   #mainCame!: (connection: MainConnection) => void;
   readonly #mainIn: Promise<MainConnection>;
@@ -171,12 +183,13 @@ class IncomingMigration {
 
   constructor(
     file: OutputFile,
-    options: Pick<ReceiveMigrationOptions, 'onStart' | 'pageSize'> & { ack: AckOwed },
+    options: Pick<ReceiveMigrationOptions, 'onStart' | 'pageSize'> & { ack: AckOwed; bounds: Bounds },
   ) {
     this.#file = file;
     this.#onStart = options.onStart;
     this.#ack = options.ack;
     this.#pageSize = options.pageSize;
+    this.#bounds = options.bounds;
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
   }
 
@@ -212,10 +225,12 @@ class IncomingMigration {
     allCame: () => void,
   ): Promise<Omit<ReceivedMigration, 'stats'>> {
     const { handle } = this.#file;
-    const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes }));
-    const writer = (this.#writer = new MappedRamWriter(handle, { pageSize: receiver.pageBytes }));
+    const { pageBytes: pageSize } = receiver;
+    const bounds = this.#bounds;
+    const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize, bounds }));
+    const writer = (this.#writer = new MappedRamWriter(handle, { pageSize }));
     const state = (this.#state = new RamRecords(receiver, handle));
-    const scanner = new TailScanner();
+    const scanner = new TailScanner({ maxBytes: bounds.maxDescription });
     const items = new ItemsAhead(stream);
     for (;;) {
       const item = await receiver.orStopped(this.#next(items, scanner));
@@ -264,6 +279,7 @@ class IncomingMigration {
           break;
         case 'tail':
           scanner.push(item.raw);
+          this.#look(scanner);
           break;
       }
     }
@@ -295,6 +311,11 @@ class IncomingMigration {
       fileBytes,
       returnPath: this.#returnPath,
     };
+  }
+
+  #look(scanner: TailScanner): void {
+    const wrong = descriptionError(scanner);
+    if (wrong !== undefined) throw wrong;
   }
 
   /** The next item; with the return path the end shows itself only by a whole tail and then silence. */

@@ -49,6 +49,7 @@ import {
 import type { Stats } from '../session.js';
 import { SET_UP } from '../set-up.js';
 import type { Slot } from '../shared/control.js';
+import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { toldPageSize } from '../stream/machine.js';
 import { encodeCommand } from '../stream/main-writer.js';
@@ -62,6 +63,7 @@ import {
   CONNECT_TIMEOUT_MS,
   callHook,
   checkOutgoing,
+  descriptionError,
   requireOptions,
   requirePageSizeTold,
 } from './options.js';
@@ -78,7 +80,7 @@ export interface RelaySide {
   compression?: Compression;
 }
 
-export interface RelayMigrationOptions {
+export interface RelayMigrationOptions extends BoundOptions {
   /** Where the source connects. */
   listen: Address | AddressText;
   /** Where the destination waits. */
@@ -105,6 +107,8 @@ export interface RelayMigrationOptions {
   acceptTimeoutMs?: number;
   /** Mode of the unix socket that is listened on (default 0o600). */
   listenMode?: number;
+  /** Connections that have not said yet what they are (default 256); as a receiver's. */
+  maxStrays?: number;
   signal?: AbortSignal;
   /** Called once the address is listened on. */
   onListening?: (address: Address) => void;
@@ -115,6 +119,7 @@ export interface RelayMigrationOptions {
 }
 
 const OPTIONS: Record<keyof RelayMigrationOptions, true> = {
+  ...BOUND_KEYS,
   listen: true,
   to: true,
   in: true,
@@ -126,6 +131,7 @@ const OPTIONS: Record<keyof RelayMigrationOptions, true> = {
   connectTimeoutMs: true,
   acceptTimeoutMs: true,
   listenMode: true,
+  maxStrays: true,
   signal: true,
   onListening: true,
   onStart: true,
@@ -165,7 +171,13 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
   checkKeys(options, Object.keys(OPTIONS));
   checkKeys(input, Object.keys(OPTIONS_IN), 'in.');
   checkKeys(out, Object.keys(OPTIONS_OUT), 'out.');
-  const { stallTimeoutMs, connectTimeoutMs = CONNECT_TIMEOUT_MS, acceptTimeoutMs, listenMode } = options;
+  const {
+    stallTimeoutMs,
+    connectTimeoutMs = CONNECT_TIMEOUT_MS,
+    acceptTimeoutMs,
+    listenMode,
+    maxStrays,
+  } = options;
   const common = { pageSize, uuid, signal, stallTimeoutMs, connectTimeoutMs };
   const outgoing = {
     ...common,
@@ -176,10 +188,17 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
   checkOutgoing(outgoing);
   checkSwitchoverAck(options.switchoverAck);
   const checked = checkReceiverOptions(
-    { ...common, ...input, acceptTimeoutMs, listenMode, address: checkAddress(listen, 0, 'listen') },
+    {
+      ...common,
+      ...input,
+      acceptTimeoutMs,
+      listenMode,
+      maxStrays,
+      address: checkAddress(listen, 0, 'listen'),
+    },
     true,
   );
-  const relay = new Relay(options, outgoing, connectTimeoutMs);
+  const relay = new Relay(options, outgoing, connectTimeoutMs, checkBounds(options));
   const receiver = new Receiver(checked, relay);
   try {
     await receiver.open();
@@ -215,7 +234,8 @@ class Relay implements ReceiverHooks {
   #shut: Buffer | undefined;
   readonly #errors = new SideErrors();
   #stream: MainStreamReader | undefined;
-  readonly #tail = new TailScanner();
+  readonly #bounds: Bounds;
+  readonly #tail: TailScanner;
   /** Set when the source has ended its main stream inside the devices' state. */
   #cut: MultifdError | undefined;
   #sourceTold = false;
@@ -231,7 +251,10 @@ class Relay implements ReceiverHooks {
   #ponged!: () => void;
   readonly #pong: Promise<void>;
 
-  constructor(options: RelayMigrationOptions, outgoing: Outgoing, connectTimeoutMs: number) {
+  constructor(options: RelayMigrationOptions, outgoing: Outgoing, connectTimeoutMs: number, bounds: Bounds) {
+    this.#bounds = bounds;
+    // Passed on as it is: nothing of the description is kept.
+    this.#tail = new TailScanner({ maxBytes: bounds.maxDescription, keepJson: false });
     this.#options = options;
     this.#outgoing = outgoing;
     this.#connectTimeoutMs = connectTimeoutMs;
@@ -303,7 +326,8 @@ class Relay implements ReceiverHooks {
 
   /** Item by item, every byte as it is, to the end of the source's stream. */
   async #copyForth(receiver: Receiver, source: MainConnection, sink: MainConnection): Promise<void> {
-    const stream = new MainStreamReader(source.reader, { pageSize: receiver.pageBytes });
+    const { pageBytes: pageSize } = receiver;
+    const stream = new MainStreamReader(source.reader, { pageSize, bounds: this.#bounds });
     this.#stream = stream;
     const write = async (bytes: Buffer): Promise<void> => {
       // What a source sends when all is loaded is of no use to anybody.
@@ -349,7 +373,11 @@ class Relay implements ReceiverHooks {
         await items.during(sync(), () => receiver.hasChannels);
       }
       // Before they go out: what answers them may come in at once.
-      if (item.kind === 'tail') this.#tail.push(item.raw);
+      if (item.kind === 'tail') {
+        this.#tail.push(item.raw);
+        const wrong = descriptionError(this.#tail);
+        if (wrong !== undefined) throw this.#errors.mark('source', wrong);
+      }
       await write(item.raw);
       if (item.kind === 'mem-size') {
         started = this.#start(receiver, item.blocks, stream.pageSize);

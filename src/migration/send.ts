@@ -38,6 +38,7 @@ import { requireRuntime } from '../runtime.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
 import { SET_UP } from '../set-up.js';
+import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import {
@@ -68,10 +69,8 @@ const ZERO_RECORDS = 4096;
 /** QEMU's first PING. */
 export const PING_VALUE = Buffer.of(0, 0, 0, 1);
 
-export interface SendMigrationOptions extends Omit<
-  SenderOptions,
-  'address' | 'blocks' | 'onZeroPages' | 'uuid'
-> {
+export interface SendMigrationOptions
+  extends Omit<SenderOptions, 'address' | 'blocks' | 'onZeroPages' | 'uuid'>, BoundOptions {
   /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. */
   file: string;
   /** Where the stream begins in the file, in bytes (default 0). */
@@ -92,6 +91,7 @@ export interface SendMigrationOptions extends Omit<
 
 /** Those that are not a sender's. */
 const OWN_OPTIONS: Record<Exclude<keyof SendMigrationOptions, keyof SenderOptions>, true> = {
+  ...BOUND_KEYS,
   file: true,
   offset: true,
   to: true,
@@ -121,8 +121,10 @@ export interface SentMigration extends OutgoingStart {
  *   that refuses
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
-  const { file, to, peer, onStart, onSession, offset: given, ...senderOptions } = requireOptions(options);
+  const { file, to, peer, onStart, onSession, offset: given, ...others } = requireOptions(options);
+  const { maxRam, maxBlocks, maxDescription, ...senderOptions } = others;
   checkKeys(senderOptions, OUTGOING_KEYS, '', Object.keys(OWN_OPTIONS));
+  const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const offset = checkOffset(given);
   const address = checkAddress(to, 1, 'to');
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
@@ -139,7 +141,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   let description: MappedRamDescription;
   let main: MainConnection;
   try {
-    description = await readMappedRam(handle, { offset, pageSize: options.pageSize });
+    description = await readMappedRam(handle, { offset, pageSize: options.pageSize, ...bounds });
     requireSound(description);
     requirePageSizeTold(description.pageSize, options.pageSize);
     main = await connectMain(address, connectTimeoutMs, options.signal);

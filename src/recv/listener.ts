@@ -27,8 +27,6 @@ const TLS_HANDSHAKE = 0x1603;
 const HELLO_MS = 10_000;
 /** A migration's source with more channels connects its last ones when ours are in: it shall be told. */
 const MORE_MS = 1000;
-/** Connections that have not said hello yet; beyond this the oldest goes. */
-const MAX_SILENT = 256;
 const BACKLOG = 511;
 
 export interface ListenerEvents {
@@ -53,14 +51,23 @@ export class Listener {
   #uuid: Uint8Array | undefined;
   readonly #channels: number;
   readonly #events: ListenerEvents;
+  readonly #maxStrays: number;
   #closed = false;
   #mainTaken = false;
   #more: NodeJS.Timeout | undefined;
 
-  /** @param uuid undefined: that of the first hello holds for all */
-  constructor(uuid: Uint8Array | undefined, channels: number, events: ListenerEvents) {
+  /**
+   * @param options.uuid undefined: that of the first hello holds for all
+   * @param options.maxStrays connections that have not said hello yet; beyond it the oldest goes
+   */
+  constructor(
+    options: { uuid: Uint8Array | undefined; channels: number; maxStrays: number },
+    events: ListenerEvents,
+  ) {
+    const { uuid, channels, maxStrays } = options;
     this.#uuid = uuid;
     this.#channels = channels;
+    this.#maxStrays = maxStrays;
     this.#events = events;
     this.#server = net.createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
   }
@@ -102,7 +109,7 @@ export class Listener {
       return;
     }
     for (const oldest of this.#silent.keys()) {
-      if (this.#silent.size < MAX_SILENT) break;
+      if (this.#silent.size < this.#maxStrays) break;
       this.#drop(oldest, 'too many connections without a hello');
     }
     const hello = Buffer.alloc(HELLO_BYTES);

@@ -128,11 +128,16 @@ export class Receiver extends Session {
     this.#devices = new Map(
       options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
     );
-    this.#listener = new Listener(hooks?.anyUuid === true ? undefined : options.uuid, options.channels, {
-      channel: (id, connection) => this.#takeIn(id, connection),
-      refused: (error) => this.fail(error),
-      ...(hooks === undefined ? {} : { main: (socket, begun) => this.#takeMain(hooks, socket, begun) }),
-    });
+    const { channels, maxStrays } = options;
+    const uuid = hooks?.anyUuid === true ? undefined : options.uuid;
+    this.#listener = new Listener(
+      { uuid, channels, maxStrays },
+      {
+        channel: (id, connection) => this.#takeIn(id, connection),
+        refused: (error) => this.fail(error),
+        ...(hooks === undefined ? {} : { main: (socket, begun) => this.#takeMain(hooks, socket, begun) }),
+      },
+    );
     this.#mainDue = hooks !== undefined;
     this.ready = this.until(() => this.#allRunning()).then(() => {});
     this.ready.catch(() => {});

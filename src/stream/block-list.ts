@@ -22,12 +22,11 @@
  * now: a source of ours sends no more before it has its PONG. So a page_size there is left for the next record to show.
  */
 import { MAX_PAGE_SIZE, MIN_PAGE_SIZE } from '../ram/block.js';
+import { type Bounds, DEFAULT_BOUNDS, atMost } from './bounds.js';
 import type { ByteReader } from './byte-reader.js';
 import { quote, refusal } from './codes.js';
 import { decodeName, encodeName, encodeU32 } from './configuration.js';
 
-/** By choice: a VM with 256 DIMMs and 32 PCI functions on each of 64 buses stays below. */
-export const MAX_BLOCKS = 4096;
 /** 16 TiB of pages of 4 KiB in all, as for one block: a page's index has 32 bits. */
 export const MAX_RAM_PAGES = 2 ** 32;
 export const MAPPED_RAM_HEADER_BYTES = 28;
@@ -65,6 +64,8 @@ export interface BlockListOptions {
   onPageSize?: ((pageSize: number) => void) | undefined;
   ignoreShared: boolean;
   mappedRam: boolean;
+  /** Default: DEFAULT_BOUNDS. */
+  bounds?: Pick<Bounds, 'maxRam' | 'maxBlocks'>;
   /**
    * Called with what is wrong in a mapped-ram header but does not keep the rest of the stream from being read;
    * throws, or goes on.
@@ -97,18 +98,28 @@ export async function decodeBlockList(
   options: BlockListOptions,
 ): Promise<StreamBlock[]> {
   let { pageSize } = options;
+  const { maxRam, maxBlocks } = options.bounds ?? DEFAULT_BOUNDS;
   const blocks: StreamBlock[] = [];
   const names = new Set<string>();
   if (total === 0 || total % pageSize !== 0 || total / pageSize > MAX_RAM_PAGES) {
     const expected = `a multiple of ${pageSize}, 1 to ${MAX_RAM_PAGES} pages`;
     throw refusal('limit', `${reader.name} at byte ${reader.position}: RAM in all`, total, expected);
   }
+  if (total > maxRam) {
+    const where = `${reader.name} at byte ${reader.position}`;
+    throw refusal('limit', `${where}: bytes of RAM in all`, total, atMost('maxRam', maxRam));
+  }
   let left = total;
   while (left > 0) {
     const at = reader.position;
     const where = `${reader.name} at byte ${at}`;
-    if (blocks.length === MAX_BLOCKS) {
-      throw refusal('limit', `${where}: RAM blocks`, `more than ${MAX_BLOCKS}`, `at most ${MAX_BLOCKS}`);
+    if (blocks.length === maxBlocks) {
+      throw refusal(
+        'limit',
+        `${where}: RAM blocks`,
+        `more than ${maxBlocks}`,
+        atMost('maxBlocks', maxBlocks),
+      );
     }
     const name = await decodeName(reader, 'name of a RAM block');
     const what = `${where}: RAM block ${quote(name)}`;

@@ -5,7 +5,8 @@
 import { MultifdError } from '../errors.js';
 import type { StreamBlock } from './block-list.js';
 import type { ByteReader } from './byte-reader.js';
-import { STREAM_ERRORS } from './codes.js';
+import { type BoundOptions, atMost, checkBounds } from './bounds.js';
+import { STREAM_ERRORS, refusal } from './codes.js';
 import type { Configuration } from './configuration.js';
 import { type MainStreamOptions, MainStreamReader } from './main-stream.js';
 import type { MainItem, MarkerMode } from './records.js';
@@ -44,9 +45,10 @@ const MAX_COMMANDS = 1000;
 /** @throws MultifdError STREAM_ERRORS.magic, .eof if it is no migration stream; what the reader's source throws */
 export async function describeMainStream(
   reader: ByteReader,
-  options: MainStreamOptions = {},
+  options: Omit<MainStreamOptions, 'bounds'> & BoundOptions = {},
 ): Promise<MainStreamDescription> {
-  const stream = new MainStreamReader(reader, options);
+  const bounds = checkBounds(options);
+  const stream = new MainStreamReader(reader, { ...options, bounds });
   await stream.next();
   const description: MainStreamDescription = {
     configuration: undefined,
@@ -67,7 +69,7 @@ export async function describeMainStream(
     for (let item = await stream.next(); item !== undefined; item = await stream.next()) {
       addItem(description, item);
       if (!stream.inTail) continue;
-      finder ??= new TailEndFinder();
+      finder ??= new TailEndFinder(bounds.maxDescription);
       if (item.kind === 'tail' && finder.push(item.raw)) break;
     }
   } catch (error) {
@@ -83,6 +85,15 @@ export async function describeMainStream(
   const tail = finder?.end(stream.footers ?? true);
   if (tail !== undefined) description.tailBytes = tail.bytes;
   if (tail?.description !== undefined) description.vmDescription = tail.description;
+  if (tail?.tooLong !== undefined) {
+    const expected = atMost('maxDescription', bounds.maxDescription);
+    description.problem ??= refusal(
+      'limit',
+      `${reader.name}: bytes of the VM description`,
+      tail.tooLong,
+      expected,
+    );
+  }
   return description;
 }
 

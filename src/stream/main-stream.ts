@@ -31,6 +31,7 @@
  */
 import type { MultifdError } from '../errors.js';
 import { type StreamBlock, checkHostPageSize, decodeBlockList, requirePageSize } from './block-list.js';
+import type { Bounds } from './bounds.js';
 import type { ByteReader } from './byte-reader.js';
 import { type StreamError, quote, refusal } from './codes.js';
 import {
@@ -102,6 +103,8 @@ const COMMAND_BYTES: Record<number, number> = {
 export interface MainStreamOptions {
   /** Target page size where the stream does not tell it; in bytes, default 4096. */
   pageSize?: number;
+  /** What the block list may claim at the most (default: DEFAULT_BOUNDS). */
+  bounds?: Pick<Bounds, 'maxRam' | 'maxBlocks'>;
   /**
    * What to do with what is wrong in a mapped-ram header, but does not keep the stream from being read: a version or
    * a page size that is not known, pages that are not aligned. Default: throw it.
@@ -124,6 +127,7 @@ export class MainStreamReader {
   readonly #reader: ByteReader;
   readonly #onProblem: (problem: Error) => void;
   readonly #onBlock: MainStreamOptions['onBlock'];
+  readonly #bounds: MainStreamOptions['bounds'];
   #state: State = 'HEADER';
   #pageSize: number;
   #configuration: Configuration | undefined;
@@ -155,6 +159,7 @@ export class MainStreamReader {
     this.#reader = reader;
     this.#pageSize = pageSize;
     this.#onBlock = options.onBlock;
+    this.#bounds = options.bounds;
     this.#onProblem =
       options.onProblem ??
       ((problem) => {
@@ -435,6 +440,7 @@ export class MainStreamReader {
       pageSize: this.#pageSize,
       ignoreShared: hasCapability(this.#configuration, CAPABILITY_IGNORE_SHARED),
       mappedRam: this.#mapped,
+      ...(this.#bounds !== undefined && { bounds: this.#bounds }),
       ...(toldPageSize(this.#configuration) === undefined && {
         onPageSize: (pageSize: number) => (this.#pageSize = pageSize),
       }),

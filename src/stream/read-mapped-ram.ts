@@ -11,13 +11,14 @@
  * the description holds what could be read; only reading itself, and a file that is no migration stream, throws. A
  * sender calls `requireSound()`.
  *
- * Bounds: 4096 blocks, 2^32 pages, a bitmap's piece of 256 KiB, one VM description, 100 problems; the file's own size
+ * Bounds: those of bounds.ts, 2^32 pages, a bitmap's piece of 256 KiB, one VM description, 100 problems; the file's own size
  * for the time that it takes.
  */
-import { MultifdError } from '../errors.js';
+import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../options.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock } from './block-list.js';
+import { BOUND_KEYS, type BoundOptions, type Bounds, atMost, checkBounds } from './bounds.js';
 import { ByteReader, CHUNK_BYTES } from './byte-reader.js';
 import { STREAM_ERRORS, quote, refusal } from './codes.js';
 import type { Configuration } from './configuration.js';
@@ -46,7 +47,10 @@ export type MappedRamProblemKind =
   | 'overlap'
   /** Bits behind a block's last page are set. */
   | 'trailing-bits'
-  /** The tail ends without VM description: it may be cut, and is where it does not even end with EOF (fatal). */
+  /**
+   * The tail ends without VM description: it may be cut, and is where it does not even end with EOF (fatal). Or it ends
+   * with one above `maxDescription`.
+   */
   | 'tail';
 
 export interface MappedRamProblem {
@@ -106,7 +110,7 @@ export interface MappedRamDescription {
   problems: MappedRamProblem[];
 }
 
-export interface ReadMappedRamOptions {
+export interface ReadMappedRamOptions extends BoundOptions {
   /** Where the stream begins in the file, in bytes (default 0; QEMU's `file:PATH,offset=N`). */
   offset?: number;
   /** Target page size where the stream does not tell it (default 4096). */
@@ -115,7 +119,12 @@ export interface ReadMappedRamOptions {
   maxSections?: number;
 }
 
-const OPTIONS: Record<keyof ReadMappedRamOptions, true> = { offset: true, pageSize: true, maxSections: true };
+const OPTIONS: Record<keyof ReadMappedRamOptions, true> = {
+  ...BOUND_KEYS,
+  offset: true,
+  pageSize: true,
+  maxSections: true,
+};
 
 /**
  * @param file a path, or a file that is open; it stays open
@@ -151,6 +160,7 @@ class MappedRamFile {
   readonly #file: ReadableFile;
   readonly #offset: number;
   readonly #maxSections: number;
+  readonly #bounds: Bounds;
   readonly #reader: ByteReader;
   readonly #stream: MainStreamReader;
   readonly #blocks: MappedRamBlockDescription[] = [];
@@ -162,10 +172,12 @@ class MappedRamFile {
     const { offset = 0, pageSize, maxSections = MAX_SECTIONS } = options;
     this.#file = file;
     this.#maxSections = maxSections;
+    this.#bounds = checkBounds(options);
     this.#offset = offset;
     this.#reader = new ByteReader(new FileSource(file, offset), { name: 'mapped-ram file', start: offset });
     this.#stream = new MainStreamReader(this.#reader, {
       ...(pageSize !== undefined && { pageSize }),
+      bounds: this.#bounds,
       onProblem: (problem) => this.#add('header', true, problem.message),
       onBlock: (block, at) => this.#addBlock(block, at),
     });
@@ -317,16 +329,21 @@ class MappedRamFile {
   }
 
   async #readTail(description: MappedRamDescription): Promise<void> {
-    const finder = new TailEndFinder();
+    const finder = new TailEndFinder(this.#bounds.maxDescription);
     const tailOffset = this.#reader.position;
     for await (const chunk of this.#reader.rest()) if (finder.push(chunk)) break;
-    const { bytes, description: vmDescription, isWhole } = finder.end(description.footers);
+    const { bytes, description: vmDescription, tooLong, isWhole } = finder.end(description.footers);
     const end = tailOffset + bytes;
     description.tailOffset = tailOffset;
     description.tailBytes = bytes;
     description.unreadBytes = Math.max(description.fileSize - end, 0);
     if (vmDescription !== undefined) description.vmDescription = vmDescription;
-    else {
+    else if (tooLong !== undefined) {
+      const expected = atMost('maxDescription', this.#bounds.maxDescription);
+      const received = receivedExpected('bytes of the VM description', tooLong, expected);
+      // Nobody needs it to load the file.
+      this.#add('tail', false, `mapped-ram file: ${received}: its devices are not listed`);
+    } else {
       // A machine with suppress-vmdesc=on ends with EOF, but so does many a tail that is cut: state is full of zeros.
       const received = isWhole ? 'EOF at the most' : 'neither a VM description nor EOF';
       const message = `mapped-ram file: end at byte ${end}: received ${received}, expected a VM description: the file may be cut`;

@@ -19,6 +19,7 @@
  * and not in the tail.
  */
 import { MultifdError } from '../errors.js';
+import { DEFAULT_BOUNDS } from './bounds.js';
 import { STREAM_ERRORS } from './codes.js';
 import { DescriptionFinder, type FoundDescription } from './description-finder.js';
 import {
@@ -31,11 +32,7 @@ import {
 import { isEarlyDevice } from './other-sections.js';
 import { QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL } from './records.js';
 
-/**
- * By default, and by choice: 31 devices have 100 KB, one processor of a PC 14 KB. What is kept of it for the file and for
- * people is of that order.
- */
-export const MAX_VM_DESCRIPTION_BYTES = 2 ** 24;
+export const MAX_VM_DESCRIPTION_BYTES = DEFAULT_BOUNDS.maxDescription;
 /** Sections are numbered from 0 on; no machine has so many. */
 const MAX_SECTION_ID = 0xffff;
 

@@ -8,8 +8,10 @@ import {
   ZERO_PAGE_DETECTIONS,
   integerFrom,
   pageSize,
+  sizeFrom,
 } from '../../src/cli/option-values.js';
 import * as options from '../../src/options.js';
+import { BOUND_RANGES, checkBounds } from '../../src/stream/bounds.js';
 
 function engineTakes(given: Partial<options.SenderOptions>): boolean {
   const blocks = [{ name: 'pc.ram', memory: new SharedArrayBuffer(2 ** 20) }];
@@ -57,4 +59,18 @@ t.test('page sizes', async (t) => {
   for (const size of [0, 2048, 4095, 4096, 6144, 8192, 16384, 32768, 65536, 131072]) {
     t.equal(cliTakes(pageSize, size), engineTakes({ pageSize: size }), String(size));
   }
+});
+
+t.test('a size has an upper end where the engine has one', async (t) => {
+  const { min, max } = BOUND_RANGES.maxDescription;
+  for (const maxDescription of [min - 1, min, max, max + 1]) {
+    let taken = true;
+    try {
+      checkBounds({ maxDescription });
+    } catch {
+      taken = false;
+    }
+    t.equal(cliTakes(sizeFrom(min, 'bytes', max), maxDescription), taken, String(maxDescription));
+  }
+  t.equal(sizeFrom(0)('4T'), 2 ** 42);
 });

@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import t from 'tap';
 import { ERROR_CODES } from '../../src/errors.js';
 import { RECEIVER_KEYS, SENDER_KEYS } from '../../src/options.js';
+import { DEFAULT_BOUNDS } from '../../src/stream/bounds.js';
 
 const readme = fs.readFileSync(new URL('../../../README.md', import.meta.url), 'utf8');
 
@@ -18,6 +19,9 @@ t.test('every error code has its line in the README, with the meaning of the tab
 t.test('every option has its line in the README', async (t) => {
   for (const key of new Set([...SENDER_KEYS, ...RECEIVER_KEYS])) {
     t.match(readme, new RegExp(`^\\| (sender: |receiver: )?\`${key}\``, 'm'), key);
+  }
+  for (const key of Object.keys(DEFAULT_BOUNDS)) {
+    t.match(readme, new RegExp(`^\\| stream: \`${key}\``, 'm'), key);
   }
 });
 

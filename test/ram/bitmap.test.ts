@@ -1,5 +1,11 @@
 import t from 'tap';
-import { PageBitmap, ReceivedBitmap } from '../../src/ram/bitmap.js';
+import {
+  PageBitmap,
+  ReceivedBitmap,
+  countWordsInTurns,
+  sharedBitmaps,
+  viewBitmaps,
+} from '../../src/ram/bitmap.js';
 
 /** Numbers of 0 to below 1, the same in every run: an LCG with the constants of Numerical Recipes. */
 function seeded(seed: number): () => number {
@@ -183,3 +189,86 @@ t.test('offsets above 4 GiB are not cut to 32 bits', async (t) => {
     ],
   );
 });
+
+t.test(
+  'large bitmaps, whose parts are empty, full and mixed, have the same runs, counts and bits',
+  async (t) => {
+    const part = 2 ** 17;
+    const pageCount = 6 * part + 77;
+    const ranges: [page: number, count: number][][] = [
+      [],
+      [[0, pageCount]],
+      [[part - 1, 2]],
+      [[part, part]],
+      [[part - 5, part + 10]],
+      [
+        [3, 1],
+        [2 * part, 3 * part],
+        [5 * part + 1, 40],
+        [6 * part, 77],
+      ],
+      [[pageCount - 1, 1]],
+    ];
+    for (const set of ranges) {
+      const bitmap = new PageBitmap(pageCount);
+      for (const [page, count] of set) bitmap.setRange(page, count);
+      const runs = set.map(([page, count]) => ({ page, count }));
+      t.same([...bitmap.runs()], runs);
+      const received = new ReceivedBitmap(bitmap.words, 4096, pageCount);
+      t.same(
+        [...received.ranges()],
+        runs.map(({ page, count }) => ({ offset: 4096 * page, length: 4096 * count })),
+      );
+      const sum = runs.reduce((all, { count }) => all + count, 0);
+      t.equal(received.count(), sum);
+      t.equal(await countWordsInTurns(bitmap.words), sum);
+      bitmap.clear();
+      t.same([...bitmap.runs()], []);
+      t.equal(received.count(), 0, 'all words');
+      bitmap.testAndSet(part + 9);
+      t.same([...bitmap.runs()], [{ page: part + 9, count: 1 }], 'and it can be used again');
+    }
+  },
+);
+
+t.test('clearing goes on in as many steps as there are parts that had a bit', async (t) => {
+  // 4 TiB: 8192 parts.
+  const bitmap = new PageBitmap(2 ** 30);
+  t.same([...bitmap.clearing()], []);
+  for (const page of [0, 1, 2 ** 17, 2 ** 30 - 1]) bitmap.testAndSet(page);
+  t.equal([...bitmap.clearing()].length, 3);
+  t.equal([...bitmap.clearing()].length, 0);
+  t.equal(bitmap.has(2 ** 30 - 1), false);
+});
+
+t.test('counting a large bitmap lets the event loop turn', async (t) => {
+  let turns = 0;
+  let timer = setImmediate(function next() {
+    turns++;
+    timer = setImmediate(next);
+  });
+  t.teardown(() => clearImmediate(timer));
+  // 512 GiB: 16 MiB of bits.
+  t.equal(await countWordsInTurns(new Int32Array(2 ** 22).fill(1)), 2 ** 22);
+  t.ok(turns >= 15, `${turns} turns`);
+});
+
+t.test(
+  'the bitmaps of several blocks lie beside each other in one memory, each in lines of its own',
+  async (t) => {
+    const pageCounts = [1, 512, 513, 33];
+    const shared = sharedBitmaps(pageCounts);
+    const views = viewBitmaps(shared, pageCounts);
+    t.same(
+      views.map((view) => [view.byteOffset, view.length]),
+      [
+        [0, 1],
+        [64, 16],
+        [128, 17],
+        [256, 2],
+      ],
+    );
+    t.equal(shared.byteLength, 320);
+    t.equal(sharedBitmaps([]).byteLength, 0);
+  },
+);

@@ -297,6 +297,44 @@ t.test('the file is sparse, and as long as RAM as soon as the blocks are known',
   t.match(description, { presentPages: 0, zeroPages: 2 ** 20 });
 });
 
+t.test(
+  'a bitmap is written in pieces with turns of the event loop in between, and empty ones not at all',
+  async (t) => {
+    // 1 TiB: 32 MiB of bitmap.
+    const bytes = hex(`'QEVM' 00000003 07 00000001 'm' 01 00000007 03 'ram' 00000000 00000004
+    0000010000000004 01 'a' 0000010000000000 0000000000000010 03 00000007 0000000000000010 ${NO_DEVICES}`);
+    const writes: { length: number; position: number; turn: number }[] = [];
+    let turn = 0;
+    let timer = setImmediate(function next() {
+      turn++;
+      timer = setImmediate(next);
+    });
+    t.teardown(() => clearImmediate(timer));
+    const writer = new MappedRamWriter({
+      write: async (_bytes, _offset, length, position) => {
+        writes.push({ length, position, turn });
+        return { bytesWritten: length };
+      },
+      truncate: async () => {},
+    });
+    for (const item of await parse(bytes)) await writer.accept(item);
+    const [{ pageCount, bitmapOffset }] = writer.blocks as readonly MappedRamBlock[];
+    const bitmap = new PageBitmap(pageCount);
+    for (const page of [5, pageCount / 2, pageCount - 1]) bitmap.testAndSet(page);
+    writes.length = 0;
+    const begun = turn;
+    await writer.finish(() => bitmap.words);
+    const pieces = writes.filter(
+      ({ position }) => position >= bitmapOffset && position < bitmapOffset + 2 ** 25,
+    );
+    t.same(
+      pieces.map(({ position, length }) => [position - bitmapOffset, length]),
+      [0, 16, 31].map((mib) => [mib * 2 ** 20, 2 ** 20]),
+    );
+    t.ok(turn - begun >= 31, `${turn - begun} turns`);
+  },
+);
+
 t.test('a tail of any size is written in pieces, and many small items together', async (t) => {
   const file = new MemoryFile();
   const writes: number[] = [];

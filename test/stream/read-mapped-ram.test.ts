@@ -389,7 +389,8 @@ t.test('a hostile file costs no memory, and ends', async (t) => {
       Buffer.alloc(10000),
     ]),
   );
-  const description = await readMappedRam(huge);
+  t.match((await readMappedRam(huge)).problems, [{ kind: 'stream', message: /option maxRam/ }]);
+  const description = await readMappedRam(huge, { maxRam: 2 ** 44 });
   t.same(kindsOf(description), [
     ['stream', true],
     ['outside', true],
