@@ -7,6 +7,7 @@
  */
 import fs from 'node:fs';
 import { createReceiver, type Receiver } from '../recv/receiver.js';
+import { printableLines } from '../printable.js';
 import { CliError, describeFailure } from './cli-error.js';
 import { digestBlocks } from './digest.js';
 import { FileRam, SharedRam, type GuestRam } from './guest-ram.js';
@@ -81,6 +82,6 @@ process.on('uncaughtException', fail);
 
 if (process.send === undefined) {
   const error = new CliError('ERR_CLI_DESTINATION', 'this file is started by `multifd demo`, not by hand');
-  console.error(`multifd: ${error.code}: ${error.message}`);
+  console.error(printableLines(`multifd: ${error.code}: ${error.message}`));
   process.exitCode = 1;
 }

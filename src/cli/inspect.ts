@@ -12,6 +12,9 @@ import { sizeFrom } from './option-values.js';
 import { outputFor, table, type Output, type OutputFlags } from './output.js';
 import { runCommand } from './run-command.js';
 
+/** Lines of a table for people, by choice: more than any machine has, and no more than can be looked through. */
+const MAX_LINES = 200;
+
 interface InspectFlags extends OutputFlags, Bounds {
   verify?: true;
   offset: number;
@@ -180,30 +183,39 @@ export function blockTable(
   verified: Pick<VerifiedBlock, 'sha256'>[],
   width: number,
 ): string {
-  const rows = description.blocks.map((block) => [
-    plain(block.name),
-    formatSize(block.usedLength),
-    ...('presentPages' in block ? [`${block.presentPages} present`, `${block.zeroPages} zero`] : []),
-  ]);
+  const { blocks } = description;
+  const rows = blocks
+    .slice(0, MAX_LINES)
+    .map((block) => [
+      plain(block.name),
+      formatSize(block.usedLength),
+      ...('presentPages' in block ? [`${block.presentPages} present`, `${block.zeroPages} zero`] : []),
+    ]);
   const beside = columns(
     rows.map((row, i) => (verified[i] === undefined ? row : [...row, verified[i].sha256])),
   );
-  if (verified.length === 0 || beside.split('\n').every((line) => line.length <= width)) return beside;
-  return columns(rows)
-    .trimEnd()
-    .split('\n')
-    .map((line, i) => `${line}\n  ${verified[i].sha256}\n`)
-    .join('');
+  const rest = more(blocks.length, 'blocks');
+  if (verified.length === 0 || beside.split('\n').every((line) => line.length <= width)) return beside + rest;
+  const below = columns(rows).trimEnd().split('\n');
+  return below.map((line, i) => `${line}\n  ${verified[i].sha256}\n`).join('') + rest;
 }
 
 function deviceTable({ vmDescription }: MigrationFileDescription): string {
-  const rows = (vmDescription?.devices ?? []).map(({ name, instanceId, version, bytes }) => [
-    plain(name),
-    `instance ${instanceId}`,
-    version === undefined ? '' : `version ${version}`,
-    bytes === undefined ? '' : `${bytes} bytes`,
-  ]);
-  return columns(rows);
+  const devices = vmDescription?.devices ?? [];
+  const rows = devices
+    .slice(0, MAX_LINES)
+    .map(({ name, instanceId, version, bytes }) => [
+      plain(name),
+      `instance ${instanceId}`,
+      version === undefined ? '' : `version ${version}`,
+      bytes === undefined ? '' : `${bytes} bytes`,
+    ]);
+  return columns(rows) + more(devices.length, 'devices');
+}
+
+/** What a table leaves out. */
+function more(count: number, what: string): string {
+  return count > MAX_LINES ? `and ${count - MAX_LINES} more ${what}: --json has them all\n` : '';
 }
 
 function columns(rows: string[][]): string {

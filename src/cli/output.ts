@@ -8,6 +8,7 @@
  *     result()    a short text on stdout                   the last record on stdout, ok true or false
  *     failed()    nothing: the error is one line on stderr the last record on stdout, ok false
  */
+import { jsonLine, printable, printableLines } from '../printable.js';
 import { describeFailure } from './cli-error.js';
 import { columnsOf, wrap } from './columns.js';
 import { ProgressLine, type ProgressText } from './progress-line.js';
@@ -71,7 +72,7 @@ class JsonOutput implements Output {
   }
 
   #write(record: object): void {
-    process.stdout.write(`${JSON.stringify(record)}\n`);
+    for (const piece of jsonLine(record)) process.stdout.write(piece);
   }
 }
 
@@ -89,7 +90,7 @@ class TextOutput implements Output {
   said(_type: string, _record: object, text?: string): void {
     if (text === undefined) return;
     this.#line.clear();
-    process.stderr.write(`${text}\n`);
+    process.stderr.write(`${printableLines(text)}\n`);
   }
 
   progress(_record: object, text: ProgressText): void {
@@ -114,7 +115,7 @@ export function table(
 ): string {
   const width = Math.max(...rows.map(([name]) => name.length)) + 2;
   const lines = rows.flatMap(([name, value]) =>
-    wrap(value, columns - width).map((line, i) => (i === 0 ? name : '').padEnd(width) + line),
+    wrap(printable(value), columns - width).map((line, i) => (i === 0 ? name : '').padEnd(width) + line),
   );
   return lines.map((line) => `${line}\n`).join('');
 }

@@ -4,6 +4,7 @@
  * Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 128 + n for signal n.
  */
 import { Command, CommanderError } from 'commander';
+import { printableJson, printableLines } from '../printable.js';
 import { EXIT_USAGE } from './cli-error.js';
 import { commandLine, EXAMPLES } from './help.js';
 
@@ -49,6 +50,8 @@ export async function runProgram(version: string, args: readonly string[]): Prom
     .description("QEMU's multifd live-migration data plane: guest RAM over several channels at once.")
     .version(version)
     .exitOverride()
+    // What was given is said again in an error.
+    .configureOutput({ writeErr: (text) => void process.stderr.write(printableLines(text)) })
     .showHelpAfterError('(--help shows what is allowed)')
     .addHelpText('after', EXAMPLES);
   const line = commandLine(args, Object.keys(COMMANDS));
@@ -72,7 +75,7 @@ export async function runProgram(version: string, args: readonly string[]): Prom
     process.exitCode = error.exitCode === 0 ? 0 : EXIT_USAGE;
     if (error.exitCode !== 0 && args.includes('--json')) {
       const message = error.message.replace(/^error: /, '');
-      console.log(JSON.stringify({ type: 'result', ok: false, error: { code: 'ERR_CLI_USAGE', message } }));
+      console.log(printableJson({ type: 'result', ok: false, error: { code: 'ERR_CLI_USAGE', message } }));
     }
   }
 }

@@ -2,6 +2,7 @@
  * One line on a terminal's stderr that is written over and over and cleared at the end. On anything but a terminal
  * it writes nothing.
  */
+import { printable } from '../printable.js';
 import { columnsOf } from './columns.js';
 import { formatRate, formatRatio, formatShare, formatSize, formatTimeLeft } from './format.js';
 
@@ -28,7 +29,7 @@ export class ProgressLine {
     const columns = columnsOf(this.#stream) - 1;
     const line = typeof text === 'string' ? text : text(columns);
     // A file's name in it is not to move the cursor either.
-    this.#stream.write(CLEAR + line.replaceAll(/\p{Cc}/gu, '?').slice(0, columns));
+    this.#stream.write(CLEAR + printable(line).slice(0, columns));
     this.#shown = true;
   }
 

@@ -3,6 +3,7 @@
  * exit code is set. The process then ends by itself: if it did not, something would have been left open.
  */
 import { inspect } from 'node:util';
+import { printable, printableLines } from '../printable.js';
 import { cancelOnSignals } from './cancel.js';
 import { CliError, describeFailure, exitCodeOf } from './cli-error.js';
 import { paintFor } from './colour.js';
@@ -34,7 +35,6 @@ function printError(error: unknown, verbose: boolean): void {
   const { code, message } = describeFailure(error);
   const paint = paintFor(process.stderr, process.env);
   // A name or a peer's text in it is not to move the terminal's cursor.
-  const text = message.replaceAll(/[^\P{Cc}\n]/gu, '?');
-  process.stderr.write(`${paint.bad('multifd:')} ${code}: ${text}\n`);
-  if (verbose) process.stderr.write(`${inspect(error, { depth: 4 })}\n`);
+  process.stderr.write(`${paint.bad('multifd:')} ${printable(code)}: ${printableLines(message)}\n`);
+  if (verbose) process.stderr.write(`${printableLines(inspect(error, { depth: 4 }))}\n`);
 }

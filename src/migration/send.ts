@@ -35,6 +35,7 @@ import {
 } from '../options.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { requireRuntime } from '../runtime.js';
+import { printable } from '../printable.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
 import { SET_UP } from '../set-up.js';
@@ -224,7 +225,7 @@ export function sentOf(
     `uuid ${uuid ?? 'none'} (${SET_UP.uuid})`,
     `no TLS (${SET_UP.tls})`,
   ];
-  return `machine ${machine}, ${withTheirNames.join(', ')}`;
+  return `machine ${printable(machine)}, ${withTheirNames.join(', ')}`;
 }
 
 /** QEMU closes its connections where it refuses, and says why only in its own log. */

@@ -18,6 +18,8 @@ export { MAX_PAGE_SIZE, MIN_PAGE_SIZE } from '../wire/packet.js';
 const MAX_PAGES = 2 ** 32;
 /** Name bytes on the wire, without the NUL. */
 const MAX_NAME_BYTES = 255;
+/** A peer may have thousands. */
+const MAX_NAMES_SAID = 20;
 
 interface AnyBlockOptions {
   /** QEMU's idstr, for instance `pc.ram`: 1 to 255 printable ASCII characters, unique in the session. */
@@ -244,7 +246,9 @@ export class BlockStates<S extends { block: RAMBlock }> {
   find(block: SessionBlock | string): S {
     const state = typeof block === 'string' ? this.#byName.get(block) : this.#states[block?.index];
     if (state === undefined || (typeof block !== 'string' && state.block !== block)) {
-      const allowed = `allowed ${this.#states.map((known) => known.block.name).join(', ')}`;
+      const names = this.#states.slice(0, MAX_NAMES_SAID).map((known) => known.block.name);
+      const more = this.#states.length - names.length;
+      const allowed = `allowed ${names.join(', ')}${more > 0 ? ` and ${more} more` : ''}`;
       const given =
         block instanceof RAMBlock
           ? `one of another session, ${JSON.stringify(block.name)}`

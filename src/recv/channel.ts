@@ -31,6 +31,7 @@ import {
 } from '../channel-thread.js';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { METHODS, type ReceiveMethod } from '../methods/methods.js';
+import { quote } from '../printable.js';
 import { viewBitmaps } from '../ram/bitmap.js';
 import type { BlockDescription } from '../ram/block.js';
 import { FileBlock } from '../ram/file-block.js';
@@ -423,7 +424,7 @@ class ReceiveChannel implements Channel {
             'ERR_MULTIFD_DEVICE_STATE',
             receivedExpected(
               'device state for',
-              `${JSON.stringify(device.idstr)} instance ${device.instanceId}`,
+              `${quote(device.idstr)} instance ${device.instanceId}`,
               (this.#task.devices.length === 0 ? 'no device' : `one of ${this.#task.devices.join(', ')}`) +
                 ` (${SET_UP.devices})`,
             ),

@@ -18,7 +18,7 @@ export interface BoundOptions {
   maxRam?: number;
   /** RAM blocks, 1 to 65536 (default 4096). */
   maxBlocks?: number;
-  /** Bytes of the VM description behind the devices' state, up to 1 GiB (default 16 MiB). */
+  /** Bytes of the VM description behind the devices' state, up to 256 MiB (default 16 MiB). */
   maxDescription?: number;
 }
 
@@ -33,7 +33,7 @@ export const DEFAULT_BOUNDS: Bounds = {
 export const BOUND_RANGES: Record<keyof Bounds, { min: number; max: number }> = {
   maxRam: { min: 1, max: Number.MAX_SAFE_INTEGER },
   maxBlocks: { min: 1, max: 65536 },
-  maxDescription: { min: 1, max: 2 ** 30 },
+  maxDescription: { min: 1, max: 2 ** 28 },
 };
 
 /** Among the keys of those options that have them. */

@@ -1,6 +1,7 @@
 /**
  * The error codes of this folder, by meaning: the one place that says which of `ERROR_CODES` a meaning has.
  */
+export { quote } from '../printable.js';
 import { type ErrorCode, MultifdError, receivedExpected } from '../errors.js';
 
 export const STREAM_ERRORS = {
@@ -42,10 +43,4 @@ export function refusal(
   expected: unknown,
 ): MultifdError {
   return new MultifdError(STREAM_ERRORS[error], receivedExpected(what, received, expected));
-}
-
-/** A peer's text for a message: in quotes, and nothing in it that a terminal would act on. */
-export function quote(text: string): string {
-  const escape = (char: string): string => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`;
-  return `"${text.replaceAll(/[^\x20-\x7e]|["\\]/g, escape)}"`;
 }

@@ -21,6 +21,7 @@
  * that live as long as the channel.
  */
 import { MultifdError, hex32, receivedExpected, type ErrorCode } from '../errors.js';
+import { quote } from '../printable.js';
 import { SET_UP } from '../set-up.js';
 import { MULTIFD_MAGIC, MULTIFD_VERSION } from './hello.js';
 
@@ -282,7 +283,7 @@ function findBlock(
   const name = blockName(bytes, begin);
   const block = expected.findBlock(name);
   if (block === undefined) {
-    const received = receivedExpected('ramblock', JSON.stringify(name), 'a known RAM block');
+    const received = receivedExpected('ramblock', quote(name), 'a known RAM block');
     return refuse(into, 'ERR_MULTIFD_RAMBLOCK', `${received}: ${SET_UP.blocks}`);
   }
   expected.last = { name: Buffer.from(bytes.subarray(at, end)), block };
@@ -333,7 +334,7 @@ function refuseOffset(
   const offset = view.getUint32(at) * TWO_32 + view.getUint32(at + 4);
   const isBeyond = offset > blockSize - pageSize;
   const allowed = isBeyond ? `at most ${blockSize - pageSize}` : `a multiple of ${pageSize}`;
-  const received = receivedExpected(`offset ${i} in ${JSON.stringify(name)}`, offset, allowed);
+  const received = receivedExpected(`offset ${i} in ${quote(name)}`, offset, allowed);
   const [what, where] = isBeyond
     ? ['the size of the block', SET_UP.blocks]
     : ['the page size', SET_UP.pageSize];

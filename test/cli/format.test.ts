@@ -86,7 +86,7 @@ t.test('a progress line is written over itself, cut to the width, and cleared at
   line.show('a\nb\x1b[2J');
   line.clear();
   line.clear();
-  t.strictSame(written, ['\r\x1b[K512 MiB of', '\r\x1b[Kshort', '\r\x1b[Ka?b?[2J', '\r\x1b[K']);
+  t.strictSame(written, ['\r\x1b[K512 MiB of', '\r\x1b[Kshort', '\r\x1b[Ka\\x0ab\\x1b', '\r\x1b[K']);
 });
 
 t.test('there is no progress line without a terminal, on a dumb one, or unwanted', async (t) => {
