@@ -20,7 +20,7 @@ import { remark, remarksTold, type Remark } from './support/remark.js';
 import { boundOf, figure, isMissed, type Results } from './support/results.js';
 
 const BENCHES = [
-  ...['limit', 'kernels', 'handover', 'none', 'zero', 'codec', 'memory', 'growth', 'startup'],
+  ...['limit', 'kernels', 'handover', 'none', 'zero', 'codec', 'memory', 'growth', 'startup', 'attack'],
   ...['qemu', 'qemu-file'],
 ];
 /** Only when named, for the time that they take. */

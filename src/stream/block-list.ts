@@ -21,6 +21,7 @@
  * Behind an entry that is not the last one the next byte tells. Behind the last one the list may be all that there is for
  * now: a source of ours sends no more before it has its PONG. So a page_size there is left for the next record to show.
  */
+import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MAX_PAGE_SIZE, MIN_PAGE_SIZE } from '../ram/block.js';
 import { type Bounds, DEFAULT_BOUNDS, atMost } from './bounds.js';
 import type { ByteReader } from './byte-reader.js';
@@ -29,6 +30,8 @@ import { decodeName, encodeName, encodeU32 } from './configuration.js';
 
 /** 16 TiB of pages of 4 KiB in all, as for one block: a page's index has 32 bits. */
 export const MAX_RAM_PAGES = 2 ** 32;
+/** Each takes some ten microseconds. */
+const BLOCKS_A_TURN = 128;
 export const MAPPED_RAM_HEADER_BYTES = 28;
 export const MAPPED_RAM_VERSION = 1;
 
@@ -146,6 +149,8 @@ export async function decodeBlockList(
     }
     blocks.push(block);
     options.onBlock?.(block, at);
+    // Thousands of them come in one read.
+    if (blocks.length % BLOCKS_A_TURN === 0) await yieldToLoop();
   }
   return blocks;
 }

@@ -31,6 +31,8 @@ import type { TailScanner } from './vm-description.js';
 const GATHER_BYTES = 65536;
 /** Of a bitmap at once: 1 MiB. */
 const BITMAP_PIECE_PAGES = 2 ** 23;
+/** Of blocks that are small. */
+const BITMAPS_A_TURN = 64;
 /** Of the VM description's length, which stands before it. */
 const LENGTH_BYTES = 4;
 
@@ -116,7 +118,8 @@ export class MappedRamWriter {
   async keep(bitmapOf: (block: MappedRamBlock) => Int32Array): Promise<number> {
     this.#finished = true;
     await this.#flush();
-    for (const block of this.#blocks ?? []) {
+    for (const [index, block] of (this.#blocks ?? []).entries()) {
+      if (index % BITMAPS_A_TURN === 0) await yieldToLoop();
       const words = bitmapOf(block);
       if (words.length < Math.ceil(block.pageCount / 32)) {
         const expected = Math.ceil(block.pageCount / 32);

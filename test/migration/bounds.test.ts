@@ -28,6 +28,8 @@ import { play } from './captures.js';
 import { HandDestination } from './peers.js';
 
 const WAIT_MS = 20_000;
+/** The main stream last: when it is refused all others have connected. */
+const ORDER: ('main' | number)[] = [0, 1, 'main'];
 const TIB = 2 ** 40;
 /** A device's section, and EOF. */
 const TAIL = Buffer.from('04000000000178000000000000000' + '17e0000000000', 'hex');
@@ -75,7 +77,7 @@ async function receive(
     result = receiveMigration({ address: { port: 0 }, out, onListening: resolve, ...options });
     result.catch(reject);
   });
-  const { sockets } = await play(address, claiming(claims));
+  const { sockets } = await play(address, claiming(claims), ORDER);
   t.teardown(() => sockets.forEach((socket) => socket.destroy()));
   return within(result, WAIT_MS, 'receiveMigration()');
 }
@@ -122,7 +124,7 @@ for (const [option, bound, claims, received] of TOO_MUCH) {
       result = relayMigration({ ...common, [option]: bound });
       result.catch(reject);
     });
-    const { sockets } = await play(address, claiming(claims));
+    const { sockets } = await play(address, claiming(claims), ORDER);
     t.teardown(() => sockets.forEach((socket) => socket.destroy()));
     const error = await failure(result, 'ERR_MULTIFD_STREAM');
     t.match(error.message, `source: main stream`);
@@ -223,7 +225,7 @@ t.test('maxStrays: so many connections may be there that say nothing, then the o
     );
   }
   await eventually(() => strays() === 6, 'the oldest are dropped');
-  const { sockets } = await play(address, claiming({}));
+  const { sockets } = await play(address, claiming({}), ORDER);
   t.teardown(() => sockets.forEach((socket) => socket.destroy()));
   await within(result, WAIT_MS, 'receiveMigration()');
 });

@@ -795,6 +795,15 @@ t.test('a list of 4096 blocks is read, and one more is refused', async (t) => {
     code: STREAM_ERRORS.limit,
     message: /RAM blocks: received more than 4096, expected at most 4096/,
   });
+  // All of it is here at once.
+  let turns = 0;
+  let timer = setImmediate(function next() {
+    turns++;
+    timer = setImmediate(next);
+  });
+  await parse(bytes);
+  clearImmediate(timer);
+  t.ok(turns >= 30, `the event loop has turned ${turns} times meanwhile`);
 });
 
 t.test('the page size of the options is used where the stream has none', async (t) => {
