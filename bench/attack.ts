@@ -6,6 +6,8 @@
  *     4 TiB of RAM             two bitmaps of 128 MiB, a file of 4 TiB
  *     4096 blocks              each a range of the same file, on each channel
  *     2000 connections         that say nothing
+ *     zstd                     packets of as many blocks as may be, one byte each, and a window of 32 MiB on each channel;
+ *                              and a window above that
  */
 import { once } from 'node:events';
 import fs from 'node:fs';
@@ -23,6 +25,7 @@ import {
   encodeMemSize,
   encodeSection,
 } from '../src/stream/main-writer.js';
+import { MULTIFD_FLAG_ZSTD, MULTIFD_PACKET_BYTES } from '../src/wire/packet.js';
 import type { AttackCost, AttackStart } from './support/attack-endpoint.js';
 import { Child } from './support/child.js';
 import { row, type Row } from './support/measure.js';
@@ -36,7 +39,12 @@ const TURN_CEILING = 50;
 const DEVICE = Buffer.from('04' + '00000000' + '0178' + '00000000' + '00000001' + '7e00000000', 'hex');
 const MAGIC = 0x11223344;
 const HELLO_BYTES = 64;
-const PACKET_BYTES = 320 + 8 * 128;
+const PAGES = 128;
+const PACKET_BYTES = 320 + 8 * PAGES;
+/** One for each 256 bytes of a packet's pages, and 16: src/methods/zstd-frame.ts. */
+const ZSTD_BLOCKS = 16 + MULTIFD_PACKET_BYTES / 256;
+const ZSTD_PACKETS = 64;
+const NOTHING = Buffer.alloc(0);
 
 interface Claims {
   blocks?: number;
@@ -48,6 +56,8 @@ interface Claims {
 interface Attack {
   claims?: Claims;
   channels?: number;
+  /** Windows' logarithm of the packets with pages that each channel brings. */
+  zstdWindowLog?: number;
   /** Connections that say nothing. */
   silent?: number;
   /** A capture with this description is described, and nothing is received. */
@@ -82,6 +92,16 @@ const ATTACKS: Record<string, Attack> = {
   'description of 16 MiB, devices, in a file': { inFile: DEVICES, ceilings: { seconds: 5, memory: 200 } },
   '4 TiB of RAM': { claims: { size: DEFAULT_BOUNDS.maxRam }, ceilings: { seconds: 5, memory: 64 } },
   '4096 blocks': { claims: { blocks: 4096 }, ceilings: { seconds: 5, memory: 100, descriptors: 32 } },
+  'zstd, 64 packets of 2064 blocks': {
+    claims: { size: MULTIFD_PACKET_BYTES },
+    zstdWindowLog: 25,
+    ceilings: { seconds: 10, memory: 200 },
+  },
+  'zstd, a window of 128 MiB': {
+    claims: { size: MULTIFD_PACKET_BYTES },
+    zstdWindowLog: 27,
+    ceilings: { seconds: 5, memory: 64 },
+  },
   '2000 silent connections': { claims: {}, silent: 2000, ceilings: { descriptors: 300, memory: 64 } },
 };
 
@@ -103,11 +123,21 @@ export async function* run(): AsyncGenerator<Row, void, undefined> {
   }
 }
 
-async function costOf({ claims = {}, channels = 2, silent = 0, inFile }: Attack): Promise<AttackCost> {
+async function costOf({
+  claims = {},
+  channels = 2,
+  silent = 0,
+  inFile,
+  zstdWindowLog,
+}: Attack): Promise<AttackCost> {
   const file = path.join(os.tmpdir(), `multifd-attack-${process.pid}.bin`);
   try {
     if (inFile !== undefined) fs.writeFileSync(file, mainStream({ description: inFile }));
-    const start: AttackStart = { channels, ...(inFile !== undefined && { file }) };
+    const start: AttackStart = {
+      channels,
+      compression: zstdWindowLog === undefined ? 'none' : 'zstd',
+      ...(inFile !== undefined && { file }),
+    };
     const child = new Child('./attack-endpoint.js', start);
     await play(await addressOf(child), {}, channels);
     if (inFile === undefined) {
@@ -115,7 +145,7 @@ async function costOf({ claims = {}, channels = 2, silent = 0, inFile }: Attack)
       const sockets = await connectMany(address, silent);
       // They are to be there, and to be dropped.
       if (silent > 0) await sleep(500);
-      await play(address, claims, channels);
+      await play(address, claims, channels, zstdWindowLog);
       for (const socket of sockets) socket.destroy();
     }
     const cost = await child.next<AttackCost>();
@@ -145,8 +175,14 @@ function connect(address: Address): net.Socket {
 }
 
 /** Main stream and channels, to the end of what they have to say. */
-async function play(address: Address, claims: Claims, channels: number): Promise<void> {
-  const sockets = [mainStream(claims), ...channelStreams(channels)].map((bytes) => {
+async function play(
+  address: Address,
+  claims: Claims,
+  channels: number,
+  zstdWindowLog?: number,
+): Promise<void> {
+  const pages = zstdWindowLog === undefined ? NOTHING : tinyBlocks(zstdWindowLog);
+  const sockets = [mainStream(claims), ...channelStreams(channels, pages)].map((bytes) => {
     const socket = connect(address).resume();
     socket.end(bytes);
     return socket;
@@ -169,8 +205,33 @@ function mainStream({ blocks = 1, size = PAGE, description = '{"devices": []}' }
   ]);
 }
 
-/** Hello, and a SYNC for each of the two sync points. */
-function channelStreams(count: number): Buffer[] {
+/** Packets of one zstd frame: in each as many blocks of a byte as are taken, and four that make up its pages. */
+function tinyBlocks(windowLog: number): Buffer {
+  const tiny = ZSTD_BLOCKS - 4;
+  const block = (bytes: number): Buffer => {
+    const rle = Buffer.alloc(4, 0x5a);
+    rle.writeUIntLE((bytes << 3) | 2, 0, 3);
+    return rle;
+  };
+  const rest = MULTIFD_PACKET_BYTES - tiny;
+  const large = [2 ** 17, 2 ** 17, 2 ** 17, rest - 3 * 2 ** 17].map(block);
+  const blocks = Buffer.concat([...Array.from({ length: tiny }, () => block(1)), ...large]);
+  const begin = Buffer.from([0x28, 0xb5, 0x2f, 0xfd, 0, (windowLog - 10) << 3]);
+  const packets = Array.from({ length: ZSTD_PACKETS }, (_, i) => {
+    const payload = i === 0 ? Buffer.concat([begin, blocks]) : blocks;
+    const header = Buffer.alloc(PACKET_BYTES);
+    for (const [at, word] of [MAGIC, 1, MULTIFD_FLAG_ZSTD, PAGES, PAGES, payload.length].entries()) {
+      header.writeUInt32BE(word, 4 * at);
+    }
+    header.write('block0', 64);
+    for (let page = 0; page < PAGES; page++) header.writeBigUInt64BE(BigInt(PAGE * page), 320 + 8 * page);
+    return Buffer.concat([header, payload]);
+  });
+  return Buffer.concat(packets);
+}
+
+/** Hello, and a SYNC for each of the two sync points; in between the pages, if there are any. */
+function channelStreams(count: number, pages: Buffer): Buffer[] {
   return Array.from({ length: count }, (_, id) => {
     const bytes = Buffer.alloc(HELLO_BYTES + 2 * PACKET_BYTES);
     for (const at of [0, HELLO_BYTES, HELLO_BYTES + PACKET_BYTES]) {
@@ -179,6 +240,7 @@ function channelStreams(count: number): Buffer[] {
       if (at > 0) bytes.writeUInt32BE(1, at + 8);
     }
     bytes[24] = id;
-    return bytes;
+    const first = HELLO_BYTES + PACKET_BYTES;
+    return Buffer.concat([bytes.subarray(0, first), pages, bytes.subarray(first)]);
   });
 }

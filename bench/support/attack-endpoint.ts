@@ -6,11 +6,12 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { describeMigrationFile, receiveMigration, type Address } from '../../src/index.js';
+import { describeMigrationFile, receiveMigration, type Address, type Compression } from '../../src/index.js';
 import { serve, type Peer } from './child.js';
 
 export interface AttackStart {
   channels: number;
+  compression: Compression;
   /** To be described, in place of a migration. */
   file?: string;
 }
@@ -57,10 +58,15 @@ async function costOf(attacked: () => Promise<string>): Promise<AttackCost> {
   };
 }
 
-async function receive(folder: string, channels: number, parent: Peer): Promise<string> {
+async function receive(
+  folder: string,
+  { channels, compression }: AttackStart,
+  parent: Peer,
+): Promise<string> {
   const received = receiveMigration({
     address: { port: 0 },
     channels,
+    compression,
     out: path.join(folder, 'vm.mig'),
     overwrite: true,
     onListening: (address: Address) => parent.tell({ address }),
@@ -71,13 +77,14 @@ async function receive(folder: string, channels: number, parent: Peer): Promise<
   );
 }
 
-serve<AttackStart>(async ({ channels, file }, parent) => {
+serve<AttackStart>(async (start, parent) => {
+  const { file } = start;
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-attack-'));
   process.on('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
-  await receive(folder, channels, parent);
+  await receive(folder, start, parent);
   const attacked =
     file === undefined
-      ? () => receive(folder, channels, parent)
+      ? () => receive(folder, start, parent)
       : () =>
           describeMigrationFile(file).then(({ vmDescription }) => `${vmDescription?.devices.length} devices`);
   parent.tell(await costOf(attacked));
