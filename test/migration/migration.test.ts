@@ -22,6 +22,7 @@ import { analyze } from '../support/analyze.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { CAPTURES, PC_RAM, play, ramOf, readBytes, streamsOf, tailOf } from './captures.js';
+import { some } from '../support/some.js';
 
 const WAIT_MS = 20_000;
 
@@ -120,7 +121,7 @@ for (const name of ['q100-mappedram-multifd', 'q100-mappedram-single']) {
   }
 }
 
-for (const capture of CAPTURES) {
+for (const capture of some(CAPTURES, 3)) {
   t.test(`${capture.name}: relayed with other channels and zstd, received equal`, async (t) => {
     const out = path.join(folder(t), 'vm.mig');
     const sink = await listening((onListening) =>

@@ -11,6 +11,7 @@ import { Run } from '../cli/cli.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { streamsOf } from './captures.js';
+import { some } from '../support/some.js';
 
 const WAIT_MS = 20_000;
 const ACK = '00070000';
@@ -69,8 +70,8 @@ const CASES: Case[] = [
   { capture: 'q100-none', receive: 'always', relay: 'always', acks: 1 },
 ];
 
-for (const it of CASES) {
-  for (const relayed of [false, true]) {
+for (const [index, it] of CASES.entries()) {
+  for (const relayed of some([false, true], 2, index % 2)) {
     const { capture, machine, receive = 'auto', relay = 'auto', acks } = it;
     const who = `${capture}${machine === undefined ? '' : ` as ${machine}`}, receive ${receive}`;
     const expected = relayed ? (it.relayed ?? acks) : acks;

@@ -8,6 +8,7 @@ import { captureServer } from '../support/capture-server.js';
 import { Random } from '../support/random.js';
 import { decodeChannel, type RefRAMPacket } from '../support/reference-decoder.js';
 import { within } from '../support/within.js';
+import { some } from '../support/some.js';
 
 const PAGE = 4096;
 const PAGES = 16384;
@@ -17,7 +18,7 @@ const PHASES = 3;
 const WAIT_MS = 30_000;
 
 for (const kind of ['shared', 'listed'] as const) {
-  for (let seed = 1; seed <= 6; seed++) {
+  for (const seed of some([1, 2, 3, 4, 5, 6], 3)) {
     t.test(`${kind}, seed ${seed}`, async (t) => {
       const random = new Random(seed);
       const memory = new SharedArrayBuffer(PAGES * PAGE);

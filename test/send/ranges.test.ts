@@ -9,6 +9,7 @@ import t from 'tap';
 import { createReceiver, createSender, type Compression, type RAMBlockOptions } from '../../src/index.js';
 import { Random } from '../support/random.js';
 import { within } from '../support/within.js';
+import { some } from '../support/some.js';
 
 const PAGE = 4096;
 const PAGES = 3000;
@@ -33,7 +34,9 @@ function paint(bytes: Buffer, random: Random): void {
   }
 }
 
-for (let seed = 1; seed <= 12; seed++) {
+const SEEDS = Array.from({ length: 12 }, (_, i) => i + 1);
+
+for (const seed of some(SEEDS, 5)) {
   const compression = (['none', 'none', 'zstd', 'zlib'] as const satisfies Compression[])[seed % 4];
   const channels = 1 + (seed % 3);
   t.test(`${channels} channels, ${compression}, seed ${seed}`, async (t) => {

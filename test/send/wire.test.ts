@@ -18,6 +18,7 @@ import {
   type RefRAMPacket,
 } from '../support/reference-decoder.js';
 import { within } from '../support/within.js';
+import { some } from '../support/some.js';
 
 const PAGE = 4096;
 const WAIT_MS = 30_000;
@@ -281,8 +282,8 @@ const METHODS: [Compression, Options][] = [
   ['zstd', { zstdLevel: 20 }],
 ];
 
-for (const [compression, level] of METHODS) {
-  for (const pageSize of [4096, 65536]) {
+for (const [index, [compression, level]] of METHODS.entries()) {
+  for (const pageSize of some([4096, 65536], 2, index % 2)) {
     const name = `${compression}${Object.values(level)
       .map((value) => ` level ${value as number}`)
       .join('')}`;
@@ -827,10 +828,10 @@ function asChannel(flags: number, payloads: { payload: Buffer; pages: Buffer }[]
   return Buffer.concat(parts);
 }
 
-const BACKENDS: [string, 'zlib' | 'zstd', number[], (level: number) => SendMethod][] = [
+const BACKENDS: [string, 'zlib' | 'zstd', readonly number[], (level: number) => SendMethod][] = [
   ['zlib, one stream', 'zlib', [0, 1, 6, 9], (level) => createZlibSender(level, true)],
   ['zlib, a raw deflate for each packet', 'zlib', [0, 1, 6, 9], (level) => createZlibSender(level, false)],
-  ['zstd of @mongodb-js/zstd', 'zstd', [1, 3, 20], (level) => createZstdSender(level, false)],
+  ['zstd of @mongodb-js/zstd', 'zstd', some([1, 3, 20], 2), (level) => createZstdSender(level, false)],
 ];
 if (hasNodeZstd)
   BACKENDS.push(['zstd of Node', 'zstd', [1, 3, 20], (level) => createZstdSender(level, true)]);

@@ -53,6 +53,7 @@ t.test('255 channels start, migrate and end', async (t) => {
     'every channel has had both syncs',
   );
   await within(Promise.all([sender.end(), receiver.end()]), LIMIT_MS, 'end()');
-  t.strictSame(await leftovers.found(), [], 'nothing is left');
+  // The kernel takes its time with 510 threads on a machine that is busy.
+  t.strictSame(await leftovers.found(LIMIT_MS), [], 'nothing is left');
   t.equal(pendingHusks(), 0, 'no connection waits to be freed');
 });
