@@ -11,8 +11,7 @@
  * Memory: the devices, where they are wanted, and the JSON, where it is; of descriptions up to `maxBytes`. One above it
  * is found as well, so that the end of the tail is known, but of it nothing is kept.
  */
-import { VmDescriptionReader, type Place } from './description-reader.js';
-import type { VmDescription } from './vm-description.js';
+import { VmDescriptionReader, type Place, type VmDescription } from './description-reader.js';
 
 const HEAD = Buffer.of(0x00, 0x06);
 export const HEAD_BYTES = 6;

@@ -17,7 +17,22 @@ import { MultifdError } from '../errors.js';
 import { CAPTURE_BYTES, JsonReader } from './json-reader.js';
 import { STREAM_ERRORS, quote } from './codes.js';
 import { isEarlyDevice } from './other-sections.js';
-import type { VmDescription, VmDevice } from './vm-description.js';
+
+export interface VmDevice {
+  /** For instance `0000:00:01.3/piix4_pm`; any text: `quote()` it for people. */
+  name: string;
+  instanceId: number;
+  /** Of its state's format, where given. */
+  version?: number;
+  /** Of its state in the stream, without section head and footer; where all sizes are given. */
+  bytes?: number;
+}
+
+export interface VmDescription {
+  /** Target page size. */
+  pageSize?: number;
+  devices: VmDevice[];
+}
 
 /** Subsections within subsections; QEMU has hardly more than one within another. */
 const MAX_DEPTH = 32;

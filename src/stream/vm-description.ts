@@ -28,29 +28,16 @@ import {
   SECTION_IDS_BYTES,
   VmDescriptionReader,
   type Place,
+  type VmDescription,
 } from './description-reader.js';
 import { isEarlyDevice } from './other-sections.js';
 import { QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL } from './records.js';
 
+export type { VmDescription, VmDevice } from './description-reader.js';
+
 export const MAX_VM_DESCRIPTION_BYTES = DEFAULT_BOUNDS.maxDescription;
 /** Sections are numbered from 0 on; no machine has so many. */
 const MAX_SECTION_ID = 0xffff;
-
-export interface VmDevice {
-  /** For instance `0000:00:01.3/piix4_pm`; any text: `quote()` it for people. */
-  name: string;
-  instanceId: number;
-  /** Of its state's format, where given. */
-  version?: number;
-  /** Of its state in the stream, without section head and footer; where all sizes are given. */
-  bytes?: number;
-}
-
-export interface VmDescription {
-  /** Target page size. */
-  pageSize?: number;
-  devices: VmDevice[];
-}
 
 /**
  * In one piece: for who has it already, and not for what a peer sends.
