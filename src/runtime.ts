@@ -6,7 +6,9 @@
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import zlib from 'node:zlib';
 import { MultifdError } from './errors.js';
+import type { Compression } from './options.js';
 
 /** Node's permission model; undefined without --permission. Not in every version of the types. */
 interface Permission {
@@ -39,8 +41,12 @@ export interface ThreadOptions {
  * @param name of its file in workers
  * @throws MultifdError ERR_MULTIFD_RUNTIME
  */
-export function threadOptions(name: 'send-channel' | 'recv-channel'): ThreadOptions {
+export function threadOptions(
+  name: 'send-channel' | 'recv-channel',
+  compression: Compression,
+): ThreadOptions {
   requireRuntime();
+  if (compression === 'zstd') requireZstd();
   // NODE_OPTIONS would have each thread load what the embedder preloads (loaders, tracing agents): many times the start-up
   // of a thread that has no use for it.
   const env = { ...process.env };
@@ -76,6 +82,21 @@ function requirePermission(scope: string, flag: string, why: string): void {
     'ERR_MULTIFD_RUNTIME',
     `received --permission without ${flag}, expected both: ${why}`,
   );
+}
+
+/** Under --permission an addon needs a flag of its own, which cannot be asked for: it is tried. */
+function requireZstd(): void {
+  const { permission } = process as unknown as { permission?: Permission };
+  if (permission === undefined || 'createZstdCompress' in zlib) return;
+  try {
+    createRequire(import.meta.url)('@mongodb-js/zstd/bindings');
+  } catch (cause) {
+    throw new MultifdError(
+      'ERR_MULTIFD_RUNTIME',
+      'received --permission without --allow-addons, expected both: on this Node zstd is a native addon',
+      { cause },
+    );
+  }
 }
 
 function threadFile(name: string): string {

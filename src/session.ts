@@ -120,7 +120,7 @@ export abstract class Session implements AsyncDisposable {
     });
     this.done.catch(() => {});
     this.#pool = new Piscina({
-      ...threadOptions(thread),
+      ...threadOptions(thread, compression),
       name: 'default',
       // The first ones at once, for a receiver that waits for its source; see #mayStart() for the others.
       minThreads: Math.min(control.channels, MAX_BOOTING),

@@ -3,6 +3,7 @@ import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
+import zlib from 'node:zlib';
 import { build } from 'esbuild';
 import t from 'tap';
 import { WITHOUT_TAP } from './cli/cli.js';
@@ -54,6 +55,20 @@ t.test('without --allow-worker each call says so', (t) => {
   t.strictSame(node([...flags, '--allow-worker'], IMPORT + USE), { lines: ['ok'], status: 0 });
   t.end();
 });
+
+t.test(
+  'without --allow-addons zstd says so, where it is an addon',
+  { skip: 'createZstdCompress' in zlib ? 'this Node has a zstd of its own' : false },
+  (t) => {
+    const flags = [FLAG, '--allow-fs-read=*', '--allow-worker'];
+    const use = IMPORT + USE.replaceAll('blocks: blocks() }', "blocks: blocks(), compression: 'zstd' }");
+    const expected =
+      'ERR_MULTIFD_RUNTIME received --permission without --allow-addons, expected both: on this Node zstd is a native addon';
+    t.strictSame(node(flags, use), { lines: [expected, expected], status: 0 });
+    t.strictSame(node([...flags, '--allow-addons'], use), { lines: ['ok'], status: 0 });
+    t.end();
+  },
+);
 
 t.test(
   'without --allow-net each call says so',
