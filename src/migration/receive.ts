@@ -49,6 +49,7 @@ import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../strea
 import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
+import { settles } from './limits.js';
 import { MainConnection } from './main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -58,7 +59,6 @@ import {
   requirePageSizeTold,
 } from './options.js';
 import { OutputFile } from './output-file.js';
-import { settles } from './send.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 

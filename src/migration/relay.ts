@@ -58,6 +58,7 @@ import { encodeSwitchoverAck, readReturnPath } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
+import { settles, withLimit } from './limits.js';
 import { MainConnection } from './main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -68,7 +69,7 @@ import {
   requirePageSizeTold,
 } from './options.js';
 import { SideErrors, type Side } from './side-errors.js';
-import { PING_VALUE, connectMain, explain, sentOf, settles, withLimit } from './send.js';
+import { PING_VALUE, connectMain, explain, sentOf } from './send.js';
 import { checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 

@@ -22,7 +22,7 @@
  */
 import type { FileHandle } from 'node:fs/promises';
 import net from 'node:net';
-import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
+import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkAddress,
   checkKeys,
@@ -53,6 +53,7 @@ import {
 import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
+import { settles, withLimit } from './limits.js';
 import { MainConnection } from './main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -411,36 +412,5 @@ class OutgoingMigration {
       'ERR_MULTIFD_CONNECTION',
       'the destination closed the main stream before it had loaded all',
     );
-  }
-}
-
-/** By choice: how long the other side may take to notice an end. */
-const LINGER_MS = 2000;
-
-/** Waits for `LINGER_MS` at the most, and never rejects. @returns whether it has come to pass */
-export async function settles(wait: Promise<unknown>): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<false>((resolve) => (timer = setTimeout(() => resolve(false), LINGER_MS)));
-  const done = wait.then(
-    () => true,
-    () => false,
-  );
-  return Promise.race([done, late]).finally(() => clearTimeout(timer));
-}
-
-export async function withLimit<T>(
-  wait: Promise<T>,
-  ms: number,
-  code: ErrorCode,
-  message: string,
-): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new MultifdError(code, message)), ms);
-  });
-  try {
-    return await Promise.race([wait, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
