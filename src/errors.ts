@@ -158,3 +158,8 @@ export function receivedExpected(what: string, received: unknown, expected: unkn
 export function hex32(value: number): string {
   return `0x${(value >>> 0).toString(16).padStart(8, '0')}`;
 }
+
+/** The code of an error of the system, such as ENOENT; empty if it has none. */
+export function codeOf(error: unknown): string {
+  return (error as NodeJS.ErrnoException).code ?? '';
+}

@@ -48,9 +48,15 @@ export class OutputFile {
   #partial = true;
   #named = false;
 
-  private constructor(out: string, overwrite: boolean, handle: FileHandle, lock: OutputLock) {
+  private constructor(
+    out: string,
+    resolved: string,
+    overwrite: boolean,
+    handle: FileHandle,
+    lock: OutputLock,
+  ) {
     this.out = out;
-    this.#path = path.resolve(out);
+    this.#path = resolved;
     this.part = `${this.#path}.part`;
     this.#overwrite = overwrite;
     this.handle = handle;
@@ -59,13 +65,15 @@ export class OutputFile {
 
   /** @throws MultifdError ERR_MULTIFD_IO */
   static async make(out: string, overwrite: boolean): Promise<OutputFile> {
-    const part = `${path.resolve(out)}.part`;
+    // Once, since the working directory may be another one after a wait.
+    const resolved = path.resolve(out);
+    const part = `${resolved}.part`;
     refuseExisting(out, overwrite);
     requireFolder(out);
     const lock = await OutputLock.take(out);
     try {
       // Another one may have finished while the lock was waited for.
-      refuseExisting(out, overwrite);
+      refuseExisting(resolved, overwrite);
       if (overwrite) await removeLeft(part);
       let handle: FileHandle;
       try {
@@ -83,7 +91,7 @@ export class OutputFile {
         await rm(part, { force: true });
         throw error;
       }
-      return new OutputFile(out, overwrite, handle, lock);
+      return new OutputFile(out, resolved, overwrite, handle, lock);
     } catch (error) {
       await lock[Symbol.asyncDispose]();
       throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', part);

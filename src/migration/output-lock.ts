@@ -20,7 +20,7 @@ import fs from 'node:fs/promises';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { MultifdError } from '../errors.js';
+import { MultifdError, codeOf } from '../errors.js';
 import { listenOnUnixSocket } from '../recv/unix-socket.js';
 
 const MODE = 0o600;
@@ -108,10 +108,6 @@ async function elsewhereOf(out: string): Promise<string> {
   } catch (error) {
     throw failed(error, out);
   }
-}
-
-function codeOf(error: unknown): string {
-  return (error as NodeJS.ErrnoException).code ?? '';
 }
 
 function failed(error: unknown, what: string): MultifdError {

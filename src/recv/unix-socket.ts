@@ -21,6 +21,7 @@ import fs from 'node:fs';
 import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { codeOf } from '../errors.js';
 import { MAX_UNIX_PATH_BYTES } from '../options.js';
 
 /** Somebody else's, between bind() and listen(), is through by then. */
@@ -73,15 +74,19 @@ async function bindIn(server: net.Server, folder: string, backlog: number): Prom
   // libuv removes the path that it has bound when the server closes, and the descriptor's number may be another folder's by
   // then: a name that is nobody else's.
   const name = randomBytes(8).toString('hex');
+  await withShortPath(folder, (short) => listen(server, path.join(short, name), backlog));
+  return name;
+}
+
+/** @param use gets a path of the folder that is valid until it is done, and short where there is a /proc */
+async function withShortPath<T>(folder: string, use: (short: string) => Promise<T>): Promise<T> {
   const fd = fs.openSync(folder, 'r');
   try {
     const short = `/proc/self/fd/${fd}`;
-    const where = path.join(fs.existsSync(short) ? short : folder, name);
-    await listen(server, where, backlog);
+    return await use(fs.existsSync(short) ? short : folder);
   } finally {
     fs.closeSync(fd);
   }
-  return name;
 }
 
 function listen(server: net.Server, where: string, backlog?: number): Promise<void> {
@@ -134,20 +139,16 @@ async function isRefused(file: string): Promise<boolean | undefined> {
   const there = fs.lstatSync(file, { throwIfNoEntry: false });
   if (there === undefined) return undefined;
   if (!there.isSocket()) return false;
-  const fd = fs.openSync(path.dirname(file), 'r');
-  const short = `/proc/self/fd/${fd}`;
-  const socket = net.connect(fs.existsSync(short) ? path.join(short, path.basename(file)) : file);
-  try {
+  return withShortPath(path.dirname(file), async (short) => {
+    const socket = net.connect(path.join(short, path.basename(file)));
     const code = await new Promise<string | undefined>((resolve) => {
       socket.once('connect', () => resolve(undefined));
       socket.once('error', (error) => resolve(codeOf(error)));
     });
-    return code === 'ENOENT' ? undefined : code === 'ECONNREFUSED';
-  } finally {
     socket.on('error', () => {});
     socket.destroy();
-    fs.closeSync(fd);
-  }
+    return code === 'ENOENT' ? undefined : code === 'ECONNREFUSED';
+  });
 }
 
 async function takeMutex(file: string): Promise<net.Server> {
@@ -172,8 +173,4 @@ function inUse(file: string): Error {
   return Object.assign(new Error(`listen EADDRINUSE: address already in use ${file}`), {
     code: 'EADDRINUSE',
   });
-}
-
-function codeOf(error: unknown): string {
-  return (error as NodeJS.ErrnoException).code ?? '';
 }
