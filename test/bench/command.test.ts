@@ -1,31 +1,10 @@
 /** The command line of `npm run bench`: what it refuses, and what it says of a bench that cannot run. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import t, { type Test } from 'tap';
+import t from 'tap';
 import { escape } from '../../bench/support/page-html.js';
-import type { Results } from '../../bench/support/results.js';
-import { Run, type Ended } from '../cli/cli.js';
-import { within } from '../support/within.js';
-
-const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
-const WAIT_MS = 60_000;
-/** Takes nine seconds of one core. */
-const BENCH = 'kernels';
-/** Takes half a minute, and is never let come to its end. */
-const LATER = 'limit';
-
-function bench(t: Test, ...args: string[]): Run {
-  return new Run(t, args, { main: MAIN });
-}
-
-function ended(run: Run): Promise<Ended> {
-  return within(run.ended, WAIT_MS, 'end of the bench');
-}
-
-function resultsIn(file: string): Results {
-  return JSON.parse(fs.readFileSync(file, 'utf8')) as Results;
-}
+import { Run } from '../cli/cli.js';
+import { BENCH, LATER, MAIN, bench, ended, resultsIn } from './run-bench.js';
 
 t.test('wrong usage: one line, exit code 2, and no file', async (t) => {
   const folder = t.testdir({ page: '', link: t.fixture('symlink', 'page') });

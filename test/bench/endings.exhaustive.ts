@@ -1,30 +1,9 @@
 /** What the files of `npm run bench` have however a run ends; with benches that run, half a minute of a core. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import t, { type Test } from 'tap';
-import type { Results } from '../../bench/support/results.js';
-import { Run, type Ended } from '../cli/cli.js';
+import t from 'tap';
 import { within } from '../support/within.js';
-
-const MAIN = fileURLToPath(new URL('../../bench/main.js', import.meta.url));
-const WAIT_MS = 60_000;
-/** Takes nine seconds of one core; its rows come at its end. */
-const BENCH = 'kernels';
-/** Takes half a minute, and is never let come to its end. */
-const LATER = 'limit';
-
-function bench(t: Test, ...args: string[]): Run {
-  return new Run(t, args, { main: MAIN });
-}
-
-function ended(run: Run): Promise<Ended> {
-  return within(run.ended, WAIT_MS, 'end of the bench');
-}
-
-function resultsIn(file: string): Results {
-  return JSON.parse(fs.readFileSync(file, 'utf8')) as Results;
-}
+import { BENCH, LATER, WAIT_MS, bench, ended, resultsIn } from './run-bench.js';
 
 t.test(
   'neither a stdout that is closed nor a file that cannot be written costs the other file',
