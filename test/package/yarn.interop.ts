@@ -1,6 +1,10 @@
-/** Yarn's Plug'n'Play, which keeps packages in archives: the packed package, installed by Yarn, migrates. Needs a registry. */
+/**
+ * Yarn's Plug'n'Play, which keeps packages in archives: the packed package, installed by Yarn, migrates. Yarn takes every
+ * dependency from this checkout's node_modules and asks no registry, whose address and reach are the machine's own matter.
+ */
 import { execFile } from 'node:child_process';
 import fs from 'node:fs';
+import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -9,7 +13,37 @@ import t from 'tap';
 
 const run = promisify(execFile);
 const root = fileURLToPath(new URL('../../../', import.meta.url));
-const YARN = '@yarnpkg/cli-dist@4';
+const yarn = createRequire(import.meta.url).resolve('@yarnpkg/cli-dist/bin/yarn.js');
+
+interface Manifest {
+  version: string;
+  dependencies?: Record<string, string>;
+  optionalDependencies?: Record<string, string>;
+}
+
+/** Where each package that the one in `folder` needs lies; those for other machines, which are not installed, are empty. */
+function installed(
+  folder: string,
+  stubs: string,
+  found: Record<string, string> = {},
+): Record<string, string> {
+  const read = (at: string) => JSON.parse(fs.readFileSync(path.join(at, 'package.json'), 'utf8')) as Manifest;
+  const { dependencies, optionalDependencies } = read(folder);
+  for (const [name, range] of Object.entries({ ...dependencies, ...optionalDependencies })) {
+    if (found[name] !== undefined) continue;
+    const at = path.join(root, 'node_modules', name);
+    found[name] = `file:${at}`;
+    if (fs.existsSync(at)) {
+      installed(at, stubs, found);
+      continue;
+    }
+    const stub = path.join(stubs, name.replace('/', '-'));
+    fs.mkdirSync(stub, { recursive: true });
+    fs.writeFileSync(path.join(stub, 'package.json'), JSON.stringify({ name, version: range }));
+    found[name] = `file:${stub}`;
+  }
+  return found;
+}
 
 const USE = `
 import { createReceiver, createSender } from 'multifd';
@@ -31,17 +65,17 @@ for (const compression of ['none', 'zlib', 'zstd']) {
 t.test("under Yarn's Plug'n'Play each method migrates", { timeout: 120_000 }, async (t) => {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-yarn-'));
   t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
-  const [tool, project] = ['tool', 'project'].map((name) => path.join(folder, name));
-  fs.mkdirSync(tool);
+  const project = path.join(folder, 'project');
   fs.mkdirSync(project);
-  const env = { ...process.env, NODE_OPTIONS: '' };
+  const env = { ...process.env, NODE_OPTIONS: '', YARN_GLOBAL_FOLDER: path.join(folder, 'yarn') };
   const limit = { timeout: 100_000, env };
   const pack = ['pack', '--json', '--ignore-scripts', '--pack-destination', folder];
   const { stdout } = await run('npm', pack, { cwd: root, ...limit });
   const [{ filename }] = JSON.parse(stdout) as [{ filename: string }];
-  fs.writeFileSync(path.join(tool, 'package.json'), '{ "private": true }');
-  await run('npm', ['install', '--no-audit', '--no-fund', YARN], { cwd: tool, ...limit });
-  fs.writeFileSync(path.join(project, '.yarnrc.yml'), 'nodeLinker: pnp\nenableTelemetry: false\n');
+  fs.writeFileSync(
+    path.join(project, '.yarnrc.yml'),
+    'nodeLinker: pnp\nenableTelemetry: false\nenableNetwork: false\nenableScripts: false\n',
+  );
   fs.writeFileSync(
     path.join(project, 'package.json'),
     JSON.stringify({
@@ -49,12 +83,17 @@ t.test("under Yarn's Plug'n'Play each method migrates", { timeout: 120_000 }, as
       private: true,
       type: 'module',
       dependencies: { multifd: `file:${path.join(folder, filename)}` },
+      resolutions: installed(root, path.join(folder, 'stubs')),
     }),
   );
   fs.writeFileSync(path.join(project, 'use.js'), USE);
-  const yarn = path.join(tool, 'node_modules/@yarnpkg/cli-dist/bin/yarn.js');
-  await run(process.execPath, [yarn, 'install'], { cwd: project, ...limit });
+  // Yarn says what is wrong on standard output, which the error that execFile gives leaves out.
+  const under = (args: string[]) =>
+    run(process.execPath, [yarn, ...args], { cwd: project, ...limit }).catch((cause: { stdout?: string }) => {
+      throw new Error(`yarn ${args.join(' ')}: ${cause.stdout ?? ''}`, { cause });
+    });
+  await under(['install', '--no-immutable']);
   t.notOk(fs.existsSync(path.join(project, 'node_modules/multifd')), 'it lies in an archive');
-  const used = await run(process.execPath, [yarn, 'node', 'use.js'], { cwd: project, ...limit });
+  const used = await under(['node', 'use.js']);
   t.equal(used.stdout, 'none true\nzlib true\nzstd true\n');
 });
