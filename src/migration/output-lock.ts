@@ -7,7 +7,7 @@
  * the folder, in other containers too. Neither an age nor a process id would be proof.
  *
  *     OUT.lock    not there                   held
- *                 a socket that is left over  its maker is dead: taken over by one (recv/unix-socket.ts), and held
+ *                 a socket that is left over  its maker is dead: taken over by one (transport/unix-socket.ts), and held
  *                 anything else               it lives: ERR_MULTIFD_IO
  *
  * A file system without sockets has its lock in the temporary folder, under a name made of the folder's device and inode.
@@ -21,7 +21,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { MultifdError, codeOf } from '../errors.js';
-import { listenOnUnixSocket } from '../recv/unix-socket.js';
+import { listenOnUnixSocket } from '../transport/unix-socket.js';
 
 const MODE = 0o600;
 /** The file system has no sockets, or none of that name. */

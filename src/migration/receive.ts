@@ -50,7 +50,7 @@ import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { settles } from './limits.js';
-import { MainConnection } from './main-connection.js';
+import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
   callHook,

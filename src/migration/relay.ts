@@ -59,7 +59,7 @@ import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { settles, withLimit } from './limits.js';
-import { MainConnection } from './main-connection.js';
+import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
   callHook,

@@ -54,7 +54,7 @@ import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { settles, withLimit } from './limits.js';
-import { MainConnection } from './main-connection.js';
+import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
   OUTGOING_KEYS,

@@ -1,6 +1,6 @@
 /** What a session does not see: that its main stream stands still as well. */
 import { MultifdError } from '../errors.js';
-import { watchStall } from '../shared/stall.js';
+import { watchStall } from '../transport/stall.js';
 
 export const STALL_TIMEOUT_MS = 30_000;
 

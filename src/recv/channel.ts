@@ -59,7 +59,7 @@ import {
   STAT_ZERO_PAGES,
 } from '../shared/layout.js';
 import { SET_UP } from '../set-up.js';
-import { watchStall } from '../shared/stall.js';
+import { watchStall } from '../transport/stall.js';
 import type { TracePoint } from '../trace.js';
 import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
 import { HELLO_BYTES } from '../wire/hello.js';

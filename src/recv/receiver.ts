@@ -31,13 +31,13 @@ import {
 } from '../shared/control.js';
 import { SET_UP } from '../set-up.js';
 import { STAT_PACKETS, slotDataBytes } from '../shared/layout.js';
-import { watchStall } from '../shared/stall.js';
+import { watchStall } from '../transport/stall.js';
 import { trace } from '../trace.js';
 import { formatUuid } from '../wire/hello.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
-import { freeHusks, type TakenConnection } from './descriptor.js';
-import { Listener } from './listener.js';
+import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
+import { Listener } from '../transport/listener.js';
 
 const YIELD_MS = 2;
 const SPIN = 400;

@@ -72,7 +72,7 @@ import {
   type PacketToSend,
 } from '../wire/packet.js';
 import { Partition, normalRun } from './partition.js';
-import { writePieces } from './write-pieces.js';
+import { writePieces } from '../transport/write-pieces.js';
 
 /** What the calling thread gives to the worker. */
 export interface SendChannelTask extends ChannelTask {

@@ -8,7 +8,7 @@ import v8 from 'node:v8';
 import vm from 'node:vm';
 import t, { type Test } from 'tap';
 import { type Address, type Compression, createReceiver, createSender } from '../../src/index.js';
-import { pendingHusks } from '../../src/recv/descriptor.js';
+import { pendingHusks } from '../../src/transport/descriptor.js';
 import { Random } from '../support/random.js';
 import {
   Leftovers,

@@ -5,7 +5,7 @@
 import { readdirSync } from 'node:fs';
 import t from 'tap';
 import { createReceiver, createSender } from '../../src/index.js';
-import { pendingHusks } from '../../src/recv/descriptor.js';
+import { pendingHusks } from '../../src/transport/descriptor.js';
 import { Random } from '../support/random.js';
 import { Leftovers, PAGE, TCP } from '../support/raw-channel.js';
 import { within } from '../support/within.js';

@@ -104,7 +104,7 @@ t.test(
     fs.chmodSync(path.dirname(file), 0o777);
     const script = `
       process.umask(0o777);
-      import('${new URL('../../src/recv/unix-socket.js', import.meta.url).href}').then(async (it) => {
+      import('${new URL('../../src/transport/unix-socket.js', import.meta.url).href}').then(async (it) => {
         const server = require('net').createServer();
         const remove = await it.listenOnUnixSocket(server, ${JSON.stringify(file)}, { mode: 0o600, backlog: 1 });
         console.log((require('fs').statSync(${JSON.stringify(file)}).mode & 0o777).toString(8));

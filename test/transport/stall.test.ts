@@ -1,7 +1,7 @@
 /** The watch for stalls: when it fires, when it does not, and what a process that was stopped makes of it. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import t from 'tap';
-import { watchStall } from '../../src/shared/stall.js';
+import { watchStall } from '../../src/transport/stall.js';
 import { within } from '../support/within.js';
 
 const STALL_MS = 160;

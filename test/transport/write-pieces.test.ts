@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import net from 'node:net';
 import t, { type Test } from 'tap';
-import { writePieces } from '../../src/send/write-pieces.js';
+import { writePieces } from '../../src/transport/write-pieces.js';
 import { within } from '../support/within.js';
 
 const WAIT_MS = 10_000;
