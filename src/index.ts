@@ -13,9 +13,6 @@ export { createReceiver, createSender, type Receiver, type Sender } from './publ
 export type { ReceiverStats } from './recv/receiver.js';
 export type { ChannelStats, Stats } from './session.js';
 export {
-  parseAddress,
-  type Address,
-  type AddressText,
   type CommonOptions,
   type Compression,
   type Device,
@@ -23,6 +20,7 @@ export {
   type SenderOptions,
   type ZeroPageDetection,
 } from './options.js';
+export { parseAddress, type Address, type AddressText } from './transport/address.js';
 export type {
   BlockKind,
   FileBlockOptions,

@@ -4,8 +4,8 @@
  * A wrong option gives ERR_MULTIFD_OPTION with what was given and what is allowed; an unknown one likewise, since a
  * misspelt `maxBandwith` would otherwise be lost in silence.
  */
-import { didYouMean, similarTo } from './did-you-mean.js';
-import { MultifdError } from './errors.js';
+import { similarTo } from './did-you-mean.js';
+import { callback, checkKeys, integer, oneOf, wrong } from './option-checks.js';
 import {
   MAX_PAGE_SIZE,
   MIN_PAGE_SIZE,
@@ -15,17 +15,11 @@ import {
   type SessionBlock,
   type StreamBlockOptions,
 } from './ram/block.js';
+import { checkAddress, type Address, type AddressText } from './transport/address.js';
 import { parseUuid } from './wire/hello.js';
 
 export type Compression = 'none' | 'zlib' | 'zstd';
 export type ZeroPageDetection = 'none' | 'legacy' | 'multifd';
-export type Address =
-  { host?: string; port: number; path?: undefined } | { path: string; host?: undefined; port?: undefined };
-/** Text of an address; of one that is no literal parseAddress() makes an Address. */
-export type AddressText =
-  | `tcp:${string}:${number}${'' | '/'}`
-  | `tcp:${'' | '//'}[${string}]:${number}${'' | '/'}`
-  | `unix:${string}`;
 
 export const COMPRESSIONS: readonly Compression[] = ['none', 'zlib', 'zstd'];
 export const ZERO_PAGE_DETECTIONS: readonly ZeroPageDetection[] = ['none', 'legacy', 'multifd'];
@@ -34,8 +28,6 @@ export const MAX_CHANNELS = 255;
 /** VFIO of QEMU sends its state in pieces of 1 MiB with a small header before each. */
 const DEVICE_STATE_BYTES = 2 ** 20 + 4096;
 const MAX_DEVICE_STATE_BYTES = 2 ** 26;
-/** sun_path, without its end. */
-export const MAX_UNIX_PATH_BYTES = process.platform === 'linux' ? 107 : 103;
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 const MAX_STRAYS = 256;
 
@@ -241,69 +233,6 @@ function isAbortSignal(signal: unknown): boolean {
   return listens && typeof aborted === 'boolean';
 }
 
-/** @throws MultifdError ERR_MULTIFD_OPTION */
-export function checkAddress(address: unknown, lowestPort: number, name = 'address'): Address {
-  const allowed = "{ host, port }, { path }, 'tcp:HOST:PORT' or 'unix:PATH'";
-  if (typeof address === 'string') {
-    // With and without slashes: as QEMU writes them, and as virsh does.
-    const tcp = /^tcp:(?:\/\/)?(?:\[([^\]]+)\]|([^:[\]/]*)):(\d+)\/?$/.exec(address);
-    if (tcp !== null) {
-      return checkAddress(
-        { host: tcp[1] ?? (tcp[2] || '127.0.0.1'), port: Number(tcp[3]) },
-        lowestPort,
-        name,
-      );
-    }
-    if (address.startsWith('unix:///')) return checkAddress({ path: address.slice(7) }, lowestPort, name);
-    if (address.startsWith('unix:') && address.length > 5)
-      return checkAddress({ path: address.slice(5) }, lowestPort, name);
-    throw wrong(name, address, `${allowed}${addressMeant(address)}`);
-  }
-  if (address === null || typeof address !== 'object') throw wrong(name, address, allowed);
-  const { host, port, path } = address as { host?: unknown; port?: unknown; path?: unknown };
-  const keys = ['host', 'port', 'path'];
-  const unknown = Object.keys(address).find((key) => !keys.includes(key));
-  if (unknown !== undefined) throw wrong(name, address, `${allowed}${didYouMean(unknown, keys)}`);
-  if (path !== undefined) {
-    if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
-      throw wrong(name, address, allowed);
-    }
-    // The system would cut it off in silence.
-    const bytes = Buffer.byteLength(path);
-    if (bytes > MAX_UNIX_PATH_BYTES || path.includes('\0'))
-      throw wrong(name, `a path of ${bytes} bytes`, `at most ${MAX_UNIX_PATH_BYTES}, none of them 0`);
-    return { path };
-  }
-  if (host !== undefined && (typeof host !== 'string' || host === '')) throw wrong(name, address, allowed);
-  if (!Number.isInteger(port) || (port as number) < lowestPort || (port as number) > 65535) {
-    throw wrong(`${name}.port`, port, `an integer from ${lowestPort} to 65535`);
-  }
-  return { host: host ?? '127.0.0.1', port: port as number };
-}
-
-/** For the end of a message: the address with what it lacks in front. */
-export function addressMeant(text: string): string {
-  if (/^(?!(?:tcp|unix|fd|vsock|rdma):)[^:/\s]*:\d+$/.test(text)) return `; did you mean tcp:${text}?`;
-  return /^\.*\//.test(text) ? `; did you mean unix:${text}?` : '';
-}
-
-/**
- * An address of text that comes from elsewhere: a configuration, a command line.
- *
- * @param text `tcp:HOST:PORT`, `tcp:[V6]:PORT` or `unix:PATH`
- * @throws MultifdError ERR_MULTIFD_OPTION
- */
-export function parseAddress(text: string): Address {
-  return checkAddress(String(text), 0);
-}
-
-/** Text form of an address, for messages. */
-export function formatAddress(address: Address): string {
-  if (address.path !== undefined) return `unix:${address.path}`;
-  const host = address.host ?? '127.0.0.1';
-  return `tcp:${host.includes(':') ? `[${host}]` : host}:${address.port}`;
-}
-
 function checkUuid(uuid: unknown): Buffer {
   if (uuid === undefined) return Buffer.alloc(16);
   const bytes = typeof uuid === 'string' ? parseUuid(uuid) : undefined;
@@ -337,70 +266,4 @@ function checkDevices(devices: unknown): Device[] {
 /** QEMU's idstr: 1 to 255 printable ASCII characters. */
 export function isIdstr(text: string): boolean {
   return /^[\x20-\x7e]{1,255}$/.test(text);
-}
-
-/**
- * Refuses what is no option.
- *
- * @param of where they are, such as `in.`
- * @param beside options that have been taken out already: allowed, but not here
- * @throws MultifdError ERR_MULTIFD_OPTION
- */
-export function checkKeys(
-  options: unknown,
-  allowed: readonly string[],
-  of = '',
-  beside: readonly string[] = [],
-): void {
-  if (options === null || typeof options !== 'object')
-    throw wrong(of === '' ? 'options' : of.slice(0, -1), options, 'an object');
-  for (const key of Object.keys(options)) {
-    if (allowed.includes(key)) continue;
-    const all = [...beside, ...allowed];
-    const list = `one of ${all.join(', ')}${didYouMean(key, all)}`;
-    throw wrong(`${of}${key}`, 'an unknown option', list);
-  }
-}
-
-export function integer(
-  name: string,
-  value: number | undefined,
-  byDefault: number | undefined,
-  min: number,
-  max: number,
-  hint = '',
-): number {
-  if (value === undefined && byDefault !== undefined) return byDefault;
-  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) {
-    throw wrong(name, value, `an integer from ${min} to ${max}${hint}`);
-  }
-  return value as number;
-}
-
-function oneOf<T extends string>(name: string, value: T | undefined, byDefault: T, allowed: readonly T[]): T {
-  if (value === undefined) return byDefault;
-  if (!allowed.includes(value))
-    throw wrong(name, value, `one of ${allowed.join(', ')}${didYouMean(value, allowed)}`);
-  return value;
-}
-
-function callback<T>(name: string, value: T): T {
-  if (value !== undefined && typeof value !== 'function') throw wrong(name, value, 'a function');
-  return value;
-}
-
-function wrong(name: string, given: unknown, allowed: string): MultifdError {
-  let text: string;
-  if (typeof given === 'string') text = JSON.stringify(given);
-  else if (typeof given === 'object' && given !== null) text = describeObject(given);
-  else text = String(given);
-  return new MultifdError('ERR_MULTIFD_OPTION', `option ${name}: given ${text}, allowed ${allowed}`);
-}
-
-function describeObject(given: object): string {
-  try {
-    return JSON.stringify(given).slice(0, 200);
-  } catch {
-    return 'an object';
-  }
 }

@@ -1,20 +1,17 @@
 import t, { type Test } from 'tap';
 import { MultifdError } from '../src/errors.js';
 import {
-  type Address,
   COMPRESSIONS,
   MAX_CHANNELS,
   type ReceiverOptions,
   type SenderOptions,
   ZERO_PAGE_DETECTIONS,
-  checkAddress,
   checkMaxBandwidth,
   checkReceiverOptions,
   checkSenderOptions,
-  formatAddress,
   isIdstr,
-  parseAddress,
 } from '../src/options.js';
+import { type Address, checkAddress, formatAddress, parseAddress } from '../src/transport/address.js';
 
 const memory = new SharedArrayBuffer(65536);
 const REQUIRED = { address: 'tcp:127.0.0.1:4444', blocks: [{ name: 'pc.ram', memory }] } as const;

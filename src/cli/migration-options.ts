@@ -2,7 +2,8 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { MultifdError } from '../errors.js';
 import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
-import { addressMeant, checkAddress, type AddressText, type Compression } from '../options.js';
+import { type Compression } from '../options.js';
+import { addressMeant, checkAddress, type AddressText } from '../transport/address.js';
 import { EXIT_USAGE, UsageError } from './cli-error.js';
 import { BOUND_RANGES, DEFAULT_BOUNDS, type Bounds } from '../stream/bounds.js';
 import { formatSize } from './format.js';

@@ -1,7 +1,8 @@
 /** `multifd relay`: passes a live migration on while it runs, with other channels or another method. */
 import { Command, Option } from 'commander';
 import type { SwitchoverAck } from '../migration/switchover-ack.js';
-import { formatAddress, type AddressText, type Compression } from '../options.js';
+import { type Compression } from '../options.js';
+import { formatAddress, type AddressText } from '../transport/address.js';
 import type { Bounds } from '../stream/bounds.js';
 import { EXIT_OK } from './cli-error.js';
 import { formatRate, formatSize } from './format.js';

@@ -1,6 +1,7 @@
 /** `multifd send`: resumes a mapped-ram file in a QEMU that waits with -incoming. */
 import { Command, Option } from 'commander';
-import type { AddressText, Compression, ZeroPageDetection } from '../options.js';
+import type { Compression, ZeroPageDetection } from '../options.js';
+import type { AddressText } from '../transport/address.js';
 import { parseQemuVersion } from '../stream/machine.js';
 import type { Bounds } from '../stream/bounds.js';
 import { EXIT_OK, UsageError } from './cli-error.js';

@@ -1,5 +1,5 @@
 /** Says what a file holds: a mapped-ram file, or a capture of a main migration stream. */
-import { checkKeys } from '../options.js';
+import { checkKeys } from '../option-checks.js';
 import { checkOffset } from './options.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
 import { ByteReader } from '../stream/byte-reader.js';

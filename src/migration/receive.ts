@@ -37,7 +37,7 @@ import { makeBlocks, type RAMBlock } from '../ram/block.js';
 import { publicReceiver, type Receiver as PublicReceiver } from '../public-session.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
-import type { Address } from '../options.js';
+import type { Address } from '../transport/address.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';

@@ -27,16 +27,14 @@
 import type net from 'node:net';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
+import { checkKeys } from '../option-checks.js';
 import {
-  checkAddress,
-  checkKeys,
   checkReceiverOptions,
-  type Address,
-  type AddressText,
   type Compression,
   type SenderOptions,
   type ZeroPageDetection,
 } from '../options.js';
+import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { STREAM, makeBlocks, type StreamBlockOptions } from '../ram/block.js';
 import { Receiver, type ReceiverHooks, type ReceiverStats } from '../recv/receiver.js';
 import { createSender, type Sender } from '../send/sender.js';

@@ -23,16 +23,9 @@
 import type { FileHandle } from 'node:fs/promises';
 import net from 'node:net';
 import { MultifdError, receivedExpected } from '../errors.js';
-import {
-  checkAddress,
-  checkKeys,
-  formatAddress,
-  type Address,
-  type AddressText,
-  type Compression,
-  type SenderOptions,
-  type ZeroPageDetection,
-} from '../options.js';
+import { checkKeys } from '../option-checks.js';
+import { type Compression, type SenderOptions, type ZeroPageDetection } from '../options.js';
+import { checkAddress, formatAddress, type Address, type AddressText } from '../transport/address.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { requireRuntime } from '../runtime.js';
 import { printable } from '../printable.js';

@@ -8,11 +8,11 @@ import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkReceiverOptions,
-  type Address,
   type CheckedReceiverOptions,
   type Device,
   type ReceiverOptions,
 } from '../options.js';
+import { type Address } from '../transport/address.js';
 import { ReceivedBitmap, sharedBitmaps, viewBitmaps } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';

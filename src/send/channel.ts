@@ -32,7 +32,8 @@ import {
 } from '../channel-thread.js';
 import { MultifdError } from '../errors.js';
 import { METHODS, type SendMethod } from '../methods/methods.js';
-import { formatAddress, type Address, type ZeroPageDetection } from '../options.js';
+import { type ZeroPageDetection } from '../options.js';
+import { formatAddress, type Address } from '../transport/address.js';
 import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';

@@ -22,15 +22,15 @@ import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { types } from 'node:util';
 import { MultifdError, receivedExpected } from '../errors.js';
+import { integer } from '../option-checks.js';
 import {
   checkMaxBandwidth,
   checkSenderOptions,
-  formatAddress,
-  integer,
   isIdstr,
   type AnySenderOptions,
   type CheckedSenderOptions,
 } from '../options.js';
+import { formatAddress } from '../transport/address.js';
 import { PageBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';

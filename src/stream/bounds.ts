@@ -11,7 +11,7 @@
  *
  * There is no such bound on what is really sent: pages have their places, and streams are read in pieces.
  */
-import { integer } from '../options.js';
+import { integer } from '../option-checks.js';
 
 export interface BoundOptions {
   /** Bytes of guest RAM, all blocks together (default 4 TiB). */

@@ -15,7 +15,7 @@
  * for the time that it takes.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
-import { checkKeys } from '../options.js';
+import { checkKeys } from '../option-checks.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock } from './block-list.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, atMost, checkBounds } from './bounds.js';

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto';
 import { MultifdError } from '../errors.js';
-import { checkKeys } from '../options.js';
+import { checkKeys } from '../option-checks.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { STREAM_ERRORS, quote } from './codes.js';
 import { openToRead, readAt } from './positioned-file.js';

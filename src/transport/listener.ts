@@ -13,7 +13,7 @@
  */
 import net from 'node:net';
 import { MultifdError, receivedExpected } from '../errors.js';
-import { formatAddress, type Address } from '../options.js';
+import { formatAddress, type Address } from './address.js';
 import { SET_UP } from '../set-up.js';
 import { trace } from '../trace.js';
 import { HELLO_BYTES, decodeHello } from '../wire/hello.js';

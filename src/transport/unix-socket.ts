@@ -22,7 +22,7 @@ import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { codeOf } from '../errors.js';
-import { MAX_UNIX_PATH_BYTES } from '../options.js';
+import { MAX_UNIX_PATH_BYTES } from './address.js';
 
 /** Somebody else's, between bind() and listen(), is through by then. */
 const SECOND_LOOK_MS = 100;

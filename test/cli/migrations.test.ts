@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { checkAddress } from '../../src/options.js';
+import { checkAddress } from '../../src/transport/address.js';
 import { CAPTURES, PC_RAM, play, ramOf, readBytes, streamsOf } from '../migration/captures.js';
 import { Run, run, type Line } from './cli.js';
 

@@ -6,7 +6,7 @@ import path from 'node:path';
 import t, { type Test } from 'tap';
 import { type Address, type SwitchoverAck, receiveMigration, relayMigration } from '../../src/index.js';
 import { AckOwed } from '../../src/migration/switchover-ack.js';
-import { checkAddress } from '../../src/options.js';
+import { checkAddress } from '../../src/transport/address.js';
 import { Run } from '../cli/cli.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';

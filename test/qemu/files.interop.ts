@@ -7,7 +7,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { spawnSync } from 'node:child_process';
 import t, { type Test } from 'tap';
-import { formatAddress, type Address } from '../../src/options.js';
+import { formatAddress, type Address } from '../../src/transport/address.js';
 import { readMappedRam, receiveMigration, sendMigration } from '../../src/index.js';
 import { differingPages } from '../../src/cli/qemu/compare-ram.js';
 import { analyze } from '../support/analyze.js';

@@ -12,7 +12,8 @@ import {
   receiveMigration,
   sendMigration,
 } from '../../src/index.js';
-import { formatAddress, type Address, type AddressText, type Compression } from '../../src/options.js';
+import { type Compression } from '../../src/options.js';
+import { formatAddress, type Address, type AddressText } from '../../src/transport/address.js';
 import { within } from '../support/within.js';
 import type { Program } from './programs.js';
 import { type Outgoing, Qemu } from './qemu.js';
