@@ -21,11 +21,10 @@
  * the guest is there. A SHUT 0 before the devices' state is refused.
  */
 import type { FileHandle } from 'node:fs/promises';
-import net from 'node:net';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
 import { type Compression, type SenderOptions, type ZeroPageDetection } from '../options.js';
-import { checkAddress, formatAddress, type Address, type AddressText } from '../transport/address.js';
+import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { requireRuntime } from '../runtime.js';
 import { printable } from '../printable.js';
@@ -47,6 +46,7 @@ import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { settles, withLimit } from './limits.js';
+import { connect } from '../transport/connect.js';
 import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -254,37 +254,7 @@ export async function connectMain(
   signal: AbortSignal | undefined,
 ): Promise<MainConnection> {
   requireRuntime();
-  const socket = net.connect({ ...address, noDelay: true, allowHalfOpen: true } as net.NetConnectOpts);
-  let abort: (() => void) | undefined;
-  let timer: NodeJS.Timeout | undefined;
-  try {
-    await new Promise<void>((resolve, reject) => {
-      timer = setTimeout(() => {
-        const message = `no connection to ${formatAddress(address)} within ${timeoutMs} ms`;
-        reject(new MultifdError('ERR_MULTIFD_TIMEOUT', message));
-      }, timeoutMs);
-      abort = (): void => {
-        reject(
-          new MultifdError('ERR_MULTIFD_ABORTED', 'aborted while connecting', { cause: signal?.reason }),
-        );
-      };
-      if (signal?.aborted === true) abort();
-      signal?.addEventListener('abort', abort, { once: true });
-      socket.once('connect', resolve);
-      socket.once('error', (error) => {
-        reject(
-          MultifdError.wrap(error, 'ERR_MULTIFD_CONNECT', `cannot connect to ${formatAddress(address)}`),
-        );
-      });
-    });
-  } catch (error) {
-    socket.on('error', () => {});
-    socket.destroy();
-    throw error;
-  } finally {
-    clearTimeout(timer);
-    if (abort !== undefined) signal?.removeEventListener('abort', abort);
-  }
+  const socket = await connect({ address, timeoutMs, signal });
   return new MainConnection(socket, Buffer.alloc(0));
 }
 

@@ -20,7 +20,6 @@
  * Who owns the bytes: guest RAM is the embedder's and may change at any moment; what is compressed is copied first,
  * what is sent as it is, is read by the kernel.
  */
-import net from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
@@ -33,7 +32,7 @@ import {
 import { MultifdError } from '../errors.js';
 import { METHODS, type SendMethod } from '../methods/methods.js';
 import { type ZeroPageDetection } from '../options.js';
-import { formatAddress, type Address } from '../transport/address.js';
+import type { Address } from '../transport/address.js';
 import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
 import { FileBlock } from '../ram/file-block.js';
@@ -73,7 +72,7 @@ import {
   type PacketToSend,
 } from '../wire/packet.js';
 import { Partition, normalRun } from './partition.js';
-import { writePieces } from '../transport/write-pieces.js';
+import { SendConnection } from '../transport/send-connection.js';
 
 /** What the calling thread gives to the worker. */
 export interface SendChannelTask extends ChannelTask {
@@ -120,15 +119,10 @@ const MAX_HELD = 16;
 const MAX_HELD_PAYLOAD = 4 * 2 ** 20;
 /** Packets of pages from a file that go into one write: 512 KiB each, twice. */
 const MAX_HELD_STAGINGS = 4;
-/** See #watchStall(); the slack is for a thread that gets no processor. */
-const STALL_PERIODS = 4;
-const STALL_SLACK_MS = 100;
 /** Until another channel's hello is known of. */
 const SETTLE_MS = 20;
 /** More than the kernel holds between two ends: behind that the peer has taken something. */
 const EARLY_BYTES = 16 * 2 ** 20;
-/** At an orderly end, how long the peer may take to read what is left. */
-const FINISH_TIMEOUT_MS = 10_000;
 const NO_PAYLOAD: readonly Uint8Array[] = [];
 
 export function runSendChannel(task: SendChannelTask): Promise<ChannelOutcome> {
@@ -185,17 +179,16 @@ class SendChannel implements Channel {
    * many each time that it was right, so that little is looked at twice.
    */
   #zeroesAhead = 0;
-  #socket: net.Socket | undefined;
-  #broken: MultifdError | undefined;
-  #wakeWriter: (() => void) | undefined;
-  #writing = false;
-  #peerEnded = false;
+  readonly #connection: SendConnection;
   #lastProgress = 0;
   /** Something was sent since, too soon after it to be told. */
   #unposted = false;
 
   constructor(task: SendChannelTask, control: Control, method: SendMethod | undefined) {
     this.#task = task;
+    const { address, connectTimeoutMs, stallTimeoutMs } = task;
+    const broke = (error: MultifdError): MultifdError => this.#broke(error);
+    this.#connection = new SendConnection({ address, connectTimeoutMs, stallTimeoutMs, broke });
     this.#method = method;
     if (method !== undefined) {
       this.#inputs.push(
@@ -232,14 +225,14 @@ class SendChannel implements Channel {
       for (const block of blocks) this.#files.push(block.kind === 'file' ? new FileBlock(block) : undefined);
     }
     void this.#guard();
-    await this.#connect().catch((thrown: unknown) => this.#notConnected(thrown));
+    await this.#connection.connect().catch((thrown: unknown) => this.#notConnected(thrown));
     this.#hold(encodeHello({ uuid: this.#task.uuid, id: this.#id }));
     await this.#startWrite();
-    await this.#flushed();
+    await this.#connection.flushed();
     this.#control.setChannelState(this.#id, CHANNEL_RUNNING);
     this.#trace('multifd_send_thread_start', {});
     await this.#loop();
-    await this.#finish();
+    if (this.#control.stopped !== STOP_FAIL) await this.#connection.finish();
     this.#trace('multifd_send_thread_end', {});
   }
 
@@ -258,7 +251,7 @@ class SendChannel implements Channel {
       const compressed = this.#compressing?.settled === true;
       if (!job && !sync && !compressed) {
         if (stopped === STOP_END && this.#compressing === undefined) return;
-        if (this.#broken !== undefined) throw this.#broken;
+        if (this.#connection.broken !== undefined) throw this.#connection.broken;
         const wait = control.waitSem(id, seen, SPIN);
         if (wait === undefined) continue;
         if (this.#unposted) this.#postProgress(performance.now());
@@ -462,7 +455,7 @@ class SendChannel implements Channel {
     await this.#startWrite();
     if (staged === undefined) return;
     // Method none: the kernel reads the pages from the slot.
-    if (normal > 0 && this.#method === undefined) await this.#flushed();
+    if (normal > 0 && this.#method === undefined) await this.#connection.flushed();
     if (normal === 0 || this.#method === undefined) this.#control.done(this.#id);
   }
 
@@ -582,7 +575,7 @@ class SendChannel implements Channel {
     this.#stats[STAT_PACKETS] += 1;
     this.#stats[STAT_DEVICE_STATES] += 1;
     await this.#startWrite();
-    await this.#flushed();
+    await this.#connection.flushed();
     this.#control.done(this.#id);
   }
 
@@ -603,7 +596,7 @@ class SendChannel implements Channel {
     );
     this.#stats[STAT_SYNCS] += 1;
     await this.#startWrite();
-    await this.#flushed();
+    await this.#connection.flushed();
     this.#control.syncDone(this.#id);
   }
 
@@ -655,89 +648,12 @@ class SendChannel implements Channel {
     if (this.#control.trace) report(point, { id: this.#id, ...data });
   }
 
-  // ---- the socket ----
+  // ---- the connection ----
 
-  async #connect(): Promise<void> {
-    const { address, connectTimeoutMs, stallTimeoutMs } = this.#task;
-    const socket = net.connect({ ...address, noDelay: true, allowHalfOpen: true } as net.NetConnectOpts);
-    this.#socket = socket;
-    await new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(() => {
-        reject(
-          new MultifdError(
-            'ERR_MULTIFD_TIMEOUT',
-            `no connection to ${formatAddress(address)} within ${connectTimeoutMs} ms`,
-          ),
-        );
-      }, connectTimeoutMs);
-      socket.once('connect', () => {
-        clearTimeout(timer);
-        resolve();
-      });
-      socket.once('error', (error) => {
-        clearTimeout(timer);
-        reject(
-          MultifdError.wrap(error, 'ERR_MULTIFD_CONNECT', `cannot connect to ${formatAddress(address)}`),
-        );
-      });
-      socket.once('close', () => {
-        clearTimeout(timer);
-        reject(
-          new MultifdError('ERR_MULTIFD_CONNECT', `connection to ${formatAddress(address)} was given up`),
-        );
-      });
-    });
-    socket.removeAllListeners('close');
-    socket.removeAllListeners('error');
-    socket.on('error', (error) => {
-      this.#break(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
-    });
-    socket.on('close', () => {
-      this.#break(new MultifdError('ERR_MULTIFD_CONNECTION', 'connection was closed'));
-    });
-    // A receiver never writes; reading is how its end, or its nonsense, is noticed. A real one closes its channels as
-    // soon as it has loaded everything, so an end is a failure only if something is still to be sent.
-    socket.on('data', () => {
-      this.#break(new MultifdError('ERR_MULTIFD_PROTOCOL', 'received data, expected none on a send channel'));
-    });
-    socket.on('end', () => {
-      this.#peerEnded = true;
-      if (this.#writing)
-        this.#break(new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel'));
-    });
-    this.#watchStall(socket, stallTimeoutMs);
-    socket.setKeepAlive(true, 10_000);
-  }
-
-  /**
-   * Node takes partly written data for progress, and lets a period pass in which there was some; so it is asked four
-   * times as often, and four periods in a row without any are a stall: after one stallTimeoutMs, or a quarter more.
-   */
-  #watchStall(socket: net.Socket, stallTimeoutMs: number): void {
-    const periodMs = Math.ceil(stallTimeoutMs / STALL_PERIODS);
-    let periods = 0;
-    let last = 0;
-    socket.setTimeout(periodMs);
-    socket.on('timeout', () => {
-      const now = performance.now();
-      // A period that was not silent, or not waited for, lies between.
-      if (!this.#writing || now - last > 1.5 * periodMs + STALL_SLACK_MS) periods = 0;
-      last = now;
-      if (this.#writing && ++periods >= STALL_PERIODS) {
-        const message = `the peer has read nothing for ${stallTimeoutMs} ms`;
-        this.#break(new MultifdError('ERR_MULTIFD_STALL', message));
-      } else socket.setTimeout(periodMs);
-    });
-  }
-
-  #break(error: MultifdError): void {
-    if (this.#broken !== undefined) return;
-    this.#broken = this.#refusedPerhaps(error);
-    this.#writing = false;
-    this.#wakeWriter?.();
-    this.#socket?.destroy();
-    // The loop may be asleep on SEM.
+  /** The loop may be asleep on SEM. */
+  #broke(error: MultifdError): MultifdError {
     this.#control.postSem(this.#id);
+    return this.#refusedPerhaps(error);
   }
 
   /** A receiver listens until it has all the channels that it expects, or has refused one. */
@@ -762,75 +678,33 @@ class SendChannel implements Channel {
     });
   }
 
-  /** Hands all that is held to the socket, in one system call, as soon as nothing else is on its way. */
+  /** Hands all that is held to the connection, in one system call, as soon as nothing else is on its way. */
   async #startWrite(): Promise<void> {
-    if (this.#writing || this.#broken !== undefined) await this.#flushed();
-    if (this.#peerEnded) {
+    const connection = this.#connection;
+    if (connection.writing || connection.broken !== undefined) await connection.flushed();
+    if (connection.peerEnded) {
       const error = new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel');
       throw this.#refusedPerhaps(error);
     }
     this.#holdHeaders();
     const pieces = this.#pending;
     if (pieces.length === 0) return;
-    this.#writing = true;
-    writePieces(this.#socket as net.Socket, pieces, this.#written);
+    connection.write(pieces);
     pieces.length = 0;
     this.#held = 0;
     this.#heldPayload = 0;
-  }
-
-  readonly #written = (error?: Error | null): void => {
-    if (error !== undefined && error !== null) {
-      this.#break(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'write failed'));
-      return;
-    }
-    this.#writing = false;
-    this.#wakeWriter?.();
-  };
-
-  /** Until nothing is on its way. */
-  async #flushed(): Promise<void> {
-    if (this.#writing) {
-      await new Promise<void>((resolve) => {
-        this.#wakeWriter = resolve;
-      });
-      this.#wakeWriter = undefined;
-    }
-    if (this.#broken !== undefined) throw this.#broken;
   }
 
   /** STOP = FAIL takes the socket away, whatever the loop is waiting for. */
   async #guard(): Promise<void> {
     let level = STOP_RUN;
     while (level < STOP_FAIL) level = await this.#control.stopAbove(level);
-    this.#break(new MultifdError('ERR_MULTIFD_CLOSED', 'stopped'));
-  }
-
-  /** Orderly end: everything written, then FIN. */
-  async #finish(): Promise<void> {
-    if (this.#control.stopped === STOP_FAIL) return;
-    await this.#flushed();
-    const socket = this.#socket as net.Socket;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, FINISH_TIMEOUT_MS);
-      const done = (): void => {
-        clearTimeout(timer);
-        resolve();
-      };
-      socket.end(done);
-      socket.once('close', done);
-    });
+    this.#connection.break(new MultifdError('ERR_MULTIFD_CLOSED', 'stopped'));
   }
 
   /** Frees everything; waits until the descriptor is closed. */
   async close(): Promise<void> {
     this.#clock.stop();
-    const socket = this.#socket;
-    if (socket !== undefined && !socket.closed) {
-      await new Promise<void>((resolve) => {
-        socket.once('close', () => resolve());
-        socket.destroy();
-      });
-    }
+    await this.#connection.close();
   }
 }
