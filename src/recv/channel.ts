@@ -12,15 +12,13 @@
  *     PAUSED    nothing: the socket is not read while a decoder, the calling thread or a SYNC is waited for,
  *               and for good once the session is frozen, behind the last SYNC of a migration into a file
  *
- * The kernel reads straight into the view that the state wants: for method none into guest RAM itself, run by run,
- * unless the runs are short. Headers come through the landing: one header at a time while packets have a payload, up to
- * 16 in one read while they have none.
+ * The bytes come in through the intake (intake.ts), the kernel reading straight into what the state wants: for method none
+ * guest RAM itself, run by run, unless the runs are short. Pages go where the placement says (placement.ts).
  * An end of the connection is clean in START with nothing read, and an error anywhere else.
  *
  * Who owns the bytes: guest RAM is the channel's to write until sync() of the receiver returns; the header and the
  * payload buffer are the channel's own, so nothing that was checked can change afterwards.
  */
-import net from 'node:net';
 import { performance } from 'node:perf_hooks';
 import {
   report,
@@ -32,13 +30,7 @@ import {
 import { MultifdError, receivedExpected } from '../errors.js';
 import { METHODS, type ReceiveMethod } from '../methods/methods.js';
 import { quote } from '../printable.js';
-import { viewBitmaps } from '../ram/bitmap.js';
 import type { BlockDescription } from '../ram/block.js';
-import { FileBlock } from '../ram/file-block.js';
-import { runLength } from '../ram/page-list.js';
-import { Windows } from '../ram/windows.js';
-import { copyPages } from '../ram/copy.js';
-import { isZeroRange } from '../ram/zero-page.js';
 import {
   CHANNEL_EOF,
   CHANNEL_RUNNING,
@@ -46,8 +38,6 @@ import {
   PAYLOAD_DEVICE_STATE,
   PAYLOAD_RAM,
   STOP_RUN,
-  markPages,
-  unmarkPages,
 } from '../shared/control.js';
 import { ChannelClock } from '../shared/clock.js';
 import {
@@ -59,7 +49,7 @@ import {
   STAT_ZERO_PAGES,
 } from '../shared/layout.js';
 import { SET_UP } from '../set-up.js';
-import { watchStall } from '../transport/stall.js';
+import { ReceiveConnection } from '../transport/receive-connection.js';
 import type { TracePoint } from '../trace.js';
 import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
 import { HELLO_BYTES } from '../wire/hello.js';
@@ -75,6 +65,8 @@ import {
   unfillPacketStart,
   type PacketExpectation,
 } from '../wire/packet.js';
+import { Intake, type IntakeStates } from './intake.js';
+import { Placement } from './placement.js';
 
 /** What the calling thread gives to the worker. */
 export interface ReceiveChannelTask extends ChannelTask {
@@ -98,11 +90,6 @@ type State = 'START' | 'HEADER' | 'DEVICE_HEADER' | 'PAYLOAD' | 'DEVICE_PAYLOAD'
 
 /** How many looks at a word before sleeping: about 10 µs. */
 const SPIN = 400;
-/** Headers that one read may bring: as many as a send channel holds back. */
-const LANDING_PACKETS = 16;
-/** Method none into shared memory: runs below this on average are read as one and copied. A read costs about 4 µs. */
-const DIRECT_RUN_BYTES = 32768;
-
 export function runReceiveChannel(task: ReceiveChannelTask): Promise<ChannelOutcome> {
   return runChannel(
     task,
@@ -112,17 +99,14 @@ export function runReceiveChannel(task: ReceiveChannelTask): Promise<ChannelOutc
   );
 }
 
-class ReceiveChannel implements Channel {
+class ReceiveChannel implements Channel, IntakeStates {
   packetNum: number | undefined;
   readonly #task: ReceiveChannelTask;
   readonly #control: Control;
   readonly #id: number;
   readonly #pageSize: number;
   readonly #stats: Float64Array;
-  readonly #shared: (Windows | undefined)[];
-  readonly #files: (FileBlock | undefined)[] = [];
-  readonly #received: Int32Array[];
-  readonly #present: Int32Array[] | undefined;
+  readonly #placement: Placement;
   readonly #expectation: PacketExpectation;
   readonly #method: ReceiveMethod | undefined;
   readonly #header: Buffer;
@@ -135,23 +119,13 @@ class ReceiveChannel implements Channel {
   readonly #pages: Buffer;
 
   #state: State = 'START';
-  /** The bytes wanted now, and how many of them are there. */
-  #want: Uint8Array;
-  #have = 0;
+  readonly #intake: Intake;
   /** PAYLOAD of method none into shared RAM: the page that the next run begins with. */
   #nextPage = 0;
   /** The payload of method none lies in guest RAM already, not in #pages. */
   #direct = false;
   #device: { idstr: string; instanceId: number } | undefined;
-  /** Bytes that were read before the state that takes them was known. */
-  #surplus: Buffer;
-  #surplusAt = 0;
-  #surplusEnd: number;
-  readonly #landing: Buffer;
-  #landed = true;
-
-  #socket: net.Socket | undefined;
-  #unwatch: (() => void) | undefined;
+  #connection: ReceiveConnection | undefined;
   #paused = true;
   #syncsSeen = 0;
   #settle: ((error?: MultifdError) => void) | undefined;
@@ -168,12 +142,6 @@ class ReceiveChannel implements Channel {
     this.#pageSize = task.pageSize;
     this.#stats = control.stats(task.id);
     this.#clock = new ChannelClock(this.#stats);
-    this.#shared = task.blocks.map((block) =>
-      block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
-    );
-    const pageCounts = task.blocks.map((block) => block.size / task.pageSize);
-    this.#received = viewBitmaps(task.received, pageCounts);
-    this.#present = task.present === undefined ? undefined : viewBitmaps(task.present, pageCounts);
     const byName = new Map(task.blocks.map((block, index) => [block.name, { index, size: block.size }]));
     this.#expectation = {
       pageSize: task.pageSize,
@@ -183,12 +151,11 @@ class ReceiveChannel implements Channel {
     this.#header = Buffer.alloc(Math.max(packetHeaderBytes(task.pageSize), DEVICE_STATE_HEADER_BYTES));
     this.#packet = new PacketHeader(task.pageSize);
     this.#headerBytes = packetHeaderBytes(task.pageSize);
-    this.#landing = Buffer.allocUnsafeSlow(LANDING_PACKETS * this.#headerBytes);
     this.#pages = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
+    this.#placement = new Placement(task, this.#pages);
     this.#start = this.#header.subarray(0, PACKET_START_BYTES);
-    this.#want = this.#start;
-    this.#surplus = Buffer.from(task.surplus);
-    this.#surplusEnd = this.#surplus.length;
+    this.#intake = new Intake(this, this.#stats, this.#headerBytes, Buffer.from(task.surplus));
+    this.#expect('START', this.#start);
   }
 
   async run(): Promise<void> {
@@ -197,9 +164,7 @@ class ReceiveChannel implements Channel {
     // The listener has read the hello.
     this.#stats[STAT_BYTES] += HELLO_BYTES;
     this.#open();
-    for (const block of this.#task.blocks) {
-      this.#files.push(block.kind === 'file' ? new FileBlock(block) : undefined);
-    }
+    this.#placement.openFiles();
     this.#clock.idle();
     this.#trace('multifd_recv_thread_start', {});
     await new Promise<void>((resolve, reject) => {
@@ -211,77 +176,41 @@ class ReceiveChannel implements Channel {
       };
       void this.#guard();
       this.#paused = false;
-      this.#feed();
-      if (!this.#paused && !this.#ended) this.#socket?.resume();
+      this.#intake.feed();
+      if (!this.resting) this.#connection?.resume();
     });
     this.#trace('multifd_recv_thread_end', {});
   }
 
-  // ---- the socket ----
+  // ---- the connection ----
 
   #open(): void {
-    const socket = new net.Socket({
+    const intake = this.#intake;
+    this.#connection = new ReceiveConnection({
       fd: this.#task.fd,
-      readable: true,
-      writable: true,
-      allowHalfOpen: true,
-      onread: {
-        // Node asks for the next view right after each read, also when that read has paused the channel: what is
-        // wanted then is not known yet, and the first read after the pause goes to the landing.
-        buffer: () => {
-          this.#landed = this.#paused || this.#ended || this.#state === 'START';
-          if (!this.#landed) return this.#want.subarray(this.#have);
-          // Payload that lands here is copied, so no more than a header is asked for where one may follow.
-          return this.#packet.normalPages > 0 ? this.#landing.subarray(0, this.#headerBytes) : this.#landing;
-        },
-        callback: (count) => {
-          this.#clock.busy();
-          if (this.#landed) {
-            this.#surplus = this.#landing;
-            this.#surplusAt = 0;
-            this.#surplusEnd = count;
-            this.#feed();
-          } else this.#filled(count);
-          this.#maybeIdle();
-          return !this.#paused && !this.#ended;
-        },
+      intake,
+      stallTimeoutMs: this.#task.stallTimeoutMs,
+      // Between packets a source may be silent as long as it likes; inside one it may not.
+      moved: () => (this.#paused || intake.atStart ? undefined : this.#stats[STAT_BYTES]),
+      ended: () => this.#endOfStream(),
+      broke: (error) => {
+        if (this.#control.frozen) this.#endOfStream();
+        else this.#settle?.(error);
+      },
+      stalled: () => {
+        const error = new MultifdError(
+          'ERR_MULTIFD_STALL',
+          `inside a packet (${this.#state}) the peer has sent nothing for ${this.#task.stallTimeoutMs} ms: ` +
+            receivedExpected('bytes', intake.have, intake.wanted),
+        );
+        this.#settle?.(this.#hintAtPageSize(error));
       },
     });
-    this.#socket = socket;
-    socket.pause();
-    socket.on('error', (error) => {
-      if (this.#control.frozen) this.#endOfStream();
-      else this.#settle?.(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
-    });
-    socket.on('end', () => this.#endOfStream());
-    socket.on('close', () => this.#endOfStream());
-    // Between packets a source may be silent as long as it likes; inside one it may not.
-    const { stallTimeoutMs } = this.#task;
-    const moved = (): number | undefined =>
-      this.#paused || this.#atStart() ? undefined : this.#stats[STAT_BYTES];
-    this.#unwatch = watchStall(stallTimeoutMs, moved, () => {
-      const error = new MultifdError(
-        'ERR_MULTIFD_STALL',
-        `inside a packet (${this.#state}) the peer has sent nothing for ${stallTimeoutMs} ms: ` +
-          receivedExpected('bytes', this.#have, this.#want.length),
-      );
-      this.#settle?.(this.#hintAtPageSize(error));
-    });
-    socket.setKeepAlive(true, 10_000);
-  }
-
-  /** Between packets, and not waiting for anybody here, the channel waits for the source. */
-  #maybeIdle(): void {
-    if (!this.#paused && this.#atStart()) this.#clock.idle();
-  }
-
-  #atStart(): boolean {
-    return this.#state === 'START' && this.#have === 0;
   }
 
   #endOfStream(): void {
     if (this.#ended) return;
-    if (this.#atStart() || this.#control.frozen) {
+    if (this.#intake.atStart || this.#control.frozen) {
       this.#control.setChannelState(this.#id, CHANNEL_EOF);
       this.#settle?.();
       return;
@@ -289,7 +218,7 @@ class ReceiveChannel implements Channel {
     const error = new MultifdError(
       'ERR_MULTIFD_EOF',
       `the channel ended inside a packet (${this.#state}): ` +
-        receivedExpected('bytes', this.#have, this.#want.length),
+        receivedExpected('bytes', this.#intake.have, this.#intake.wanted),
     );
     this.#settle?.(this.#hintAtPageSize(error));
   }
@@ -300,47 +229,43 @@ class ReceiveChannel implements Channel {
     this.#settle?.();
   }
 
-  /** Bytes that came with the hello, or to the landing, go through the same states. */
-  #feed(): void {
-    while (this.#surplusAt < this.#surplusEnd && !this.#paused && !this.#ended) {
-      if (this.#feedHeader()) continue;
-      const at = this.#surplusAt;
-      const count = Math.min(this.#surplusEnd - at, this.#want.length - this.#have);
-      this.#surplus.copy(this.#want, this.#have, at, at + count);
-      this.#surplusAt += count;
-      this.#filled(count);
-    }
+  // ---- IntakeStates ----
+
+  get resting(): boolean {
+    return this.#paused || this.#ended;
   }
 
-  /** A whole header is decoded where it lies. */
-  #feedHeader(): boolean {
-    const at = this.#surplusAt;
+  get hasPayloads(): boolean {
+    return this.#packet.normalPages > 0;
+  }
+
+  busy(): void {
+    this.#clock.busy();
+  }
+
+  /** Between packets, and not waiting for anybody here, the channel waits for the source. */
+  idle(): void {
+    if (!this.#paused && this.#intake.atStart) this.#clock.idle();
+  }
+
+  takeHeader(bytes: Buffer, at: number): boolean {
     if (this.#control.frozen) {
       this.#rest();
       return true;
     }
-    if (this.#state !== 'START' || this.#have > 0 || this.#surplusEnd - at < this.#headerBytes) return false;
     // Its magic and version are looked at with all the rest.
-    const flags = this.#surplus.readUInt32BE(at + PACKET_START_BYTES - 4);
+    const flags = bytes.readUInt32BE(at + PACKET_START_BYTES - 4);
     if ((flags & MULTIFD_FLAG_DEVICE_STATE) !== 0) return false;
-    this.#surplusAt += this.#headerBytes;
-    this.#stats[STAT_BYTES] += this.#headerBytes;
     try {
-      this.#takeHeader(this.#surplus, at);
+      this.#takeHeader(bytes, at);
     } catch (thrown) {
       this.#fail(thrown);
     }
     return true;
   }
 
-  #filled(count: number): void {
-    this.#have += count;
-    this.#stats[STAT_BYTES] += count;
-    if (this.#have === this.#want.length) this.#advance();
-  }
-
-  /** Everything that the state wanted is there: on to the next, and on to the failure if there is one. */
-  #advance(): void {
+  /** On to the next state, and on to the failure if there is one. */
+  advance(): void {
     if (this.#control.frozen) {
       this.#rest();
       return;
@@ -381,7 +306,7 @@ class ReceiveChannel implements Channel {
   }
 
   #endsWithShorterHeaders(): boolean {
-    const bytes = PACKET_START_BYTES + this.#have;
+    const bytes = PACKET_START_BYTES + this.#intake.have;
     for (let size = 2 * this.#pageSize; size <= MAX_PAGE_SIZE; size *= 2) {
       if (bytes % packetHeaderBytes(size) === 0) return true;
     }
@@ -390,8 +315,7 @@ class ReceiveChannel implements Channel {
 
   #expect(state: State, want: Uint8Array): void {
     this.#state = state;
-    this.#want = want;
-    this.#have = 0;
+    this.#intake.expect(want, state === 'START');
   }
 
   // ---- the states ----
@@ -437,7 +361,7 @@ class ReceiveChannel implements Channel {
       }
       case 'DEVICE_PAYLOAD':
         this.#stats[STAT_DEVICE_STATES] += 1;
-        this.#pauseFor(this.#offerDeviceState(this.#want.length));
+        this.#pauseFor(this.#offerDeviceState(this.#intake.wanted));
         return;
     }
   }
@@ -465,7 +389,7 @@ class ReceiveChannel implements Channel {
       this.#expect('PAYLOAD', this.#payload.subarray(0, packet.nextPacketSize));
       return;
     }
-    this.#direct = this.#shared[packet.block] !== undefined && this.#runsAreLong();
+    this.#direct = this.#placement.isDirect(packet);
     if (this.#direct) {
       this.#nextPage = 0;
       this.#expectRun();
@@ -475,27 +399,18 @@ class ReceiveChannel implements Channel {
     }
   }
 
-  #runsAreLong(): boolean {
-    const { normalPages } = this.#packet;
-    let runs = 0;
-    for (let i = 0; i < normalPages; i += this.#runLength(i, normalPages)) runs++;
-    return (normalPages * this.#pageSize) / runs >= Math.min(DIRECT_RUN_BYTES, normalPages * this.#pageSize);
-  }
-
   /** Method none into shared RAM: the next pages that lie side by side. */
   #expectRun(): void {
-    const run = this.#runLength(this.#nextPage, this.#packet.normalPages);
-    const windows = this.#shared[this.#packet.block] as Windows;
-    const page = this.#packet.pages[this.#nextPage];
+    const packet = this.#packet;
+    const page = this.#nextPage;
+    const run = this.#placement.runLength(packet, page, packet.normalPages);
     this.#nextPage += run;
-    this.#expect('PAYLOAD', windows.view(page * this.#pageSize, run * this.#pageSize));
+    this.#expect('PAYLOAD', this.#placement.view(packet, page, run));
   }
 
   /** Where pages are put together: for private memory in the slot, since the calling thread takes them from there. */
   #pagesBuffer(): Buffer {
-    const { block } = this.#packet;
-    const direct = this.#shared[block] !== undefined || this.#files[block] !== undefined;
-    return direct ? this.#pages : this.#control.slotOf(this.#id).data;
+    return this.#placement.reaches(this.#packet.block) ? this.#pages : this.#control.slotOf(this.#id).data;
   }
 
   #decode(): void {
@@ -530,74 +445,14 @@ class ReceiveChannel implements Channel {
       return;
     }
     const packet = this.#packet;
-    const size = this.#pageSize;
-    const { block, normalPages } = packet;
-    if (normalPages + packet.zeroPages > 0) {
-      const windows = this.#shared[block];
-      const file = this.#files[block];
-      if (windows === undefined && file === undefined) {
+    if (packet.normalPages + packet.zeroPages > 0) {
+      if (!this.#placement.reaches(packet.block)) {
         this.#pauseFor(this.#offerPages());
         return;
       }
-      const direct = this.#method === undefined && this.#direct;
-      for (let i = 0; i < normalPages;) {
-        const run = this.#runLength(i, normalPages);
-        const offset = packet.pages[i] * size;
-        if (windows !== undefined) {
-          if (!direct) {
-            const window = windows.windowAt(offset);
-            copyPages(pages, i * size, window, offset % Windows.WINDOW_BYTES, run * size);
-          }
-        } else file?.write(pages, i * size, run * size, offset);
-        markPages(this.#received[block], packet.pages[i], run);
-        if (this.#present !== undefined) markPages(this.#present[block], packet.pages[i], run);
-        i += run;
-      }
-      this.#zeroPages(windows, file);
+      this.#placement.place(packet, this.#method === undefined && this.#direct ? undefined : pages);
     }
     this.#complete();
-  }
-
-  /**
-   * A zero page that is zero already is not written: fresh memory stays without frames, a sparse file sparse, and
-   * reading is faster than writing anyway.
-   */
-  #zeroPages(windows: Windows | undefined, file: FileBlock | undefined): void {
-    const packet = this.#packet;
-    const size = this.#pageSize;
-    const end = packet.normalPages + packet.zeroPages;
-    const { fresh } = this.#task.blocks[packet.block];
-    for (let i = packet.normalPages; i < end;) {
-      const run = this.#runLength(i, end);
-      const offset = packet.pages[i] * size;
-      const bytes = run * size;
-      const first = markPages(this.#received[packet.block], packet.pages[i], run);
-      if (fresh && first) {
-        i += run;
-        continue;
-      }
-      if (this.#present !== undefined) {
-        unmarkPages(this.#present[packet.block], packet.pages[i], run);
-      } else if (windows !== undefined) {
-        const window = windows.windowAt(offset);
-        const at = offset % Windows.WINDOW_BYTES;
-        if (!isZeroRange(window, at, bytes)) window.fill(0, at, at + bytes);
-      } else if (file !== undefined) {
-        file.read(this.#pages, 0, bytes, offset);
-        if (!isZeroRange(this.#pages, 0, bytes)) {
-          this.#pages.fill(0, 0, bytes);
-          file.write(this.#pages, 0, bytes, offset);
-        }
-      }
-      i += run;
-    }
-  }
-
-  /** From entry `i` of the page list on, before `end`, how many pages lie side by side in one window. */
-  #runLength(i: number, end: number): number {
-    const { pages } = this.#packet;
-    const limit = Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize;
-    return runLength(pages, i, Math.min(end - i, limit));
   }
 
   /** The packet is in place. */
@@ -634,9 +489,9 @@ class ReceiveChannel implements Channel {
         if (this.#waits > 0 || this.#ended) return;
         this.#paused = false;
         this.#clock.busy();
-        this.#feed();
-        this.#maybeIdle();
-        if (!this.#paused && !this.#ended) this.#socket?.resume();
+        this.#intake.feed();
+        this.idle();
+        if (!this.resting) this.#connection?.resume();
       },
       (thrown: unknown) => this.#fail(thrown),
     );
@@ -697,14 +552,7 @@ class ReceiveChannel implements Channel {
   /** Frees everything; waits until the descriptor is closed. */
   async close(): Promise<void> {
     this.#clock.stop();
-    this.#unwatch?.();
     this.#ended = true;
-    const socket = this.#socket;
-    if (socket !== undefined && !socket.closed) {
-      await new Promise<void>((resolve) => {
-        socket.once('close', () => resolve());
-        socket.destroy();
-      });
-    }
+    await this.#connection?.close();
   }
 }
