@@ -61,8 +61,8 @@ export {
   type MappedRamDescription,
   type MappedRamProblem,
   type ReadMappedRamOptions,
-} from './stream/read-mapped-ram.js';
+} from './mapped-ram/read.js';
 export type { BoundOptions } from './stream/bounds.js';
 export type { MainStreamDescription } from './stream/describe-main-stream.js';
 export type { VmDescription, VmDevice } from './stream/vm-description.js';
-export { verifyMappedRam, type VerifiedBlock, type VerifyOptions } from './stream/verify-mapped-ram.js';
+export { verifyMappedRam, type VerifiedBlock, type VerifyOptions } from './mapped-ram/verify.js';

@@ -3,7 +3,7 @@ import { Command, Option } from 'commander';
 import { describeMigrationFile, type MigrationFileDescription } from '../migration/describe.js';
 import type { Bounds } from '../stream/bounds.js';
 import { quote } from '../stream/codes.js';
-import { verifyMappedRam, type VerifiedBlock } from '../stream/verify-mapped-ram.js';
+import { verifyMappedRam, type VerifiedBlock } from '../mapped-ram/verify.js';
 import { CliError, EXIT_FAILED, EXIT_OK } from './cli-error.js';
 import { columnsOf } from './columns.js';
 import { formatShare, formatSize } from './format.js';

@@ -42,7 +42,7 @@ import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stre
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
-import { MappedRamWriter } from '../stream/mapped-ram-writer.js';
+import { MappedRamWriter } from '../mapped-ram/writer.js';
 import { writeAt } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';

@@ -41,7 +41,7 @@ import {
   readTail,
   requireSound,
   type MappedRamDescription,
-} from '../stream/read-mapped-ram.js';
+} from '../mapped-ram/read.js';
 import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import zlib from 'node:zlib';
-import { readMappedRam, readPageRuns, requireSound } from '../../src/stream/read-mapped-ram.js';
+import { readMappedRam, readPageRuns, requireSound } from '../../src/mapped-ram/read.js';
 import type { Address, Compression } from '../../src/index.js';
 
 export interface Capture {

@@ -17,7 +17,7 @@ import {
 } from '../../src/index.js';
 import { encodeFileHeader } from '../../src/stream/configuration.js';
 import { encodeEos, encodeFooter, encodeSection } from '../../src/stream/main-writer.js';
-import { MappedRamWriter } from '../../src/stream/mapped-ram-writer.js';
+import { MappedRamWriter } from '../../src/mapped-ram/writer.js';
 import { analyze } from '../support/analyze.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';

@@ -3,8 +3,8 @@ import { readFileSync } from 'node:fs';
 import { gunzipSync } from 'node:zlib';
 import { ByteReader, type ByteSource } from '../../src/stream/byte-reader.js';
 import { type MainStreamOptions, readMainStream } from '../../src/stream/main-stream.js';
-import type { MappedRamBlock } from '../../src/stream/mapped-ram.js';
-import { readPageRuns } from '../../src/stream/read-mapped-ram.js';
+import type { MappedRamBlock } from '../../src/mapped-ram/layout.js';
+import { readPageRuns } from '../../src/mapped-ram/read.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { readCapture } from '../support/reference-decoder.js';
 

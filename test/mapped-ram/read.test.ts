@@ -11,7 +11,7 @@ import {
   readPageRuns,
   readTail,
   requireSound,
-} from '../../src/stream/read-mapped-ram.js';
+} from '../../src/mapped-ram/read.js';
 import { sizeOf } from '../../src/stream/positioned-file.js';
 import { Random } from '../support/random.js';
 import { readCapture } from '../support/reference-decoder.js';
@@ -24,7 +24,7 @@ import {
   collect,
   hex,
   readMig,
-} from './support.js';
+} from '../stream/support.js';
 
 const PAGE = 4096;
 

@@ -17,16 +17,16 @@
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import { isZeroRange } from '../ram/zero-page.js';
-import { type StreamBlock, encodeBlock, requirePageSize } from './block-list.js';
-import { STREAM_ERRORS, quote, refusal } from './codes.js';
-import { type Configuration, encodeU32 } from './configuration.js';
-import { describeConfiguration } from './described-configuration.js';
-import { DEFAULT_PAGE_SIZE, toldPageSize } from './machine.js';
-import { type MappedRamBlock, encodeBitmap, layOut, mappedBlock } from './mapped-ram.js';
-import { encodeMemSizeRecord, fileConfiguration, socketBlock, toFileStream } from './main-writer.js';
-import { type WritableFile, writeAt } from './positioned-file.js';
-import type { MainItem, MemSizeItem } from './records.js';
-import type { TailScanner } from './vm-description.js';
+import { type StreamBlock, encodeBlock, requirePageSize } from '../stream/block-list.js';
+import { STREAM_ERRORS, quote, refusal } from '../stream/codes.js';
+import { type Configuration, encodeU32 } from '../stream/configuration.js';
+import { describeConfiguration } from '../stream/described-configuration.js';
+import { DEFAULT_PAGE_SIZE, toldPageSize } from '../stream/machine.js';
+import { type MappedRamBlock, encodeBitmap, layOut, mappedBlock } from './layout.js';
+import { encodeMemSizeRecord, fileConfiguration, socketBlock, toFileStream } from '../stream/main-writer.js';
+import { type WritableFile, writeAt } from '../stream/positioned-file.js';
+import type { MainItem, MemSizeItem } from '../stream/records.js';
+import type { TailScanner } from '../stream/vm-description.js';
 
 const GATHER_BYTES = 65536;
 /** Of a bitmap at once: 1 MiB. */

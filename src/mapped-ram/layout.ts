@@ -17,14 +17,14 @@
  * The bitmap is little-endian words of 64 bits: page i is bit i & 7 of byte i >> 3. 1: the page is in the file. 0: it
  * is a zero page, and what lies at its place has no meaning (a page that became zero again leaves its old bytes).
  *
- * Read in read-mapped-ram.ts, written in mapped-ram-writer.ts.
+ * Read in read.ts, written in writer.ts.
  */
 import {
   MAPPED_RAM_HEADER_BYTES,
   MAPPED_RAM_VERSION,
   type MappedRamHeader,
   type StreamBlock,
-} from './block-list.js';
+} from '../stream/block-list.js';
 
 /** Where pages begin, so that they can be read and written with O_DIRECT, and in large pieces. */
 export const PAGES_ALIGNMENT = 0x100000;

@@ -1,6 +1,6 @@
 import t from 'tap';
 import { PageBitmap } from '../../src/ram/bitmap.js';
-import { bitmapBytes, countBits, encodeBitmap, layOut } from '../../src/stream/mapped-ram.js';
+import { bitmapBytes, countBits, encodeBitmap, layOut } from '../../src/mapped-ram/layout.js';
 import { Random } from '../support/random.js';
 
 const MIB = 2 ** 20;

@@ -17,17 +17,17 @@
 import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
 import { isZeroRange } from '../ram/zero-page.js';
-import { type StreamBlock, encodeBlock } from './block-list.js';
-import { BOUND_KEYS, type BoundOptions, type Bounds, atMost, checkBounds } from './bounds.js';
-import { ByteReader, CHUNK_BYTES } from './byte-reader.js';
-import { STREAM_ERRORS, quote, refusal } from './codes.js';
-import type { Configuration } from './configuration.js';
-import { MainStreamReader } from './main-stream.js';
-import { type MappedRamBlock, countBits, mappedBlock } from './mapped-ram.js';
-import { FileSource, type ReadableFile, openToRead, readAt, sizeOf } from './positioned-file.js';
-import { COMMAND_SWITCHOVER_START, type MainItem } from './records.js';
-import { TailEndFinder } from './tail-end.js';
-import type { VmDescription } from './vm-description.js';
+import { type StreamBlock, encodeBlock } from '../stream/block-list.js';
+import { BOUND_KEYS, type BoundOptions, type Bounds, atMost, checkBounds } from '../stream/bounds.js';
+import { ByteReader, CHUNK_BYTES } from '../stream/byte-reader.js';
+import { STREAM_ERRORS, quote, refusal } from '../stream/codes.js';
+import type { Configuration } from '../stream/configuration.js';
+import { MainStreamReader } from '../stream/main-stream.js';
+import { type MappedRamBlock, countBits, mappedBlock } from './layout.js';
+import { FileSource, type ReadableFile, openToRead, readAt, sizeOf } from '../stream/positioned-file.js';
+import { COMMAND_SWITCHOVER_START, type MainItem } from '../stream/records.js';
+import { TailEndFinder } from '../stream/tail-end.js';
+import type { VmDescription } from '../stream/vm-description.js';
 
 /** A bitmap is read in pieces, each one turn of the event loop: 256 KiB are 2 Mi pages, and as many runs at the worst. */
 const BITMAP_CHUNK_BYTES = 2 ** 18;

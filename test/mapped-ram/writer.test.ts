@@ -10,15 +10,15 @@ import { STREAM_ERRORS } from '../../src/stream/codes.js';
 import { machineRules } from '../../src/stream/machine.js';
 import { MainStreamReader } from '../../src/stream/main-stream.js';
 import { MainStreamBuilder, toSocketStream } from '../../src/stream/main-writer.js';
-import type { MappedRamBlock } from '../../src/stream/mapped-ram.js';
-import { MappedRamWriter, type MappedRamWriterOptions } from '../../src/stream/mapped-ram-writer.js';
+import type { MappedRamBlock } from '../../src/mapped-ram/layout.js';
+import { MappedRamWriter, type MappedRamWriterOptions } from '../../src/mapped-ram/writer.js';
 import { FileSource } from '../../src/stream/positioned-file.js';
 import {
   type MappedRamDescription,
   readMappedRam,
   readPageRuns,
   readTail,
-} from '../../src/stream/read-mapped-ram.js';
+} from '../../src/mapped-ram/read.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { TailScanner } from '../../src/stream/vm-description.js';
 import { analyze } from '../support/analyze.js';
@@ -36,7 +36,7 @@ import {
   parse,
   readMain,
   readMig,
-} from './support.js';
+} from '../stream/support.js';
 
 const PAGE = 4096;
 /** Subsections of the configuration that these captures have not. */

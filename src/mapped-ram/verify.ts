@@ -6,9 +6,9 @@ import { createHash } from 'node:crypto';
 import { MultifdError } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
 import { isZeroRange } from '../ram/zero-page.js';
-import { STREAM_ERRORS, quote } from './codes.js';
-import { openToRead, readAt } from './positioned-file.js';
-import { readPageRuns, type MappedRamDescription } from './read-mapped-ram.js';
+import { STREAM_ERRORS, quote } from '../stream/codes.js';
+import { openToRead, readAt } from '../stream/positioned-file.js';
+import { readPageRuns, type MappedRamDescription } from './read.js';
 
 const PIECE_BYTES = 2 ** 20;
 
