@@ -3,7 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import fs from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
-import { within } from '../../src/cli/qemu/within.js';
+import { within } from '../../src/qmp/within.js';
 import { MAIN } from '../cli/cli.js';
 
 const RUN_MS = 120_000;

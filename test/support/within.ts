@@ -1,2 +1,2 @@
 /** A time limit for every wait of a test. */
-export { within } from '../../src/cli/qemu/within.js';
+export { within } from '../../src/qmp/within.js';

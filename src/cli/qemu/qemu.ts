@@ -11,8 +11,8 @@ import type { Compression, ZeroPageDetection } from '../../options.js';
 import { COUNTER_ADDRESS, MEMORY_BYTES, READY, bootImage } from './boot-sector.js';
 import type { Program } from './programs.js';
 import { RAM_RANGES } from './compare-ram.js';
-import { Qmp } from './qmp.js';
-import { within } from './within.js';
+import { Qmp } from '../../qmp/qmp.js';
+import { within } from '../../qmp/within.js';
 
 const START_MS = 30_000;
 /** The BIOS and the fill, emulated on a machine that is busy with something else. */
