@@ -12,7 +12,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { MISSING_QEMU, findQemu } from '../src/cli/qemu/programs.js';
+import { MISSING_QEMU, findQemu } from '../src/cli/demo/qemu/programs.js';
 import { Child } from './support/child.js';
 import { Command } from './support/command.js';
 import { writeImage } from './support/image.js';

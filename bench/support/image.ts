@@ -17,7 +17,7 @@ import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import path from 'node:path';
 import zlib from 'node:zlib';
-import { seededRandom } from '../../src/cli/random.js';
+import { seededRandom } from '../../src/cli/demo/random.js';
 
 const MiB = 2 ** 20;
 const PAGE_BYTES = 4096;

@@ -1,7 +1,7 @@
 /** What the figures were measured on, and with; not the machine's name. */
 import { execFileSync } from 'node:child_process';
 import os from 'node:os';
-import { findQemu } from '../../src/cli/qemu/programs.js';
+import { findQemu } from '../../src/cli/demo/qemu/programs.js';
 
 export interface Machine {
   cpu: string;

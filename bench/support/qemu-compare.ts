@@ -15,7 +15,7 @@
 import { spawnSync } from 'node:child_process';
 import os from 'node:os';
 import path from 'node:path';
-import { MISSING_QEMU, findQemu } from '../../src/cli/qemu/programs.js';
+import { MISSING_QEMU, findQemu } from '../../src/cli/demo/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
 import { buildLimit, NO_LIMIT } from './limit.js';
 import { migrate } from './migrate.js';

@@ -7,9 +7,9 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { findQemu } from '../../src/cli/qemu/programs.js';
-import { Qmp } from '../../src/cli/qemu/qmp.js';
-import { within } from '../../src/cli/qemu/within.js';
+import { findQemu } from '../../src/cli/demo/qemu/programs.js';
+import { Qmp } from '../../src/qmp/qmp.js';
+import { within } from '../../src/qmp/within.js';
 
 export const RAM_BYTES = 2 ** 30;
 /** For each wait; the longest migration takes ten seconds. */

@@ -1,5 +1,6 @@
 /**
- * The command line. One file a command; what they have in common is in run-command.ts and option-values.ts.
+ * The command line. One file a command, in commands/; what they have in common is there in run-command.ts and
+ * option-values.ts. What the demo is made of is in demo/, what is printed for people in terminal/.
  *
  * Data goes to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 wrong usage, 128 + n for signal n.
  */
@@ -20,27 +21,27 @@ const COMMANDS: Record<string, Entry> = {
   receive: {
     usage: 'receive',
     summary: 'take in a live migration from QEMU, into a file',
-    load: async () => (await import('./receive.js')).addReceiveCommand,
+    load: async () => (await import('./commands/receive.js')).addReceiveCommand,
   },
   send: {
     usage: 'send <file>',
     summary: 'resume such a file in a waiting QEMU',
-    load: async () => (await import('./send.js')).addSendCommand,
+    load: async () => (await import('./commands/send.js')).addSendCommand,
   },
   relay: {
     usage: 'relay',
     summary: 'pass a live migration on, with other channels or another method',
-    load: async () => (await import('./relay.js')).addRelayCommand,
+    load: async () => (await import('./commands/relay.js')).addRelayCommand,
   },
   inspect: {
     usage: 'inspect <file>',
     summary: 'say what such a file holds',
-    load: async () => (await import('./inspect.js')).addInspectCommand,
+    load: async () => (await import('./commands/inspect.js')).addInspectCommand,
   },
   demo: {
     usage: 'demo',
     summary: 'migrate a guest from one process to another, and prove it',
-    load: async () => (await import('./demo.js')).addDemoCommand,
+    load: async () => (await import('./commands/demo.js')).addDemoCommand,
   },
 };
 

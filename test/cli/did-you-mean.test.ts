@@ -1,11 +1,11 @@
 /** What is misspelt on the command line: the option that was meant is named, also where it is one that must be there. */
 import { Command, CommanderError } from 'commander';
 import t from 'tap';
-import { addDemoCommand } from '../../src/cli/demo.js';
-import { addInspectCommand } from '../../src/cli/inspect.js';
-import { addReceiveCommand } from '../../src/cli/receive.js';
-import { addRelayCommand } from '../../src/cli/relay.js';
-import { addSendCommand } from '../../src/cli/send.js';
+import { addDemoCommand } from '../../src/cli/commands/demo.js';
+import { addInspectCommand } from '../../src/cli/commands/inspect.js';
+import { addReceiveCommand } from '../../src/cli/commands/receive.js';
+import { addRelayCommand } from '../../src/cli/commands/relay.js';
+import { addSendCommand } from '../../src/cli/commands/send.js';
 
 /** What a command line that is wrong says, without a process of its own. */
 async function complaint(line: string): Promise<string> {

@@ -1,14 +1,20 @@
 import t from 'tap';
-import { paintFor } from '../../src/cli/colour.js';
-import { formatRate, formatRatio, formatShare, formatSize, formatTimeLeft } from '../../src/cli/format.js';
-import { columnsOf, wrap } from '../../src/cli/columns.js';
-import { table } from '../../src/cli/output.js';
-import { ProgressLine, progressText } from '../../src/cli/progress-line.js';
-import { textOf as qemuText, type QemuDemoResult } from '../../src/cli/demo-qemu.js';
-import { blockTable } from '../../src/cli/inspect.js';
+import { paintFor } from '../../src/cli/terminal/colour.js';
+import {
+  formatRate,
+  formatRatio,
+  formatShare,
+  formatSize,
+  formatTimeLeft,
+} from '../../src/cli/terminal/format.js';
+import { columnsOf, wrap } from '../../src/cli/terminal/columns.js';
+import { table } from '../../src/cli/terminal/output.js';
+import { ProgressLine, progressText } from '../../src/cli/terminal/progress-line.js';
+import { textOf as qemuText, type QemuDemoResult } from '../../src/cli/demo/demo-qemu.js';
+import { blockTable } from '../../src/cli/commands/inspect.js';
 import type { MappedRamDescription } from '../../src/index.js';
-import { formatResult } from '../../src/cli/report-table.js';
-import type { DemoResult } from '../../src/cli/report.js';
+import { formatResult } from '../../src/cli/demo/report-table.js';
+import type { DemoResult } from '../../src/cli/demo/report.js';
 
 t.test('figures are short and have their unit', async (t) => {
   t.equal(formatSize(0), '0 B');

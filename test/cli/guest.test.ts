@@ -2,11 +2,11 @@ import t, { type Test } from 'tap';
 import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
-import { digestBlocks } from '../../src/cli/digest.js';
-import { dirtyPageCount, dirtyPages, type DirtyCounts } from '../../src/cli/dirty-pages.js';
-import { MIN_SIZE, fillGuestImage, guestBlocks } from '../../src/cli/guest-image.js';
-import { FileRam, PIECE_BYTES, SharedRam, type GuestRam } from '../../src/cli/guest-ram.js';
-import { seededRandom } from '../../src/cli/random.js';
+import { digestBlocks } from '../../src/cli/demo/digest.js';
+import { dirtyPageCount, dirtyPages, type DirtyCounts } from '../../src/cli/demo/dirty-pages.js';
+import { MIN_SIZE, fillGuestImage, guestBlocks } from '../../src/cli/demo/guest-image.js';
+import { FileRam, PIECE_BYTES, SharedRam, type GuestRam } from '../../src/cli/demo/guest-ram.js';
+import { seededRandom } from '../../src/cli/demo/random.js';
 
 const never = new AbortController().signal;
 const MIB = 2 ** 20;

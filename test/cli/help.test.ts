@@ -1,12 +1,12 @@
 /** Who asks for help gets it on stdout, in 80 columns and with examples; who mistypes a command is told, beside `help` as well. */
 import { Command, CommanderError } from 'commander';
 import t from 'tap';
-import { addDemoCommand } from '../../src/cli/demo.js';
+import { addDemoCommand } from '../../src/cli/commands/demo.js';
 import { commandLine } from '../../src/cli/help.js';
-import { addInspectCommand } from '../../src/cli/inspect.js';
-import { addReceiveCommand } from '../../src/cli/receive.js';
-import { addRelayCommand } from '../../src/cli/relay.js';
-import { addSendCommand } from '../../src/cli/send.js';
+import { addInspectCommand } from '../../src/cli/commands/inspect.js';
+import { addReceiveCommand } from '../../src/cli/commands/receive.js';
+import { addRelayCommand } from '../../src/cli/commands/relay.js';
+import { addSendCommand } from '../../src/cli/commands/send.js';
 import { run } from './cli.js';
 
 const COMMANDS = ['receive', 'send', 'relay', 'inspect', 'demo'];

@@ -9,7 +9,7 @@ import {
   integerFrom,
   pageSize,
   sizeFrom,
-} from '../../src/cli/option-values.js';
+} from '../../src/cli/commands/option-values.js';
 import * as options from '../../src/options.js';
 import { BOUND_RANGES, checkBounds } from '../../src/stream/bounds.js';
 

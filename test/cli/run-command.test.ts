@@ -1,6 +1,6 @@
 /** The exit code of a command that a signal came to. */
 import t from 'tap';
-import { runCommand } from '../../src/cli/run-command.js';
+import { runCommand } from '../../src/cli/commands/run-command.js';
 
 t.test('a signal behind the decision does not turn success into failure', async (t) => {
   const before = process.exitCode;

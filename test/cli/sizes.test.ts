@@ -1,5 +1,5 @@
 import t from 'tap';
-import { parseSize } from '../../src/cli/sizes.js';
+import { parseSize } from '../../src/cli/commands/sizes.js';
 
 t.test('sizes are bytes, or binary multiples in either case', async (t) => {
   const cases: [string, number][] = [

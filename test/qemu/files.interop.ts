@@ -9,7 +9,7 @@ import { spawnSync } from 'node:child_process';
 import t, { type Test } from 'tap';
 import { formatAddress, type Address } from '../../src/transport/address.js';
 import { readMappedRam, receiveMigration, sendMigration } from '../../src/index.js';
-import { differingPages } from '../../src/cli/qemu/compare-ram.js';
+import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
 import { analyze } from '../support/analyze.js';
 import { within } from '../support/within.js';
 import { load, park, send, type Parked } from './park.js';

@@ -9,7 +9,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
-import { MISSING_QEMU, findQemu } from '../../src/cli/qemu/programs.js';
+import { MISSING_QEMU, findQemu } from '../../src/cli/demo/qemu/programs.js';
 import { Qmp } from '../../src/qmp/qmp.js';
 import { within } from '../../src/qmp/within.js';
 import type { Compression } from '../../src/index.js';

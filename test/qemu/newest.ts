@@ -5,7 +5,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
-import { NEW_FOLDER, isNewest } from '../../src/cli/qemu/folders.js';
+import { NEW_FOLDER, isNewest } from '../../src/cli/demo/qemu/folders.js';
 
 const bin = path.join(NEW_FOLDER, 'bin');
 const command = path.join(bin, 'qemu-system-x86_64');

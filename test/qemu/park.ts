@@ -17,7 +17,7 @@ import { formatAddress, type Address, type AddressText } from '../../src/transpo
 import { within } from '../support/within.js';
 import type { Program } from './programs.js';
 import { type Outgoing, Qemu } from './qemu.js';
-import { differingPages, pagesWithData } from '../../src/cli/qemu/compare-ram.js';
+import { differingPages, pagesWithData } from '../../src/cli/demo/qemu/compare-ram.js';
 
 const MIGRATION_MS = 60_000;
 /**

@@ -7,7 +7,7 @@ import {
   findQemu111,
   findQemu72,
   type Program,
-} from '../../src/cli/qemu/programs.js';
+} from '../../src/cli/demo/qemu/programs.js';
 
 export type { Program };
 export const QEMU = findQemu();

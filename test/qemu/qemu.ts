@@ -1,10 +1,10 @@
-/** The QEMUs of src/cli/qemu, ended and cleared away with the test that started them. */
+/** The QEMUs of src/cli/demo/qemu, ended and cleared away with the test that started them. */
 import fs from 'node:fs';
 import type { Test } from 'tap';
-import type { Program } from '../../src/cli/qemu/programs.js';
-import { Qemu as Machine, makeFolder, type QemuOptions } from '../../src/cli/qemu/qemu.js';
+import type { Program } from '../../src/cli/demo/qemu/programs.js';
+import { Qemu as Machine, makeFolder, type QemuOptions } from '../../src/cli/demo/qemu/qemu.js';
 
-export type { MigrationInfo, Outgoing, QemuOptions } from '../../src/cli/qemu/qemu.js';
+export type { MigrationInfo, Outgoing, QemuOptions } from '../../src/cli/demo/qemu/qemu.js';
 
 export type Qemu = Machine;
 

@@ -2,10 +2,10 @@
  * `multifd demo`: its options, and what becomes of them. The work is demo-source.ts's.
  */
 import { Command, Option } from 'commander';
-import type { Compression, ZeroPageDetection } from '../index.js';
-import { CliError, EXIT_OK, UsageError } from './cli-error.js';
-import type { DemoPlan } from './demo-source.js';
-import { MIN_SIZE } from './guest-image.js';
+import type { Compression, ZeroPageDetection } from '../../index.js';
+import { CliError, EXIT_OK, UsageError } from '../cli-error.js';
+import type { DemoPlan } from '../demo/demo-source.js';
+import { MIN_SIZE } from '../demo/guest-image.js';
 import { checked, levelFor, parseLevel } from './migration-options.js';
 import {
   COMPRESSIONS,
@@ -17,9 +17,9 @@ import {
   sizeFrom,
   ZERO_PAGE_DETECTIONS,
 } from './option-values.js';
-import { outputFor, type OutputFlags } from './output.js';
-import { checkRamFile } from './ram-file.js';
-import { reportTo, type Backing, type Reporter } from './report.js';
+import { outputFor, type OutputFlags } from '../terminal/output.js';
+import { checkRamFile } from '../demo/ram-file.js';
+import { reportTo, type Backing, type Reporter } from '../demo/report.js';
 import { runCommand } from './run-command.js';
 
 const MAX_DIRTY_ROUNDS = 1000;
@@ -139,7 +139,7 @@ export function addDemoCommand(program: Command): void {
         const level = checked(command, () => levelFor('--level', flags.level, flags.compression));
         const { channels, compression } = flags;
         await runCommand(flags.verbose === true, async (cancelled) => {
-          const { qemuDemo } = await import('./demo-qemu.js');
+          const { qemuDemo } = await import('../demo/demo-qemu.js');
           await qemuDemo({ channels, compression, level }, output, cancelled);
           return EXIT_OK;
         });
@@ -190,7 +190,7 @@ function range(compression: keyof typeof LEVELS): string {
 async function demo(plan: DemoPlan, report: Reporter, cancelled: AbortSignal): Promise<number> {
   let result;
   try {
-    const { migrate } = await import('./demo-source.js');
+    const { migrate } = await import('../demo/demo-source.js');
     result = await migrate(plan, report, cancelled);
   } catch (error) {
     report.failed(error);

@@ -1,6 +1,6 @@
 /** What receive, send and relay run in: the result or the failure is told, once, and progress followed to its end. */
-import { CliError } from './cli-error.js';
-import type { Output } from './output.js';
+import { CliError } from '../cli-error.js';
+import type { Output } from '../terminal/output.js';
 
 /**
  * @param run does the work; what it hands to `follow` is waited for before the result is told

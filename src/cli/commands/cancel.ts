@@ -2,7 +2,7 @@
  * Cancelling by signal: the first one ends the run in good order, a second one ends the process at once (its 'exit'
  * handlers still kill the destination process and remove the temporary directory).
  */
-import { CliError } from './cli-error.js';
+import { CliError } from '../cli-error.js';
 
 /** Signals that cancel, with the exit codes that shells give them: 128 + the signal's number. */
 const EXIT_CODES = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;

@@ -13,8 +13,8 @@
  *
  * Every request has one reply, with its id. `failed` may come at any time, is said once, and is the last word.
  */
-import type { Address, Compression } from '../index.js';
-import type { Failure } from './cli-error.js';
+import type { Address, Compression } from '../../index.js';
+import type { Failure } from '../cli-error.js';
 import type { Digests } from './digest.js';
 import type { BlockPlan } from './guest-ram.js';
 

@@ -1,11 +1,11 @@
 /** `multifd relay`: passes a live migration on while it runs, with other channels or another method. */
 import { Command, Option } from 'commander';
-import type { SwitchoverAck } from '../migration/switchover-ack.js';
-import { type Compression } from '../options.js';
-import { formatAddress, type AddressText } from '../transport/address.js';
-import type { Bounds } from '../stream/bounds.js';
-import { EXIT_OK } from './cli-error.js';
-import { formatRate, formatSize } from './format.js';
+import type { SwitchoverAck } from '../../migration/switchover-ack.js';
+import { type Compression } from '../../options.js';
+import { formatAddress, type AddressText } from '../../transport/address.js';
+import type { Bounds } from '../../stream/bounds.js';
+import { EXIT_OK } from '../cli-error.js';
+import { formatRate, formatSize } from '../terminal/format.js';
 import {
   acceptTimeoutOption,
   addBoundOptions,
@@ -24,9 +24,9 @@ import {
   switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
-import { countsOf, followProgress } from './migration-progress.js';
+import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { choiceOf, sizeFrom } from './option-values.js';
-import { outputFor, table, type OutputFlags } from './output.js';
+import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
@@ -114,7 +114,7 @@ async function relay(
   cancelled: AbortSignal,
 ): Promise<void> {
   const output = outputFor(flags);
-  const { relayMigration } = await import('../migration/relay.js');
+  const { relayMigration } = await import('../../migration/relay.js');
   await runMigration(
     output,
     cancelled,

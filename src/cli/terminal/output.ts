@@ -8,8 +8,8 @@
  *     result()    a short text on stdout                   the last record on stdout, ok true or false
  *     failed()    nothing: the error is one line on stderr the last record on stdout, ok false
  */
-import { jsonLine, printable, printableLines } from '../printable.js';
-import { describeFailure } from './cli-error.js';
+import { jsonLine, printable, printableLines } from '../../printable.js';
+import { describeFailure } from '../cli-error.js';
 import { columnsOf, wrap } from './columns.js';
 import { ProgressLine, type ProgressText } from './progress-line.js';
 

@@ -1,15 +1,15 @@
 /** `multifd inspect`: what a mapped-ram file, or a capture of a main stream, holds. */
 import { Command, Option } from 'commander';
-import { describeMigrationFile, type MigrationFileDescription } from '../migration/describe.js';
-import type { Bounds } from '../stream/bounds.js';
-import { quote } from '../stream/codes.js';
-import { verifyMappedRam, type VerifiedBlock } from '../mapped-ram/verify.js';
-import { CliError, EXIT_FAILED, EXIT_OK } from './cli-error.js';
-import { columnsOf } from './columns.js';
-import { formatShare, formatSize } from './format.js';
+import { describeMigrationFile, type MigrationFileDescription } from '../../migration/describe.js';
+import type { Bounds } from '../../stream/bounds.js';
+import { quote } from '../../stream/codes.js';
+import { verifyMappedRam, type VerifiedBlock } from '../../mapped-ram/verify.js';
+import { CliError, EXIT_FAILED, EXIT_OK } from '../cli-error.js';
+import { columnsOf } from '../terminal/columns.js';
+import { formatShare, formatSize } from '../terminal/format.js';
 import { addBoundOptions, addOutputOptions } from './migration-options.js';
 import { sizeFrom } from './option-values.js';
-import { outputFor, table, type Output, type OutputFlags } from './output.js';
+import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 
 /** Lines of a table for people, by choice: more than any machine has, and no more than can be looked through. */

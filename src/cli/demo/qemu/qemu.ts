@@ -7,12 +7,12 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Compression, ZeroPageDetection } from '../../options.js';
+import type { Compression, ZeroPageDetection } from '../../../options.js';
 import { COUNTER_ADDRESS, MEMORY_BYTES, READY, bootImage } from './boot-sector.js';
 import type { Program } from './programs.js';
 import { RAM_RANGES } from './compare-ram.js';
-import { Qmp } from '../../qmp/qmp.js';
-import { within } from '../../qmp/within.js';
+import { Qmp } from '../../../qmp/qmp.js';
+import { within } from '../../../qmp/within.js';
 
 const START_MS = 30_000;
 /** The BIOS and the fill, emulated on a machine that is busy with something else. */

@@ -1,11 +1,11 @@
 /** What the demo tells of itself. All figures are in bytes, pages and seconds. */
-import type { Compression, ZeroPageDetection } from '../index.js';
-import { paintFor } from './colour.js';
-import { columnsOf } from './columns.js';
+import type { Compression, ZeroPageDetection } from '../../index.js';
+import { paintFor } from '../terminal/colour.js';
+import { columnsOf } from '../terminal/columns.js';
 import type { DirtyCounts } from './dirty-pages.js';
 import type { BlockPlan } from './guest-ram.js';
-import type { Output } from './output.js';
-import { progressText, type Progress } from './progress-line.js';
+import type { Output } from '../terminal/output.js';
+import { progressText, type Progress } from '../terminal/progress-line.js';
 import { formatResult } from './report-table.js';
 
 /** What was asked for, in both the first and the last record. */

@@ -3,7 +3,7 @@
  * the demo's IPC carries them. A guest can have a hundred thousand runs of them: they go many to a message, and one
  * message at a time.
  */
-import type { RAMBlock } from '../index.js';
+import type { RAMBlock } from '../../index.js';
 import type { DestinationProcess } from './destination-process.js';
 
 const RANGES_PER_MESSAGE = 1024;

@@ -7,8 +7,8 @@
  */
 import fs from 'node:fs';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
-import type { RAMBlockOptions } from '../index.js';
-import { CliError } from './cli-error.js';
+import type { RAMBlockOptions } from '../../index.js';
+import { CliError } from '../cli-error.js';
 
 export interface BlockPlan {
   name: string;

@@ -11,10 +11,10 @@
  *
  *     Proven: the destination's RAM equals the source's. ...
  */
-import type { Paint } from './colour.js';
-import { wrap } from './columns.js';
-import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
-import { table } from './output.js';
+import type { Paint } from '../terminal/colour.js';
+import { wrap } from '../terminal/columns.js';
+import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
+import { table } from '../terminal/output.js';
 import type { BlockResult, DemoResult } from './report.js';
 
 /** Of 64: enough for eyes, and the comparison has been made. */

@@ -10,10 +10,10 @@
 import os from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as turnEventLoop, setTimeout as sleep } from 'node:timers/promises';
-import { MultifdError } from '../errors.js';
-import { createSender, type Sender } from '../send/sender.js';
-import type { Stats } from '../session.js';
-import { CliError } from './cli-error.js';
+import { MultifdError } from '../../errors.js';
+import { createSender, type Sender } from '../../send/sender.js';
+import type { Stats } from '../../session.js';
+import { CliError } from '../cli-error.js';
 import { DestinationProcess } from './destination-process.js';
 import { digestBlocks } from './digest.js';
 import { dirtyPageCount, dirtyPages, type DirtyCounts } from './dirty-pages.js';

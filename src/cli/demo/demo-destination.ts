@@ -6,9 +6,9 @@
  * left to the source, which ends both in order.
  */
 import fs from 'node:fs';
-import { createReceiver, type Receiver } from '../recv/receiver.js';
-import { printableLines } from '../printable.js';
-import { CliError, describeFailure } from './cli-error.js';
+import { createReceiver, type Receiver } from '../../recv/receiver.js';
+import { printableLines } from '../../printable.js';
+import { CliError, describeFailure } from '../cli-error.js';
 import { digestBlocks } from './digest.js';
 import { FileRam, SharedRam, type GuestRam } from './guest-ram.js';
 import type { DestinationSetup, Replies, Request, ToDestination, ToSource } from './messages.js';

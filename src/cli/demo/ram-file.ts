@@ -4,7 +4,7 @@
  * The user's file is only ever opened for reading.
  */
 import fs from 'node:fs';
-import { UsageError } from './cli-error.js';
+import { UsageError } from '../cli-error.js';
 import { readFully, type BlockPlan, type GuestRam } from './guest-ram.js';
 
 /** Checks the file; its size in bytes. @throws UsageError */

@@ -2,7 +2,7 @@
  * One line on a terminal's stderr that is written over and over and cleared at the end. On anything but a terminal
  * it writes nothing.
  */
-import { printable } from '../printable.js';
+import { printable } from '../../printable.js';
 import { columnsOf } from './columns.js';
 import { formatRate, formatRatio, formatShare, formatSize, formatTimeLeft } from './format.js';
 

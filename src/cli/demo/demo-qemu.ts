@@ -14,13 +14,13 @@ import {
   type ReceivedMigration,
   type SentMigration,
   type Stats,
-} from '../index.js';
-import { CliError } from './cli-error.js';
-import { paintFor, type Paint } from './colour.js';
-import { columnsOf, wrap } from './columns.js';
-import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
-import { countsOf, followProgress } from './migration-progress.js';
-import { table, type Output } from './output.js';
+} from '../../index.js';
+import { CliError } from '../cli-error.js';
+import { paintFor, type Paint } from '../terminal/colour.js';
+import { columnsOf, wrap } from '../terminal/columns.js';
+import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
+import { countsOf, followProgress } from '../terminal/migration-progress.js';
+import { table, type Output } from '../terminal/output.js';
 import { differingPages } from './qemu/compare-ram.js';
 import { MISSING_QEMU, findQemu, type Program } from './qemu/programs.js';
 import { Qemu, makeFolder } from './qemu/qemu.js';

@@ -5,8 +5,8 @@
  * The ranges are the engine's own; test/cli/option-values.test.ts holds them against src/options.ts.
  */
 import { InvalidArgumentError } from 'commander';
-import { similarTo } from '../did-you-mean.js';
-import type { Compression, ZeroPageDetection } from '../index.js';
+import { similarTo } from '../../did-you-mean.js';
+import type { Compression, ZeroPageDetection } from '../../index.js';
 import { parseSize } from './sizes.js';
 
 export const COMPRESSIONS: readonly Compression[] = ['none', 'zlib', 'zstd'];

@@ -1,12 +1,12 @@
 /** Options that receive, send and relay have in common. */
 import { Command, InvalidArgumentError, Option } from 'commander';
-import { MultifdError } from '../errors.js';
-import { SWITCHOVER_ACKS } from '../migration/switchover-ack.js';
-import { type Compression } from '../options.js';
-import { addressMeant, checkAddress, type AddressText } from '../transport/address.js';
-import { EXIT_USAGE, UsageError } from './cli-error.js';
-import { BOUND_RANGES, DEFAULT_BOUNDS, type Bounds } from '../stream/bounds.js';
-import { formatSize } from './format.js';
+import { MultifdError } from '../../errors.js';
+import { SWITCHOVER_ACKS } from '../../migration/switchover-ack.js';
+import { type Compression } from '../../options.js';
+import { addressMeant, checkAddress, type AddressText } from '../../transport/address.js';
+import { EXIT_USAGE, UsageError } from '../cli-error.js';
+import { BOUND_RANGES, DEFAULT_BOUNDS, type Bounds } from '../../stream/bounds.js';
+import { formatSize } from '../terminal/format.js';
 import {
   COMPRESSIONS,
   LEVELS,

@@ -8,7 +8,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { CliError } from './cli-error.js';
+import { CliError } from '../cli-error.js';
 
 export class TempDirectory {
   readonly path: string;

@@ -9,7 +9,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { CliError, destinationError } from './cli-error.js';
+import { CliError, destinationError } from '../cli-error.js';
 import type { Replies, Request, ToDestination, ToSource } from './messages.js';
 
 /** How long it may take to leave. */

@@ -3,10 +3,10 @@
  * exit code is set. The process then ends by itself: if it did not, something would have been left open.
  */
 import { inspect } from 'node:util';
-import { printable, printableLines } from '../printable.js';
+import { printable, printableLines } from '../../printable.js';
 import { cancelOnSignals } from './cancel.js';
-import { CliError, describeFailure, exitCodeOf } from './cli-error.js';
-import { paintFor } from './colour.js';
+import { CliError, describeFailure, exitCodeOf } from '../cli-error.js';
+import { paintFor } from '../terminal/colour.js';
 
 /** @param command resolves with the exit code; ends early, rejecting with its reason, when `cancelled` fires */
 export async function runCommand(

@@ -111,7 +111,7 @@ class Content {
 
 /** The built JavaScript of this package: text that is there wherever the demo runs. */
 function packageText(): Buffer {
-  const root = fileURLToPath(new URL('..', import.meta.url));
+  const root = fileURLToPath(new URL('../..', import.meta.url));
   const files = fs
     .readdirSync(root, { recursive: true, encoding: 'utf8' })
     .filter((name) => name.endsWith('.js'))

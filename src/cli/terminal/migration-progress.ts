@@ -1,6 +1,6 @@
 /** Progress of a migration: what its sessions push, told as records and on the progress line. */
 import { performance } from 'node:perf_hooks';
-import type { Receiver, Sender, Stats } from '../index.js';
+import type { Receiver, Sender, Stats } from '../../index.js';
 import type { Output } from './output.js';
 import { progressText } from './progress-line.js';
 

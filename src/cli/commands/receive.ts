@@ -1,11 +1,11 @@
 /** `multifd receive`: takes in a live migration from QEMU and keeps it as a mapped-ram file. */
 import { Command, Option } from 'commander';
-import type { SwitchoverAck } from '../migration/switchover-ack.js';
-import { type Compression } from '../options.js';
-import { formatAddress, type AddressText } from '../transport/address.js';
-import type { Bounds } from '../stream/bounds.js';
-import { EXIT_OK } from './cli-error.js';
-import { formatRate, formatShare, formatSize } from './format.js';
+import type { SwitchoverAck } from '../../migration/switchover-ack.js';
+import { type Compression } from '../../options.js';
+import { formatAddress, type AddressText } from '../../transport/address.js';
+import type { Bounds } from '../../stream/bounds.js';
+import { EXIT_OK } from '../cli-error.js';
+import { formatRate, formatShare, formatSize } from '../terminal/format.js';
 import {
   acceptTimeoutOption,
   addBoundOptions,
@@ -22,8 +22,8 @@ import {
   switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
-import { countsOf, followProgress } from './migration-progress.js';
-import { outputFor, table, type OutputFlags } from './output.js';
+import { countsOf, followProgress } from '../terminal/migration-progress.js';
+import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
@@ -91,7 +91,7 @@ export function addReceiveCommand(program: Command): void {
 
 async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<void> {
   const output = outputFor(flags);
-  const { receiveMigration } = await import('../migration/receive.js');
+  const { receiveMigration } = await import('../../migration/receive.js');
   await runMigration(
     output,
     cancelled,

@@ -2,8 +2,8 @@
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** From the built file, dist/src/cli/qemu. */
-const CHECKOUT = fileURLToPath(new URL('../../../..', import.meta.url));
+/** From the built file, dist/src/cli/demo/qemu. */
+const CHECKOUT = fileURLToPath(new URL('../../../../..', import.meta.url));
 
 export const OLD_FOLDER = process.env.MULTIFD_QEMU_7_2 ?? path.join(CHECKOUT, '.qemu/7.2');
 export const NEW_FOLDER = process.env.MULTIFD_QEMU_11_1 ?? path.join(CHECKOUT, '.qemu/11.1');

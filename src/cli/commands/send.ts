@@ -1,11 +1,11 @@
 /** `multifd send`: resumes a mapped-ram file in a QEMU that waits with -incoming. */
 import { Command, Option } from 'commander';
-import type { Compression, ZeroPageDetection } from '../options.js';
-import type { AddressText } from '../transport/address.js';
-import { parseQemuVersion } from '../stream/machine.js';
-import type { Bounds } from '../stream/bounds.js';
-import { EXIT_OK, UsageError } from './cli-error.js';
-import { formatRate, formatRatio, formatShare, formatSize } from './format.js';
+import type { Compression, ZeroPageDetection } from '../../options.js';
+import type { AddressText } from '../../transport/address.js';
+import { parseQemuVersion } from '../../stream/machine.js';
+import type { Bounds } from '../../stream/bounds.js';
+import { EXIT_OK, UsageError } from '../cli-error.js';
+import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
 import {
   addBoundOptions,
   addOutputOptions,
@@ -19,9 +19,9 @@ import {
   sessionOptions,
   type SessionFlags,
 } from './migration-options.js';
-import { countsOf, followProgress } from './migration-progress.js';
+import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
-import { outputFor, table, type OutputFlags } from './output.js';
+import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 
@@ -110,7 +110,7 @@ async function send(
   const output = outputFor(flags);
   let totalBytes = 0;
   output.note(`reading ${file}`);
-  const { sendMigration } = await import('../migration/send.js');
+  const { sendMigration } = await import('../../migration/send.js');
   await runMigration(
     output,
     cancelled,
