@@ -5,7 +5,7 @@
 import { createRequire } from 'node:module';
 import { createZlibReceiver, createZlibSender } from '../src/methods/zlib.js';
 import { createZstdReceiver, createZstdSender, hasNodeZstd } from '../src/methods/zstd.js';
-import type { ReceiveMethod, SendMethod } from '../src/methods/methods.js';
+import type { ReceiveMethod, SendMethod } from '../src/methods/contract.js';
 import { isZeroRange, isZeroRangePlain } from '../src/ram/zero-page.js';
 import {
   MULTIFD_PACKET_BYTES,

@@ -19,7 +19,7 @@ import { MultifdError, receivedExpected } from '../errors.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { SyncEngine, canDrive } from './engine.js';
 import { inBlocks } from './incompressible.js';
-import type { ReceiveMethod, SendMethod } from './methods.js';
+import type { ReceiveMethod, SendMethod } from './contract.js';
 
 const { Z_SYNC_FLUSH, Z_FULL_FLUSH, Z_FINISH } = zlib.constants;
 /** Deflate grows data that it cannot shrink by 5 bytes for each 16 KiB or so. */

@@ -19,7 +19,7 @@ import { MultifdError, receivedExpected } from '../errors.js';
 import { MAX_PAYLOAD_BYTES, MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { SyncEngine, canDrive } from './engine.js';
 import { copyPages } from '../ram/copy.js';
-import type { ReceiveMethod, SendMethod } from './methods.js';
+import type { ReceiveMethod, SendMethod } from './contract.js';
 import { Releaser } from './release.js';
 import { BlockDecoder } from './zstd-blocks.js';
 import { FrameWalker, copyRawFrame, rawFrame, refuse, wrongSize, type FramePart } from './zstd-frame.js';

@@ -14,7 +14,7 @@ import { textOf as qemuText, type QemuDemoResult } from '../../src/cli/demo/demo
 import { blockTable } from '../../src/cli/commands/inspect.js';
 import type { MappedRamDescription } from '../../src/index.js';
 import { formatResult } from '../../src/cli/demo/report-table.js';
-import type { DemoResult } from '../../src/cli/demo/report.js';
+import type { DemoResult } from '../../src/cli/demo/report-records.js';
 
 t.test('figures are short and have their unit', async (t) => {
   t.equal(formatSize(0), '0 B');

@@ -9,7 +9,7 @@ import zlib from 'node:zlib';
 import { Decompress } from 'fzstd';
 import t from 'tap';
 import { inBlocks, isIncompressible } from '../../src/methods/incompressible.js';
-import type { ReceiveMethod, SendMethod } from '../../src/methods/methods.js';
+import type { ReceiveMethod, SendMethod } from '../../src/methods/contract.js';
 import { createZlibReceiver, createZlibSender } from '../../src/methods/zlib.js';
 import { createZstdReceiver, createZstdSender, hasNodeZstd } from '../../src/methods/zstd.js';
 import { Random } from '../support/random.js';

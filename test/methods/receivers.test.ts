@@ -11,7 +11,7 @@ import vm from 'node:vm';
 import zlib from 'node:zlib';
 import t, { type Test } from 'tap';
 import { MultifdError } from '../../src/errors.js';
-import type { ReceiveMethod } from '../../src/methods/methods.js';
+import type { ReceiveMethod } from '../../src/methods/contract.js';
 import { createZlibReceiver } from '../../src/methods/zlib.js';
 import { createZstdReceiver, hasNodeZstd } from '../../src/methods/zstd.js';
 import { Random } from '../support/random.js';

@@ -6,7 +6,7 @@ import crypto from 'node:crypto';
 import { createRequire } from 'node:module';
 import t from 'tap';
 import { MultifdError } from '../../src/errors.js';
-import type { ReceiveMethod } from '../../src/methods/methods.js';
+import type { ReceiveMethod } from '../../src/methods/contract.js';
 import { createZstdReceiver, hasNodeZstd } from '../../src/methods/zstd.js';
 import { XxHash64 } from '../../src/methods/xxhash.js';
 import { Random } from '../support/random.js';

@@ -6,7 +6,7 @@ import t, { type Test } from 'tap';
 import { createReceiver, createSender, type Compression, type SenderOptions } from '../../src/index.js';
 import { createZlibSender } from '../../src/methods/zlib.js';
 import { createZstdSender, hasNodeZstd } from '../../src/methods/zstd.js';
-import type { SendMethod } from '../../src/methods/methods.js';
+import type { SendMethod } from '../../src/methods/contract.js';
 import { captureServer } from '../support/capture-server.js';
 import { CONTENTS, Guest, type GuestBlock } from '../support/guest.js';
 import { Random } from '../support/random.js';

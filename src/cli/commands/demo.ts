@@ -19,7 +19,8 @@ import {
 } from './option-values.js';
 import { outputFor, type OutputFlags } from '../terminal/output.js';
 import { checkRamFile } from '../demo/ram-file.js';
-import { reportTo, type Backing, type Reporter } from '../demo/report.js';
+import { reportTo, type Reporter } from '../demo/report.js';
+import type { Backing } from '../demo/report-records.js';
 import { runCommand } from './run-command.js';
 
 const MAX_DIRTY_ROUNDS = 1000;

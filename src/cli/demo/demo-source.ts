@@ -21,7 +21,8 @@ import { fillGuestImage, guestBlocks } from './guest-image.js';
 import { FileRam, SharedRam, type BlockPlan, type GuestRam } from './guest-ram.js';
 import { loadRamFile, ramFileBlocks } from './ram-file.js';
 import { seededRandom } from './random.js';
-import type { BlockResult, DemoResult, DemoSettings, Reporter } from './report.js';
+import type { Reporter } from './report.js';
+import type { BlockResult, DemoResult, DemoSettings } from './report-records.js';
 import { TempDirectory } from './temp-directory.js';
 import { ZeroRanges } from './zero-ranges.js';
 

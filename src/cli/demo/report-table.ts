@@ -15,7 +15,7 @@ import type { Paint } from '../terminal/colour.js';
 import { wrap } from '../terminal/columns.js';
 import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
 import { table } from '../terminal/output.js';
-import type { BlockResult, DemoResult } from './report.js';
+import type { BlockResult, DemoResult } from './report-records.js';
 
 /** Of 64: enough for eyes, and the comparison has been made. */
 const SHORT_DIGITS = 16;
