@@ -55,13 +55,12 @@ export {
   type DescribeOptions,
   type MigrationFileDescription,
 } from './migration/describe.js';
-export {
-  readMappedRam,
-  type MappedRamBlockDescription,
-  type MappedRamDescription,
-  type MappedRamProblem,
-  type ReadMappedRamOptions,
-} from './mapped-ram/read.js';
+export type {
+  MappedRamBlockDescription,
+  MappedRamDescription,
+  MappedRamProblem,
+} from './mapped-ram/description.js';
+export { readMappedRam, type ReadMappedRamOptions } from './mapped-ram/read.js';
 export type { BoundOptions } from './stream/bounds.js';
 export type { MainStreamDescription } from './stream/describe-main-stream.js';
 export type { VmDescription, VmDevice } from './stream/vm-description.js';

@@ -8,8 +8,10 @@
  *     4  all regions, sorted               overlaps, regions outside the file
  *
  * The file is not trusted: it may be cut, hostile, or no such file at all. What is wrong is listed in `problems`, and
- * the description holds what could be read; only reading itself, and a file that is no migration stream, throws. A
- * sender calls `requireSound()`.
+ * the description (description.ts) holds what could be read; only reading itself, and a file that is no migration stream,
+ * throws. A sender calls `requireSound()`, and reads on with pages.ts.
+ *
+ * Runs on the calling thread; a file that was given open stays the caller's.
  *
  * Bounds: those of bounds.ts, 2^32 pages, a bitmap's piece of 256 KiB, one VM description, 100 problems; the file's own size
  * for the time that it takes.
@@ -19,96 +21,24 @@ import { checkKeys } from '../option-checks.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock } from '../stream/block-list.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, atMost, checkBounds } from '../stream/bounds.js';
-import { ByteReader, CHUNK_BYTES } from '../stream/byte-reader.js';
+import { ByteReader } from '../stream/byte-reader.js';
 import { STREAM_ERRORS, quote, refusal } from '../stream/codes.js';
-import type { Configuration } from '../stream/configuration.js';
 import { MainStreamReader } from '../stream/main-stream.js';
-import { type MappedRamBlock, countBits, mappedBlock } from './layout.js';
-import { FileSource, type ReadableFile, openToRead, readAt, sizeOf } from '../stream/positioned-file.js';
+import { FileSource, type ReadableFile, openToRead, sizeOf } from '../stream/positioned-file.js';
 import { COMMAND_SWITCHOVER_START, type MainItem } from '../stream/records.js';
 import { TailEndFinder } from '../stream/tail-end.js';
-import type { VmDescription } from '../stream/vm-description.js';
+import type {
+  MappedRamBlockDescription,
+  MappedRamDescription,
+  MappedRamProblem,
+  MappedRamProblemKind,
+} from './description.js';
+import { countBits, mappedBlock } from './layout.js';
+import { readBitmap } from './pages.js';
 
-/** A bitmap is read in pieces, each one turn of the event loop: 256 KiB are 2 Mi pages, and as many runs at the worst. */
-const BITMAP_CHUNK_BYTES = 2 ** 18;
-const RUN_BATCH = 1024;
 const MAX_PROBLEMS = 100;
 /** Sections and commands in the stream, by choice: QEMU writes one each 50 ms or so, which makes 14 hours. */
 const MAX_SECTIONS = 2 ** 20;
-
-export type MappedRamProblemKind =
-  /** The stream breaks off, or breaks the format. */
-  | 'stream'
-  /** A mapped-ram header has a version, a page size or an offset that QEMU refuses. */
-  | 'header'
-  /** A bitmap or pages lie outside the file. */
-  | 'outside'
-  /** Two regions lie over each other. */
-  | 'overlap'
-  /** Bits behind a block's last page are set. */
-  | 'trailing-bits'
-  /**
-   * The tail ends without VM description: it may be cut, and is where it does not even end with EOF (fatal). Or it ends
-   * with one above `maxDescription`.
-   */
-  | 'tail';
-
-export interface MappedRamProblem {
-  kind: MappedRamProblemKind;
-  /** Does it keep the file from being loaded or sent? */
-  fatal: boolean;
-  message: string;
-  /** The block concerned, where there is one. */
-  block?: string;
-}
-
-export interface MappedRamBlockDescription extends MappedRamBlock {
-  /** Pages whose bit is set. */
-  presentPages: number;
-  zeroPages: number;
-  /** The guest address, with x-ignore-shared. */
-  address?: bigint;
-}
-
-/** Where sections beside ram lie in the file, as they are to be passed on. */
-export interface OtherSections {
-  offset: number;
-  bytes: number;
-}
-
-export interface MappedRamDescription {
-  fileSize: number;
-  /** Where the stream begins in the file. */
-  offset: number;
-  /** Undefined if the stream has none. */
-  configuration: Configuration | undefined;
-  /** The machine type's name; empty without configuration. */
-  machine: string;
-  capabilities: string[];
-  /** Target page size, in bytes. */
-  pageSize: number;
-  /** ram's section id. */
-  sectionId: number;
-  footers: boolean;
-  blocks: MappedRamBlockDescription[];
-  presentPages: number;
-  zeroPages: number;
-  /** Other sections before ram's START, and between it and ram's END. */
-  sectionsBeforeRam: OtherSections[];
-  sectionsBesideRam: OtherSections[];
-  /** Does the stream have the command SWITCHOVER_START? */
-  switchoverStart: boolean;
-  /** Where the stream goes on behind the last block's pages; undefined if the block list could not be read. */
-  streamOffset?: number;
-  /** Where the tail begins, and its length; undefined if ram's END could not be found. */
-  tailOffset?: number;
-  tailBytes?: number;
-  /** Behind the tail: padding, the rest of a block device. QEMU does not read it. */
-  unreadBytes?: number;
-  /** Undefined if the tail ends without one. */
-  vmDescription?: VmDescription;
-  problems: MappedRamProblem[];
-}
 
 export interface ReadMappedRamOptions extends BoundOptions {
   /** Where the stream begins in the file, in bytes (default 0; QEMU's `file:PATH,offset=N`). */
@@ -144,16 +74,6 @@ export async function readMappedRam(
   } finally {
     await handle.close();
   }
-}
-
-/**
- * Throws the first problem that keeps a file from being loaded or sent.
- *
- * @throws MultifdError STREAM_ERRORS.file
- */
-export function requireSound(description: MappedRamDescription): void {
-  const problem = description.problems.find(({ fatal }) => fatal);
-  if (problem !== undefined) throw new MultifdError(STREAM_ERRORS.file, problem.message);
 }
 
 class MappedRamFile {
@@ -375,117 +295,5 @@ class MappedRamFile {
   #add(kind: MappedRamProblemKind, fatal: boolean, message: string, block?: string): void {
     if (this.#problems.length >= MAX_PROBLEMS) return;
     this.#problems.push({ kind, fatal, message, ...(block !== undefined && { block }) });
-  }
-}
-
-/**
- * A block's bitmap in pieces.
- *
- * @returns the bytes, and the index of the page that their first bit stands for
- * @throws MultifdError STREAM_ERRORS.io, .eof
- */
-export async function* readBitmap(
-  file: ReadableFile,
-  block: MappedRamBlock,
-): AsyncGenerator<{ bytes: Buffer; page: number }, void, undefined> {
-  for (let at = 0; at < block.bitmapBytes; at += BITMAP_CHUNK_BYTES) {
-    const length = Math.min(BITMAP_CHUNK_BYTES, block.bitmapBytes - at);
-    const bytes = await readAt(file, block.bitmapOffset + at, length);
-    if (bytes.length < length) {
-      throw new MultifdError(
-        STREAM_ERRORS.eof,
-        `mapped-ram file: bitmap of ${quote(block.name)}: received ${at + bytes.length} bytes, expected ${block.bitmapBytes}`,
-      );
-    }
-    yield { bytes, page: 8 * at };
-  }
-}
-
-/** Pages of a block, one after another, that are all in the file or all zero pages. */
-export interface PageRun {
-  page: number;
-  count: number;
-  present: boolean;
-}
-
-/**
- * All pages of a block in runs, ascending, by its bitmap.
- *
- * @throws MultifdError STREAM_ERRORS.io, .eof
- */
-export async function* readPageRuns(
-  file: ReadableFile,
-  block: MappedRamBlock,
-): AsyncGenerator<PageRun, void, undefined> {
-  for await (const runs of readPageRunBatches(file, block)) yield* runs;
-}
-
-/** The same, many at a time: a wait for each run costs more than what is done with it. */
-export async function* readPageRunBatches(
-  file: ReadableFile,
-  block: MappedRamBlock,
-): AsyncGenerator<PageRun[], void, undefined> {
-  let run: PageRun = { page: 0, count: 0, present: false };
-  let batch: PageRun[] = [];
-  for await (const { bytes, page } of readBitmap(file, block)) {
-    const count = Math.min(block.pageCount - page, 8 * bytes.length);
-    for (let i = 0; i < count;) {
-      const byte = bytes[i >>> 3];
-      // A byte of eight equal bits is one step.
-      const step = (i & 7) === 0 && count - i >= 8 && (byte === 0x00 || byte === 0xff) ? 8 : 1;
-      const present = (byte & (1 << (i & 7))) !== 0;
-      if (present !== run.present) {
-        if (run.count > 0) batch.push(run);
-        if (batch.length === RUN_BATCH) {
-          yield batch;
-          batch = [];
-        }
-        run = { page: page + i, count: 0, present };
-      }
-      run.count += step;
-      i += step;
-    }
-  }
-  if (run.count > 0) batch.push(run);
-  if (batch.length > 0) yield batch;
-}
-
-/** Other sections in pieces, each the consumer's. */
-export async function* readOtherSections(
-  file: ReadableFile,
-  sections: readonly OtherSections[],
-): AsyncGenerator<Buffer, void, undefined> {
-  for (const { offset, bytes } of sections) yield* readRange(file, offset, bytes, 'other sections');
-}
-
-/** The file's tail in pieces, each the consumer's. */
-export async function* readTail(
-  file: ReadableFile,
-  description: MappedRamDescription,
-): AsyncGenerator<Buffer, void, undefined> {
-  const { tailOffset, tailBytes } = description;
-  if (tailOffset === undefined || tailBytes === undefined) {
-    throw new MultifdError(
-      STREAM_ERRORS.file,
-      "mapped-ram file: the end of ram's last section was not found",
-    );
-  }
-  yield* readRange(file, tailOffset, tailBytes, 'tail');
-}
-
-async function* readRange(
-  file: ReadableFile,
-  offset: number,
-  length: number,
-  what: string,
-): AsyncGenerator<Buffer, void, undefined> {
-  for (let at = 0; at < length;) {
-    const bytes = await readAt(file, offset + at, Math.min(CHUNK_BYTES, length - at));
-    if (bytes.length === 0) {
-      const message = `mapped-ram file: ${what}: received ${at} bytes, expected ${length}`;
-      throw new MultifdError(STREAM_ERRORS.eof, message);
-    }
-    yield bytes;
-    at += bytes.length;
   }
 }

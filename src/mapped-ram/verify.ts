@@ -8,7 +8,8 @@ import { checkKeys } from '../option-checks.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { STREAM_ERRORS, quote } from '../stream/codes.js';
 import { openToRead, readAt } from '../stream/positioned-file.js';
-import { readPageRuns, type MappedRamDescription } from './read.js';
+import type { MappedRamDescription } from './description.js';
+import { readPageRuns } from './pages.js';
 
 const PIECE_BYTES = 2 ** 20;
 

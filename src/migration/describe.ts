@@ -6,7 +6,8 @@ import { ByteReader } from '../stream/byte-reader.js';
 import { describeMainStream, type MainStreamDescription } from '../stream/describe-main-stream.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { FileSource, openToRead } from '../stream/positioned-file.js';
-import { readMappedRam, type MappedRamDescription } from '../mapped-ram/read.js';
+import type { MappedRamDescription } from '../mapped-ram/description.js';
+import { readMappedRam } from '../mapped-ram/read.js';
 
 export type MigrationFileDescription =
   ({ kind: 'mapped-ram' } & MappedRamDescription) | ({ kind: 'main-stream' } & MainStreamDescription);

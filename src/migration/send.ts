@@ -34,14 +34,9 @@ import { SET_UP } from '../set-up.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
-import {
-  readMappedRam,
-  readOtherSections,
-  readPageRunBatches,
-  readTail,
-  requireSound,
-  type MappedRamDescription,
-} from '../mapped-ram/read.js';
+import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
+import { readOtherSections, readPageRunBatches, readTail } from '../mapped-ram/pages.js';
+import { readMappedRam } from '../mapped-ram/read.js';
 import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';

@@ -7,11 +7,10 @@ import { encodeMappedRamHeader } from '../../src/stream/block-list.js';
 import {
   type MappedRamDescription,
   type MappedRamProblemKind,
-  readMappedRam,
-  readPageRuns,
-  readTail,
   requireSound,
-} from '../../src/mapped-ram/read.js';
+} from '../../src/mapped-ram/description.js';
+import { readPageRuns, readTail } from '../../src/mapped-ram/pages.js';
+import { readMappedRam } from '../../src/mapped-ram/read.js';
 import { sizeOf } from '../../src/stream/positioned-file.js';
 import { Random } from '../support/random.js';
 import { readCapture } from '../support/reference-decoder.js';

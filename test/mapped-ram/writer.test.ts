@@ -13,12 +13,9 @@ import { MainStreamBuilder, toSocketStream } from '../../src/stream/main-writer.
 import type { MappedRamBlock } from '../../src/mapped-ram/layout.js';
 import { MappedRamWriter, type MappedRamWriterOptions } from '../../src/mapped-ram/writer.js';
 import { FileSource } from '../../src/stream/positioned-file.js';
-import {
-  type MappedRamDescription,
-  readMappedRam,
-  readPageRuns,
-  readTail,
-} from '../../src/mapped-ram/read.js';
+import type { MappedRamDescription } from '../../src/mapped-ram/description.js';
+import { readPageRuns, readTail } from '../../src/mapped-ram/pages.js';
+import { readMappedRam } from '../../src/mapped-ram/read.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { TailScanner } from '../../src/stream/vm-description.js';
 import { analyze } from '../support/analyze.js';

@@ -2,7 +2,9 @@
 import fs from 'node:fs';
 import net from 'node:net';
 import zlib from 'node:zlib';
-import { readMappedRam, readPageRuns, requireSound } from '../../src/mapped-ram/read.js';
+import { requireSound } from '../../src/mapped-ram/description.js';
+import { readPageRuns } from '../../src/mapped-ram/pages.js';
+import { readMappedRam } from '../../src/mapped-ram/read.js';
 import type { Address, Compression } from '../../src/index.js';
 
 export interface Capture {

@@ -2,7 +2,8 @@ import t from 'tap';
 import { STREAM_ERRORS, type StreamError } from '../../src/stream/codes.js';
 import { encodeItem, toFileStream } from '../../src/stream/main-writer.js';
 import { MappedRamWriter } from '../../src/mapped-ram/writer.js';
-import { readMappedRam, readOtherSections, readTail } from '../../src/mapped-ram/read.js';
+import { readOtherSections, readTail } from '../../src/mapped-ram/pages.js';
+import { readMappedRam } from '../../src/mapped-ram/read.js';
 import { locateDevices, parseVmDescription, sectionBytes } from '../../src/stream/vm-description.js';
 import { MemoryFile, NO_DEVICES, collect, hex, ofKind, parse, rawOf } from './support.js';
 

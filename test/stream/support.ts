@@ -4,7 +4,7 @@ import { gunzipSync } from 'node:zlib';
 import { ByteReader, type ByteSource } from '../../src/stream/byte-reader.js';
 import { type MainStreamOptions, readMainStream } from '../../src/stream/main-stream.js';
 import type { MappedRamBlock } from '../../src/mapped-ram/layout.js';
-import { readPageRuns } from '../../src/mapped-ram/read.js';
+import { readPageRuns } from '../../src/mapped-ram/pages.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { readCapture } from '../support/reference-decoder.js';
 
