@@ -1,7 +1,8 @@
 import t from 'tap';
 import { ByteReader } from '../../src/stream/byte-reader.js';
 import { STREAM_ERRORS, type StreamError } from '../../src/stream/codes.js';
-import { MainStreamReader, commandName } from '../../src/stream/main-stream.js';
+import { MainStreamReader } from '../../src/stream/main-stream.js';
+import { commandName } from '../../src/stream/names.js';
 import { FileSource } from '../../src/stream/positioned-file.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { Random } from '../support/random.js';
