@@ -8,6 +8,9 @@
  *
  *     pages     | of a frame before | #begin: this frame, this payload | ... at
  *     history   ring: what the frame has decoded in payloads before, the last `window` bytes of it
+ *
+ * Long, and one thing: a block's loops share its tables, the history and the place in the pages. Entropy codes, literals'
+ * headers and frames are files beside it.
  */
 import { MAX_BLOCK_BYTES, corrupt } from './zstd-limits.js';
 import { FseTable, HuffmanTable } from './zstd-entropy.js';

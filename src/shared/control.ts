@@ -25,6 +25,8 @@
  * SEM and READY are counters that only grow ("eventcounts"), where QEMU has counting semaphores: a waiter notes the
  * count, looks at everything, and sleeps only if the count is still the same. A wake-up can therefore not be lost,
  * and one too many does no harm.
+ *
+ * Long, and one thing: a pair of stores and loads can only be judged with both of its sides before the eyes.
  */
 import { MultifdError } from '../errors.js';
 import {
