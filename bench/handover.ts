@@ -26,7 +26,7 @@ const CHANNELS = [1, 2, 4, 8, 16];
 const ROUNDS = 5;
 const ROUND_MS = 200;
 const LATENCY_JOBS = 3000;
-/** As in src/send/sender.ts. */
+/** As in src/send/hand-over.ts and turns.ts. */
 const SPIN = 400;
 const YIELD_MS = 2;
 /** Jobs a second with two channels. */

@@ -1,87 +1,62 @@
 /**
- * The queueing side, on the calling thread: pages into slots, slots to idle channels, sync points.
+ * The sender as embedders see it, on the calling thread: the session and its calls, put together from pieces of one idea
+ * each. The way of a page, top to bottom:
  *
- *     queuePage, queueRange --> RAM client's slot ----+   hand-over: wait for an idle channel (READY), search on from
- *     queueDeviceState ------> device client's slot --+-> where the last search ended, swap the slots, pendingJob = 1
+ *     queuePage, queueRange, queueZeroRange        queueDeviceState
+ *            |                                            |
+ *     ram-client.ts    one call after the other    device-client.ts   one call after the other
+ *        |      \--> deferred.ts, legacy-zero-pages.ts      |           (both: noted now, sent or reported at the sync)
+ *     ram-slot.ts      pages into the slot                |
+ *            |                                            |
+ *            +--> bandwidth.ts, turns.ts: may it go now? -+
+ *                            |
+ *                     hand-over.ts     an idle channel (READY), the slots swapped, pendingJob = 1
+ *     ---- src/shared/control.ts ------------------------------------------------------- channel's thread ----
+ *                     channel.ts       the slot's pages as packets on its socket
  *
- * A slot is handed over when it holds a packet's pages and a channel is idle, or else when it is full (the pages of
- * several packets, which the channel sends one after the other: a hand-over costs as much as a packet of zero pages),
- * when the block changes, and at flush() and sync().
+ * Who owns the bytes: guest RAM is the embedder's, and shared with the channels only by kind; a slot is its client's until
+ * the hand-over and the channel's after it. Nothing on this thread but the two clients writes into a slot.
  *
- * A page queued again before the next sync. Its first copy may sit in any channel, and nothing orders two channels
- * but a sync; a second copy on another channel could be overtaken by the first and lose. So a page that is queued
- * again within a phase is only noted (`deferred`), and sync() sends its final content once more on *every* channel:
- * whichever channel had the first copy, the final one comes after it. Zero pages of mode `legacy` travel on the main
- * stream, which is not ordered with the channels either: they too are only noted until the sync, and a page that
- * stops being zero before it is taken off the list.
+ * sync() ends a phase: what is in the slot, the second copies, the legacy zero pages, device state that came before; then
+ * one SYNC packet on every channel.
  *
- * The event loop: nothing here blocks. Where channels are so fast that queueing never has to wait, it yields every
- * YIELD_MS by itself.
+ * The event loop: nothing here blocks, and what never has to wait takes turns (turns.ts).
  */
-import { performance } from 'node:perf_hooks';
-import { setImmediate as yieldToLoop } from 'node:timers/promises';
-import { types } from 'node:util';
 import { MultifdError, receivedExpected } from '../errors.js';
-import { integer } from '../option-checks.js';
 import {
   checkMaxBandwidth,
   checkSenderOptions,
-  isIdstr,
   type AnySenderOptions,
   type CheckedSenderOptions,
 } from '../options.js';
 import { formatAddress } from '../transport/address.js';
-import { PageBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
-import type { MemorySource } from '../ram/memory.js';
-import { Windows } from '../ram/windows.js';
-import { isZeroRange } from '../ram/zero-page.js';
 import { Session } from '../session.js';
-import {
-  CHANNEL_RUNNING,
-  Control,
-  PAYLOAD_DEVICE_STATE,
-  PAYLOAD_RAM,
-  STOP_RUN,
-  type Slot,
-} from '../shared/control.js';
+import { CHANNEL_RUNNING, Control, STOP_RUN } from '../shared/control.js';
 import { slotDataBytes } from '../shared/layout.js';
 import { trace } from '../trace.js';
-import { MULTIFD_PACKET_BYTES, pagesPerPacket } from '../wire/packet.js';
-import type { SendChannelTask } from './channel.js';
+import { pagesPerPacket } from '../wire/packet.js';
+import { Bandwidth } from './bandwidth.js';
+import { channelTasks } from './channel-tasks.js';
+import { DeviceClient } from './device-client.js';
+import { HandOver, SPIN } from './hand-over.js';
+import { LegacyZeroPages } from './legacy-zero-pages.js';
+import { RamClient } from './ram-client.js';
+import { RamSlot } from './ram-slot.js';
+import type { SessionAccess } from './session-access.js';
+import { Turns } from './turns.js';
 
 /** The RAM client and the device-state client. */
 const CLIENTS = 2;
-const YIELD_MS = 2;
-/** Queued without a wait between two looks at the clock. */
-const QUICK_PAGES = 64;
-/** How many looks for an idle channel before sleeping: about 10 µs. */
-const SPIN = 400;
-const ANY_CHANNEL = -1;
 /**
  * Packets that a slot may hold, by choice: with 16 hand-overs no longer show in the profile of an all-zero guest. Packets
  * that take milliseconds to compress are better spread over the channels.
  */
 const MAX_PACKETS = 16;
 const MAX_PACKETS_COMPRESSED = 4;
-/** maxBandwidth: how much may go out at once after a pause, in milliseconds of the rate. */
-const BURST_MS = 100;
-const MAX_SLEEP_MS = 60_000;
 /** For the next thread to start, beside connecting. */
 const START_MS = 30_000;
-const RESOLVED = Promise.resolve();
-
-/** What the RAM client keeps of a block. */
-interface QueuedBlock {
-  block: RAMBlock;
-  /** Queued since the last sync: the first copy is in a slot or under way. */
-  queued: PageBitmap;
-  /** Queued again since; made when it is first needed. */
-  deferred: PageBitmap | undefined;
-  /** Mode legacy: zero when last queued. */
-  zero: PageBitmap | undefined;
-}
 
 /**
  * The session with all that is internal of it; embedders get it from src/public-session.ts.
@@ -115,31 +90,11 @@ export class Sender extends Session {
   protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
   readonly #explained: boolean;
-  readonly #states: QueuedBlock[];
-  readonly #byBlock: BlockStates<QueuedBlock>;
-  /** Pages of a packet, and of the fullest slot. */
-  readonly #pages: number;
-  readonly #maxPages: number;
-  readonly #legacy: boolean;
-  #ramSlot: Slot;
-  #deviceSlot: Slot;
-  /** Calls of each client, one after the other. */
-  #ramTail: Promise<unknown> = RESOLVED;
-  #ramBusy = 0;
-  #deviceTail: Promise<unknown> = RESOLVED;
-  /** Hand-overs wait in the order they came. */
-  #nextTicket = 0;
-  #serving = 0;
-  #nextChannel = 0;
+  readonly #byBlock: BlockStates<{ block: RAMBlock }>;
+  readonly #bandwidth: Bandwidth;
+  readonly #ram: RamClient;
+  readonly #device: DeviceClient;
   #syncs = 0;
-  #hasDeferred = false;
-  #lastYield = performance.now();
-  #quickPages = 0;
-  #maxBandwidth: number;
-  #tokens = 0;
-  #tokenTime = performance.now();
-  #tokenBytes = 0;
-  readonly #scratch: Buffer | undefined;
 
   /** @internal use createSender() */
   constructor(options: CheckedSenderOptions, explained: boolean) {
@@ -154,46 +109,44 @@ export class Sender extends Session {
     this.#options = options;
     this.#explained = explained;
     this.blocks = options.blocks;
-    this.#pages = pagesPerPacket(options.pageSize);
-    this.#maxPages = this.#pages * maxPackets(options);
-    this.#legacy = options.zeroPageDetection === 'legacy';
-    this.#ramSlot = control.slots[options.channels];
-    this.#deviceSlot = control.slots[options.channels + 1];
-    this.#maxBandwidth = options.maxBandwidth;
-    this.#states = options.blocks.map((block) => ({
-      block,
-      queued: new PageBitmap(block.pageCount),
-      deferred: undefined,
-      zero: this.#legacy ? new PageBitmap(block.pageCount) : undefined,
-    }));
-    this.#byBlock = new BlockStates(this.#states);
-    if (this.#legacy && options.blocks.some((block) => block.kind === 'file')) {
-      this.#scratch = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
-    }
+    this.#byBlock = new BlockStates(options.blocks.map((block) => ({ block })));
+    const session: SessionAccess = {
+      control,
+      check: () => this.check(),
+      until: (condition, spin) => this.until(condition, spin),
+      sleep: (ms) => this.sleep(ms),
+      orStopped: (wait) => this.orStopped(wait),
+      fail: (error) => this.fail(error),
+      broken: (thrown, code, what) => this.broken(thrown, code, what),
+      wireBytes: () => this.wireBytes(),
+      readFile: (...read) => this.files.read(...read),
+    };
+    const turns = new Turns(session);
+    const bandwidth = new Bandwidth(options.maxBandwidth, session);
+    const handOver = new HandOver(session, turns);
+    const packetPages = pagesPerPacket(options.pageSize);
+    const maxPages = packetPages * maxPackets(options);
+    const slot = new RamSlot(
+      control.slots[options.channels],
+      { pageSize: options.pageSize, packetPages, maxPages },
+      { handOver, bandwidth, turns },
+    );
+    const legacy = options.zeroPageDetection === 'legacy' ? new LegacyZeroPages(options, session) : undefined;
+    this.#bandwidth = bandwidth;
+    this.#ram = new RamClient(options.blocks, packetPages, session, { slot, legacy, bandwidth, turns });
+    this.#device = new DeviceClient(control.slots[options.channels + 1], options.deviceStateBytes, session, {
+      handOver,
+      bandwidth,
+    });
   }
 
   /** @internal */
   async open(): Promise<void> {
     this.checkAborted();
     const options = this.#options;
-    const { compression } = options;
-    const blocks = options.blocks.map((block) => block.describe());
-    for (let id = 0; id < options.channels; id++) {
-      const task: SendChannelTask = {
-        shared: this.control.shared,
-        id,
-        address: options.address,
-        uuid: options.uuid,
-        pageSize: options.pageSize,
-        blocks,
-        compression,
-        level: compression === 'zlib' ? options.zlibLevel : options.zstdLevel,
-        zeroPageDetection: options.zeroPageDetection,
-        connectTimeoutMs: options.connectTimeoutMs,
-        stallTimeoutMs: options.stallTimeoutMs,
-        explained: this.#explained,
-      };
-      trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(options.address) }));
+    for (const task of channelTasks(options, this.control.shared, this.#explained)) {
+      const { id, address } = task;
+      trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(address) }));
       this.runChannel(id, task);
     }
     let running = 0;
@@ -234,9 +187,9 @@ export class Sender extends Session {
   queuePage(block: SessionBlock | string, offset: number): Promise<void> {
     try {
       this.requireOpen();
-      const state = this.#byBlock.find(block);
-      const page = checkPageRange(state.block, this.pageSize, offset, this.pageSize);
-      return this.#queueRange(state, page, 1);
+      const ram = this.#byBlock.find(block).block;
+      const page = checkPageRange(ram, this.pageSize, offset, this.pageSize);
+      return this.#ram.queue(ram, page, 1);
     } catch (error) {
       return Promise.reject(MultifdError.wrap(error, 'ERR_MULTIFD_OPTION', 'queuePage'));
     }
@@ -250,9 +203,9 @@ export class Sender extends Session {
   queueRange(block: SessionBlock | string, offset: number, length: number): Promise<void> {
     try {
       this.requireOpen();
-      const state = this.#byBlock.find(block);
-      const page = checkPageRange(state.block, this.pageSize, offset, length);
-      return this.#queueRange(state, page, length / this.pageSize);
+      const ram = this.#byBlock.find(block).block;
+      const page = checkPageRange(ram, this.pageSize, offset, length);
+      return this.#ram.queue(ram, page, length / this.pageSize);
     } catch (error) {
       return Promise.reject(MultifdError.wrap(error, 'ERR_MULTIFD_OPTION', 'queueRange'));
     }
@@ -268,40 +221,7 @@ export class Sender extends Session {
    */
   async queueDeviceState(idstr: string, instanceId: number, data: Uint8Array): Promise<void> {
     this.requireOpen();
-    if (typeof idstr !== 'string' || !isIdstr(idstr)) {
-      throw new MultifdError(
-        'ERR_MULTIFD_OPTION',
-        `option idstr: given ${JSON.stringify(idstr)}, allowed 1 to 255 printable ASCII characters`,
-      );
-    }
-    integer('instanceId', instanceId, undefined, 0, 0xffffffff);
-    if (!types.isUint8Array(data)) {
-      const given = Object.prototype.toString.call(data);
-      throw new MultifdError('ERR_MULTIFD_OPTION', `option data: given ${given}, allowed a Uint8Array`);
-    }
-    const length = data.byteLength;
-    integer('data.length', length, undefined, 1, this.#options.deviceStateBytes);
-    const turn = this.#deviceTail.then(async () => {
-      await this.check();
-      if (data.byteLength !== length) {
-        const changed = `given ${length} bytes, ${data.byteLength} when its turn came`;
-        throw new MultifdError('ERR_MULTIFD_OPTION', `option data: ${changed}, allowed no change`);
-      }
-      const slot = this.#deviceSlot;
-      slot.type = PAYLOAD_DEVICE_STATE;
-      slot.idstr = idstr;
-      slot.instanceId = instanceId;
-      slot.length = length;
-      slot.data.set(data);
-      await this.#throttle();
-      this.#deviceSlot = await this.#handOver(slot, ANY_CHANNEL);
-    });
-    this.#deviceTail = turn.catch(() => {});
-    try {
-      await turn;
-    } catch (thrown) {
-      await this.broken(thrown, 'ERR_MULTIFD_OPTION', 'queueing device state');
-    }
+    await this.#device.queue(idstr, instanceId, data);
   }
 
   /**
@@ -310,25 +230,10 @@ export class Sender extends Session {
    */
   async queueZeroRange(block: SessionBlock | string, offset: number, length: number): Promise<void> {
     this.requireOpen();
-    const state = this.#byBlock.find(block);
-    const first = checkPageRange(state.block, this.pageSize, offset, length);
-    const end = first + length / this.pageSize;
-    try {
-      if (this.#tryQueue(state, first, end - first, true)) return;
-    } catch (thrown) {
-      await this.broken(thrown, 'ERR_MULTIFD_BLOCK', 'queueing pages');
-    }
-    await this.#exclusive(async () => {
-      const room = this.#room(state);
-      for (let page = first; page < end;) {
-        if (!this.#takes(state, true, room)) await this.#flush(ANY_CHANNEL);
-        const { num } = this.#ramSlot;
-        const count = Math.min(end - page, room - num);
-        this.#appendAll(state, page, count, true, undefined);
-        page += count;
-        if (num + count >= room) await this.#flush(ANY_CHANNEL);
-      }
-    });
+    const ram = this.#byBlock.find(block).block;
+    const first = checkPageRange(ram, this.pageSize, offset, length);
+    const turn = this.#ram.queueZero(ram, first, length / this.pageSize);
+    if (turn !== undefined) await turn;
   }
 
   /**
@@ -342,26 +247,16 @@ export class Sender extends Session {
     num: number,
     data: Buffer,
   ): Promise<void> {
-    const state = this.#byBlock.find(block);
-    const size = this.pageSize;
-    await this.#exclusive(async () => {
-      for (let i = 0; i < num; i++) {
-        const allZero = i >= normal;
-        if (!this.#takes(state, allZero, this.#pages)) await this.#flush(ANY_CHANNEL);
-        const slot = this.#ramSlot;
-        if (!allZero) data.copy(slot.data, slot.num * size, i * size, (i + 1) * size);
-        this.#list(state, pages[i], 1, allZero);
-        if (slot.num >= this.#pages) await this.#flush(ANY_CHANNEL);
-      }
-    });
+    const ram = this.#byBlock.find(block).block;
+    await this.#ram.queueBytes(ram, pages, normal, num, data);
   }
 
   /** Hands over what is queued, device state as well; resolves when channels have taken it. */
   async flush(): Promise<void> {
     this.requireOpen();
-    const devices = this.#deviceTail;
-    await this.#exclusive(async () => {
-      await this.#flush(ANY_CHANNEL);
+    const devices = this.#device.tail;
+    await this.#ram.exclusive(async () => {
+      await this.#ram.flush();
       await devices;
     });
   }
@@ -374,8 +269,8 @@ export class Sender extends Session {
   async sync(): Promise<void> {
     this.requireOpen();
     // Of this moment: calls that come later may be on either side of the sync point.
-    const devices = this.#deviceTail;
-    await this.#exclusive(() => this.#sync(devices));
+    const devices = this.#device.tail;
+    await this.#ram.exclusive(() => this.#sync(devices));
   }
 
   /** @internal What SYNC packets say in pages_alloc from now on (at first 0, as a new QEMU's): a relay says what its source does. */
@@ -390,9 +285,9 @@ export class Sender extends Session {
    */
   async end(): Promise<void> {
     await this.endOnce(() =>
-      this.#exclusive(async () => {
-        await this.#flush(ANY_CHANNEL);
-        await this.#deviceTail;
+      this.#ram.exclusive(async () => {
+        await this.#ram.flush();
+        await this.#device.tail;
         await this.endOrderly();
       }),
     );
@@ -403,253 +298,18 @@ export class Sender extends Session {
    * (up to 8 MiB each, where there was no limit) still goes out at once.
    */
   get maxBandwidth(): number {
-    return this.#maxBandwidth;
+    return this.#bandwidth.limit;
   }
   set maxBandwidth(bytesPerSecond: number) {
-    this.#maxBandwidth = checkMaxBandwidth(bytesPerSecond);
-    this.#tokens = 0;
-    this.#tokenTime = performance.now();
-    this.#tokenBytes = this.wireBytes();
+    this.#bandwidth.limit = checkMaxBandwidth(bytesPerSecond);
     this.wakeSleepers();
-  }
-
-  // ---- the RAM client ----
-
-  #queueRange(state: QueuedBlock, page: number, count: number): Promise<void> {
-    try {
-      if (this.#tryQueue(state, page, count, false)) return RESOLVED;
-    } catch (thrown) {
-      return this.broken(thrown, 'ERR_MULTIFD_BLOCK', 'queueing pages');
-    }
-    return this.#exclusive(() => this.#queue(state, page, count));
-  }
-
-  /** Runs the RAM client's calls one after the other. */
-  async #exclusive(call: () => Promise<void>): Promise<void> {
-    this.#ramBusy++;
-    const before = this.#ramTail;
-    const turn = (async () => {
-      if (this.#ramBusy > 1) await before;
-      await this.check();
-      await call();
-    })();
-    this.#ramTail = turn.catch(() => {});
-    try {
-      await turn;
-    } catch (thrown) {
-      await this.broken(thrown, 'ERR_MULTIFD_BLOCK', 'queueing pages');
-    } finally {
-      this.#ramBusy--;
-    }
-  }
-
-  /**
-   * Pages that the slot has room for, without waiting for anything, and without the promises that waiting costs; false, and
-   * nothing done, if that cannot be.
-   */
-  #tryQueue(state: QueuedBlock, first: number, count: number, allZero: boolean): boolean {
-    if (this.#ramBusy > 0 || this.#maxBandwidth > 0 || this.control.stopped !== STOP_RUN) return false;
-    if (count === 0 || (this.#legacy && state.block.memory === undefined)) return false;
-    // Calls that never wait would keep the event loop from turning.
-    this.#quickPages += count;
-    if (this.#quickPages >= QUICK_PAGES) {
-      this.#quickPages = 0;
-      if (performance.now() - this.#lastYield > YIELD_MS) return false;
-    }
-    const room = this.#room(state);
-    if (!this.#takes(state, allZero, room)) return false;
-    const { num } = this.#ramSlot;
-    if (count > 1 && count > this.#ahead(num, room)) return false;
-    // What a block's memory() calls has to wait for its turn: the slot is being filled.
-    this.#ramBusy++;
-    this.#appendAll(state, first, count, allZero, undefined);
-    this.#ramBusy--;
-    // With all channels busy a full slot stays until the next call, which then waits.
-    this.#offer();
-    return true;
-  }
-
-  /**
-   * How many pages may come next: to the end of a packet while a channel waits for work (and as far as #read() reads), else
-   * as many as there is room for.
-   */
-  #ahead(num: number, room: number): number {
-    const whole = this.#legacy || this.#findIdle(ANY_CHANNEL) >= 0;
-    return whole ? this.#pages - (num % this.#pages) : room - num;
-  }
-
-  /** Does the slot have room for a page of this block, within `room` pages? */
-  #takes(state: QueuedBlock, allZero: boolean, room: number): boolean {
-    const slot = this.#ramSlot;
-    const { num } = slot;
-    return num === 0 || (slot.block === state.block.index && slot.allZero === allZero && num < room);
-  }
-
-  /** How many pages a slot may hold: with their bytes one packet, and with a limit of bandwidth no more than that either. */
-  #room(state: QueuedBlock): number {
-    const { kind } = state.block;
-    const staged = kind === 'private' || kind === 'stream';
-    return staged || this.#maxBandwidth > 0 ? this.#pages : this.#maxPages;
-  }
-
-  /** At the end of a packet: gives the slot to a channel that is idle, if there is one. */
-  #offer(): void {
-    const slot = this.#ramSlot;
-    const { num } = slot;
-    if (num === 0 || num % this.#pages !== 0 || this.#nextTicket !== this.#serving) return;
-    const id = this.#findIdle(ANY_CHANNEL);
-    if (id >= 0) this.#ramSlot = this.#swap(id, slot);
-  }
-
-  async #queue(state: QueuedBlock, first: number, count: number): Promise<void> {
-    const end = first + count;
-    const packet = this.#pages;
-    let page = first;
-    while (page < end) {
-      // Towards the end ever less, so that all channels have work until then.
-      const share = Math.floor((end - page) / (2 * this.control.channels * packet)) * packet;
-      const room = Math.min(this.#room(state), Math.max(packet, share));
-      if (!this.#takes(state, false, room)) await this.#flush(ANY_CHANNEL);
-      const { num } = this.#ramSlot;
-      const count = Math.min(end - page, this.#ahead(num, room));
-      const scratch =
-        this.#legacy && state.block.memory === undefined
-          ? await this.#read(state, page, page + count)
-          : undefined;
-      this.#appendAll(state, page, count, false, scratch);
-      page += count;
-      if (this.#ramSlot.num >= room) await this.#flush(ANY_CHANNEL);
-      else {
-        this.#offer();
-        if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
-      }
-    }
-  }
-
-  /**
-   * Pages into the slot, which has room for them.
-   *
-   * @param allZero they are zero whatever their memory holds
-   * @param scratch as in #append()
-   */
-  #appendAll(
-    state: QueuedBlock,
-    first: number,
-    count: number,
-    allZero: boolean,
-    scratch: Buffer | undefined,
-  ): void {
-    if (allZero) {
-      this.#list(state, first, count, true);
-    } else if (state.zero !== undefined || state.queued.hasAny(first, count)) {
-      for (let i = 0; i < count; i++) this.#append(state, first + i, scratch, i);
-    } else {
-      state.queued.setRange(first, count);
-      this.#put(state, first, count);
-    }
-  }
-
-  /**
-   * One page into the slot, which has room, unless it was queued in this phase or is zero in mode legacy.
-   *
-   * @param scratch mode legacy on a file: pages read from it, this one at position `i`
-   */
-  #append(state: QueuedBlock, page: number, scratch: Buffer | undefined, i: number): void {
-    if (state.queued.has(page)) {
-      state.deferred ??= new PageBitmap(state.block.pageCount);
-      state.deferred.testAndSet(page);
-      this.#hasDeferred = true;
-      return;
-    }
-    if (state.zero !== undefined) {
-      if (this.#isZero(state, page, scratch, i)) {
-        state.zero.testAndSet(page);
-        return;
-      }
-      state.zero.delete(page);
-    }
-    state.queued.testAndSet(page);
-    this.#put(state, page, 1);
-  }
-
-  /** Pages side by side, with their bytes if those are private memory, into the slot, which has room for them. */
-  #put(state: QueuedBlock, page: number, count: number): void {
-    if (state.block.kind === 'private') {
-      const { num, data } = this.#ramSlot;
-      for (let i = 0; i < count; i++) {
-        const offset = (page + i) * this.pageSize;
-        const at = offset % Windows.WINDOW_BYTES;
-        const window = (state.block.memory as MemorySource).windowAt(offset);
-        window.copy(data, (num + i) * this.pageSize, at, at + this.pageSize);
-      }
-    }
-    this.#list(state, page, count, false);
-  }
-
-  /** Pages side by side into the slot's page list. */
-  #list(state: QueuedBlock, page: number, count: number, allZero: boolean): void {
-    const slot = this.#ramSlot;
-    const { num, pages } = slot;
-    if (num === 0) {
-      slot.type = PAYLOAD_RAM;
-      slot.block = state.block.index;
-      slot.allZero = allZero;
-      slot.range = true;
-      pages[0] = page;
-    } else if (!slot.range || page !== pages[0] + num) {
-      if (slot.range) for (let i = 1; i < num; i++) pages[i] = pages[0] + i;
-      slot.range = false;
-      for (let i = 0; i < count; i++) pages[num + i] = page + i;
-    }
-    slot.num = num + count;
-  }
-
-  #isZero(state: QueuedBlock, page: number, scratch: Buffer | undefined, i: number): boolean {
-    if (scratch !== undefined) return isZeroRange(scratch, i * this.pageSize, this.pageSize);
-    const offset = page * this.pageSize;
-    const window = (state.block.memory as MemorySource).windowAt(offset);
-    return isZeroRange(window, offset % Windows.WINDOW_BYTES, this.pageSize);
-  }
-
-  async #read(state: QueuedBlock, first: number, end: number): Promise<Buffer> {
-    const scratch = this.#scratch as Buffer;
-    const { block } = state;
-    const length = (end - first) * this.pageSize;
-    try {
-      let done = 0;
-      while (done < length) {
-        const position = block.base + first * this.pageSize + done;
-        const bytesRead = await this.files.read(block, scratch, done, length - done, position);
-        if (bytesRead === 0) throw new Error('the file has become shorter');
-        done += bytesRead;
-      }
-    } catch (thrown) {
-      await this.broken(thrown, 'ERR_MULTIFD_IO', `RAM block ${JSON.stringify(block.name)}: read`);
-    }
-    return scratch;
-  }
-
-  /** Hands the RAM client's slot over if anything is in it. */
-  async #flush(target: number): Promise<void> {
-    if (this.#ramSlot.num === 0) return;
-    if (this.#maxBandwidth > 0) await this.#throttle();
-    if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
-    this.#ramSlot = await this.#handOver(this.#ramSlot, target);
-  }
-
-  async #yield(): Promise<void> {
-    await yieldToLoop();
-    this.#lastYield = performance.now();
-    if (this.control.stopped !== STOP_RUN) await this.check();
   }
 
   /** @param devices the device-state client's calls that come before it */
   async #sync(devices: Promise<unknown>): Promise<void> {
     const { control } = this;
     trace('multifd_send_sync_main', () => ({ syncs: this.#syncs + 1 }));
-    await this.#flush(ANY_CHANNEL);
-    if (this.#hasDeferred) await this.#sendDeferred();
-    if (this.#legacy) await this.#reportZeroPages();
+    await this.#ram.finishPhase();
     await devices;
     // One of them may have been what stopped the session.
     if (control.stopped !== STOP_RUN) await this.check();
@@ -662,109 +322,7 @@ export class Sender extends Session {
       trace('multifd_send_sync_main_wait', () => ({ id }));
       await this.until(() => control.syncsDone(id) === this.#syncs, SPIN);
     }
-    await this.#clear((state) => state.queued);
-  }
-
-  /** The final content of every page that was queued more than once, on every channel. */
-  async #sendDeferred(): Promise<void> {
-    for (let id = 0; id < this.control.channels; id++) {
-      for (const state of this.#states) {
-        if (state.deferred === undefined) continue;
-        for (const { page, count } of state.deferred.runs()) {
-          for (let i = 0; i < count; i++) {
-            this.#put(state, page + i, 1);
-            if (this.#ramSlot.num >= this.#pages) await this.#flush(id);
-          }
-        }
-        await this.#flush(id);
-      }
-    }
-    await this.#clear((state) => state.deferred);
-    this.#hasDeferred = false;
-  }
-
-  /** A bitmap of each block, in turns of the event loop: all of 4 TiB queued are 128 MiB to be cleared. */
-  async #clear(bitmapOf: (state: QueuedBlock) => PageBitmap | undefined): Promise<void> {
-    for (const state of this.#states) {
-      const steps = bitmapOf(state)?.clearing();
-      while (steps?.next().done === false) {
-        if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
-      }
-    }
-  }
-
-  async #reportZeroPages(): Promise<void> {
-    for (const state of this.#states) {
-      if (state.zero === undefined) continue;
-      for (const { page, count } of state.zero.runs()) {
-        try {
-          await this.orStopped(this.#hook(state.block, page * this.pageSize, count * this.pageSize));
-        } catch (thrown) {
-          if (this.control.stopped === STOP_RUN) {
-            this.fail(new MultifdError('ERR_MULTIFD_HOOK', 'onZeroPages failed', { cause: thrown }));
-          }
-        }
-        if (this.control.stopped !== STOP_RUN) await this.check();
-        if (performance.now() - this.#lastYield > YIELD_MS) await this.#yield();
-      }
-      state.zero.clear();
-    }
-  }
-
-  async #hook(block: RAMBlock, offset: number, length: number): Promise<void> {
-    await this.#options.onZeroPages?.(block, offset, length);
-  }
-
-  // ---- hand-over ----
-
-  /** Gives the slot to `target`, or to any idle channel, and returns the empty slot that comes back. */
-  async #handOver(slot: Slot, target: number): Promise<Slot> {
-    let id =
-      this.#nextTicket === this.#serving && this.control.stopped === STOP_RUN ? this.#findIdle(target) : -1;
-    if (id < 0) {
-      const ticket = this.#nextTicket++;
-      const slept = await this.until(
-        () => this.#serving === ticket && (id = this.#findIdle(target)) >= 0,
-        SPIN,
-      );
-      if (slept) this.#lastYield = performance.now();
-      this.#serving++;
-      // Whoever is next in line may be asleep on READY with a channel idle.
-      if (this.#serving !== this.#nextTicket) this.control.postReady();
-    }
-    return this.#swap(id, slot);
-  }
-
-  #swap(id: number, slot: Slot): Slot {
-    this.#nextChannel = (id + 1) % this.control.channels;
-    return this.control.publish(id, slot);
-  }
-
-  /** From a rotating start, so that equally fast channels get equal shares. */
-  #findIdle(target: number): number {
-    const { control } = this;
-    if (target !== ANY_CHANNEL) return control.isIdle(target) ? target : -1;
-    for (let i = 0; i < control.channels; i++) {
-      const id = (this.#nextChannel + i) % control.channels;
-      if (control.isIdle(id)) return id;
-    }
-    return -1;
-  }
-
-  /** maxBandwidth: a bucket that fills with the rate and is emptied by what the channels have sent. */
-  async #throttle(): Promise<void> {
-    while (this.#maxBandwidth > 0 && this.control.stopped === STOP_RUN) {
-      const now = performance.now();
-      const bytes = this.wireBytes();
-      const rate = this.#maxBandwidth / 1000;
-      const filled = this.#tokens + (now - this.#tokenTime) * rate;
-      this.#tokens = Math.min(filled, BURST_MS * rate) - (bytes - this.#tokenBytes);
-      this.#tokenTime = now;
-      this.#tokenBytes = bytes;
-      if (this.#tokens >= 0) return;
-      await this.sleep(Math.min(Math.ceil(-this.#tokens / rate), MAX_SLEEP_MS));
-    }
-    if (this.control.stopped !== STOP_RUN) await this.check();
+    await this.#ram.beginPhase();
   }
 
   protected release(): void {}

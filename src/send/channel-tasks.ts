@@ -1,0 +1,31 @@
+/**
+ * What each channel's thread is told when it starts, made on the calling thread. Memory that is shared goes along as
+ * itself, and so do the slots: from here on both threads see them. Everything else is copied.
+ */
+import type { CheckedSenderOptions } from '../options.js';
+import type { SharedControl } from '../shared/control.js';
+import type { SendChannelTask } from './channel.js';
+
+/** @param explained as in createSender() */
+export function channelTasks(
+  options: CheckedSenderOptions,
+  shared: SharedControl,
+  explained: boolean,
+): SendChannelTask[] {
+  const { compression } = options;
+  const blocks = options.blocks.map((block) => block.describe());
+  return Array.from({ length: options.channels }, (_, id) => ({
+    shared,
+    id,
+    address: options.address,
+    uuid: options.uuid,
+    pageSize: options.pageSize,
+    blocks,
+    compression,
+    level: compression === 'zlib' ? options.zlibLevel : options.zstdLevel,
+    zeroPageDetection: options.zeroPageDetection,
+    connectTimeoutMs: options.connectTimeoutMs,
+    stallTimeoutMs: options.stallTimeoutMs,
+    explained,
+  }));
+}
