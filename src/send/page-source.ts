@@ -1,0 +1,109 @@
+/**
+ * Where the pages of a packet are read from, in a send channel's thread.
+ *
+ *     shared    guest RAM itself, through windows: nothing is copied, and it may change at any moment
+ *     file      read into a staging buffer of this channel, page i of the packet at i * pageSize
+ *     staged    in the slot's data, where the calling thread has put them, page i at i * pageSize (kinds private, stream)
+ *
+ * Who owns the bytes: guest RAM is the embedder's; a staging buffer is the packet's that was read into it until that packet
+ * is with the kernel, or with the codec, and next() comes to it again only after that.
+ */
+import type { BlockDescription } from '../ram/block.js';
+import { FileBlock } from '../ram/file-block.js';
+import { runLength } from '../ram/page-list.js';
+import { Windows } from '../ram/windows.js';
+import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
+import type { Partition } from './partition.js';
+
+export class PageSource {
+  readonly #pageSize: number;
+  readonly #shared: (Windows | undefined)[];
+  readonly #files: (FileBlock | undefined)[];
+  readonly #staging: Buffer[] = [];
+  #turn = 0;
+
+  /** @param stagings how many buffers the packets of files need at a time */
+  constructor(blocks: readonly BlockDescription[], pageSize: number, stagings: number) {
+    this.#pageSize = pageSize;
+    this.#shared = blocks.map((block) =>
+      block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
+    );
+    this.#files = blocks.map((block) => (block.kind === 'file' ? new FileBlock(block) : undefined));
+    if (blocks.some((block) => block.kind === 'file')) {
+      for (let i = 0; i < stagings; i++) this.#staging.push(Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES));
+    }
+  }
+
+  /** Of a block that is shared. */
+  windowsOf(block: number): Windows | undefined {
+    return this.#shared[block];
+  }
+
+  isFile(block: number): boolean {
+    return this.#files[block] !== undefined;
+  }
+
+  /** Are its pages in the slot? */
+  isStaged(block: number): boolean {
+    return this.#shared[block] === undefined && this.#files[block] === undefined;
+  }
+
+  /** For the packet in the making; undefined without files. */
+  get staging(): Buffer {
+    return this.#staging[this.#turn];
+  }
+
+  /** The packet in the making keeps its staging. */
+  nextStaging(): void {
+    this.#turn = (this.#turn + 1) % Math.max(1, this.#staging.length);
+  }
+
+  /** If the block is a file: reads `num` pages into the staging, neighbours in one call. */
+  read(block: number, pages: Uint32Array, num: number): void {
+    const file = this.#files[block];
+    if (file === undefined) return;
+    const { staging } = this;
+    const size = this.#pageSize;
+    for (let i = 0; i < num;) {
+      let run = 1;
+      while (i + run < num && pages[i + run] === pages[i] + run) run++;
+      file.read(staging, i * size, run * size, pages[i] * size);
+      i += run;
+    }
+  }
+
+  /**
+   * The normal pages `from` to `to`: runs of neighbours go out, or are copied, as one piece.
+   *
+   * @param staging where pages lie that are not shared
+   */
+  pieces(partition: Partition, block: number, staging: Buffer, from: number, to: number): Uint8Array[] {
+    const windows = this.#shared[block];
+    const pieces: Uint8Array[] = [];
+    for (let i = from; i < to;) {
+      const run = Math.min(this.#runLength(partition, windows, i), to - i);
+      pieces.push(this.#piece(partition, windows, staging, i, run));
+      i += run;
+    }
+    return pieces;
+  }
+
+  /** From normal page `i` on, how many lie side by side. */
+  #runLength({ pages, positions, normal }: Partition, windows: Windows | undefined, i: number): number {
+    if (windows === undefined) return runLength(positions, i, normal - i);
+    const limit = Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize;
+    return runLength(pages, i, Math.min(normal - i, limit));
+  }
+
+  #piece(
+    { pages, positions }: Partition,
+    windows: Windows | undefined,
+    staging: Buffer,
+    i: number,
+    run: number,
+  ): Uint8Array {
+    const size = this.#pageSize;
+    if (windows !== undefined) return windows.view(pages[i] * size, run * size);
+    return staging.subarray(positions[i] * size, (positions[i] + run) * size);
+  }
+}
