@@ -48,6 +48,16 @@ t.test('idle channels are served in turn, and a slot comes back empty for each',
   t.equal(handOver.offer(fill(slot)), slot, 'with no channel idle the slot stays where it is');
 });
 
+t.test('a channel that is idle again comes after those that have been idle for longer', (t) => {
+  const { control, handOver, slots } = setUp(2);
+  const slot = handOver.offer(fill(slots[0]));
+  control.done(0);
+  handOver.offer(fill(slot));
+  t.ok(control.isIdle(0));
+  t.notOk(control.isIdle(1));
+  t.end();
+});
+
 t.test('a slot for one channel waits for that one alone', async (t) => {
   const { control, handOver, slots } = setUp(2);
   const second = await handOver.give(fill(slots[0]), 1);
