@@ -18,6 +18,8 @@ export const ERROR_CODES = {
   ERR_MULTIFD_ABORTED: 'the AbortSignal fired; `cause` is its reason',
   ERR_MULTIFD_LISTEN: 'the address cannot be listened on',
   ERR_MULTIFD_CONNECT: 'a channel could not connect',
+  ERR_MULTIFD_TLS:
+    'TLS: credentials are missing or unfit, or a handshake failed: the message says which side refused what',
   ERR_MULTIFD_TIMEOUT: 'channels did not connect, or did not come in, in time',
   ERR_MULTIFD_STALL: 'the peer is connected but nothing moved for stallTimeoutMs',
   ERR_MULTIFD_CONNECTION:
