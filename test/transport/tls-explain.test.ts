@@ -124,7 +124,7 @@ const SERVER_IS_LEFT: Says = {
 /** The server has refused. */
 const CLIENT_IS_LEFT: Says = {
   'TLSv1.2':
-    /^ERR_MULTIFD_TLS: TLS as client: the server closed .*refused this side's credentials, of folder \/pki/,
+    /^ERR_MULTIFD_TLS: TLS as client: the server closed .*refused this side's certificate, of folder \/pki/,
   'TLSv1.3': /^later: the server closed right after .*this side's certificate, of folder \/pki \(tls-authz/,
 };
 const OTHER_KIND = /no cipher in common, or another kind of credentials/;
@@ -258,7 +258,7 @@ const CASES: Case[] = [
     client: x509(undefined),
     server: x509(server),
     clientSays: {
-      'TLSv1.2': /the server closed .*refused this side's credentials/,
+      'TLSv1.2': /the server closed .*refused a client without a certificate/,
       'TLSv1.3': /^later: .*it may have refused a client without a certificate, as folder \/pki has none/,
     },
     serverSays: /the client sent no certificate; it needs one, or option tls\.verifyPeer false/,
@@ -330,8 +330,8 @@ const CASES: Case[] = [
     client: psk({ joe: PSK }, { identity: 'joe' }),
     server: psk({ joe: PSK }, { authz: { source: '^ann$', flags: '' } }),
     clientSays: {
-      'TLSv1.2': /the server closed .*refused this side's credentials/,
-      'TLSv1.3': /^later: .*it may have refused the identity "joe"/,
+      'TLSv1.2': /the server closed .*refused the PSK of the identity "joe"/,
+      'TLSv1.3': /^later: .*it may have refused the PSK of the identity "joe"/,
     },
     serverSays: /the client "joe" may not come/,
   },
@@ -340,7 +340,7 @@ const CASES: Case[] = [
     client: psk({ qemu: PSK }),
     server: psk({ qemu: 'aabb' }),
     clientSays:
-      /the server refused \([a-z ]+\): the keys \(PSK\) of the identity "qemu" differ: .*its log has more/,
+      /the server refused \([a-z ]+\): the keys \(PSK\) of the identity "qemu" differ, or the server has none .*its log has more/,
     serverSays:
       /the keys \(PSK\) of the identity "qemu" differ: both ends need the same keys\.psk; here it is folder/,
   },
@@ -444,7 +444,7 @@ for (const role of ['client', 'server'] as const) {
   t.test(`a ${role} tells a peer that closes before it says anything`, async (t) => {
     const error = await fails({}, (far) => far.end());
     t.equal(error.code, 'ERR_MULTIFD_TLS');
-    t.match(error.message, /closed the connection during the handshake: (it may speak plain|before it said)/);
+    t.match(error.message, /closed the connection during the handshake: it said nothing/);
   });
 
   t.test(`a handshake of a ${role} ends with its signal`, async (t) => {
@@ -521,6 +521,10 @@ t.test('alerts of other TLS libraries say what the other side did not like', asy
     /refused \(certificate required\): it asks for a client's certificate.*has none/,
   );
   t.match(say(required), /does not take the one of folder \/pki/);
+  // GnuTLS and OpenSSL in TLS 1.2, where the client sends no certificate; QEMU's server sends nothing.
+  for (const code of ['TLSV1_ALERT_DECODE_ERROR', 'SSLV3_ALERT_HANDSHAKE_FAILURE']) {
+    t.match(say(`ERR_SSL_${code}`, bare), /it asks for a client's certificate, and folder \/pki has none/);
+  }
   t.match(say('ERR_SSL_SOMETHING_ELSE'), /the handshake failed: x/);
 });
 

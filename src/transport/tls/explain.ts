@@ -99,7 +99,8 @@ const ALERTS: Record<string, Explain> = {
     `it does not know the authority that signed this side's certificate, of ${ours(failure)}; ` +
     'both ends need the same ca-cert.pem',
   CERTIFICATE_REQUIRED: (failure) => noCertificate(failure),
-  ACCESS_DENIED: () => 'it does not let this side in (tls-authz)',
+  ACCESS_DENIED: (failure) =>
+    `it does not let this side in, with ${credentialsOf(failure)} (tls-authz, or its check)`,
   UNKNOWN_PSK_IDENTITY: (failure) => `it has no PSK of ${identity(failure)}`,
   DECRYPT_ERROR: (failure) =>
     failure.credentials.kind === 'psk' ? wrongPsk(failure) : "this side's signature or keys do not fit",
@@ -115,7 +116,8 @@ const ALERTS: Record<string, Explain> = {
   UNEXPECTED_MESSAGE: () => 'it did not expect that message',
   NO_RENEGOTIATION: () => 'it does not renegotiate',
   INTERNAL_ERROR: () => 'something failed there',
-  DECODE_ERROR: () => 'it could not read a message',
+  // GnuTLS in TLS 1.2, of a client that sends none.
+  DECODE_ERROR: (failure) => (isBareClient(failure) ? noCertificate(failure) : 'it could not read a message'),
   USER_CANCELED: () => 'it was told to stop',
   UNRECOGNIZED_NAME: (failure) => `it does not know the name ${quote(failure.credentials.hostname ?? '')}`,
 };
@@ -159,10 +161,7 @@ export function explainTlsFailure(failure: TlsFailure): MultifdError {
  */
 export function explainEarlyEnd(credentials: TlsCredentials): string {
   if (credentials.role !== 'client') return '';
-  const which = credentials.hasCertificate
-    ? `this side's certificate, of ${credentials.origin}`
-    : `a client without a certificate, as ${credentials.origin} has none`;
-  const what = credentials.kind === 'psk' ? `the identity ${quote(credentials.identity)}` : which;
+  const what = credentialsOf({ credentials });
   return `the server closed right after the TLS handshake: it may have refused ${what} (tls-authz, verify-peer); its log says more`;
 }
 
@@ -204,9 +203,13 @@ function reason(failure: TlsFailure): string {
 
 function closedByPeer(failure: TlsFailure): string {
   const { kind, role, origin } = failure.credentials;
-  let why = `it may have refused this side's credentials, of ${origin}`;
+  let why = `it may have refused ${credentialsOf(failure)}`;
   if (failure.silent === true) {
-    why = role === 'client' ? 'it may speak plain text (QEMU: no tls-creds)' : 'before it said anything';
+    // QEMU sends no alert: of credentials of another kind or of a PSK that it has not, it says nothing either.
+    why =
+      role === 'client'
+        ? `it said nothing, so it may speak plain text (QEMU: no tls-creds), or not know ${credentialsOf(failure)}`
+        : 'it said nothing';
   } else if (kind === 'x509' && role === 'server') {
     why = `it may have refused this side's certificate, of ${origin}: its authority, its names, its dates`;
   }
@@ -230,10 +233,25 @@ function noAgreement(failure: TlsFailure): string {
   const { kind, ciphers } = failure.credentials;
   const there = kind === 'psk' ? `a PSK of ${identity(failure)}` : 'certificates';
   const list = ciphers === undefined ? '' : `; ${option(failure, 'ciphers')} here is ${quote(ciphers)}`;
+  // OpenSSL in TLS 1.2 has no alert of its own for it.
+  const bare = isBareClient(failure) ? `, or ${noCertificate(failure)}` : '';
   return (
     `no cipher in common, or another kind of credentials: this side has ${there}, ` +
-    `and the ${other(failure)} needs the same${list}`
+    `and the ${other(failure)} needs the same${list}${bare}`
   );
+}
+
+function isBareClient({ credentials: { kind, role, hasCertificate } }: TlsFailure): boolean {
+  return kind === 'x509' && role === 'client' && !hasCertificate;
+}
+
+/** What this side proves itself with. */
+function credentialsOf(failure: TlsFailure): string {
+  const { kind, hasCertificate, origin } = failure.credentials;
+  if (kind === 'psk') return `the PSK of ${identity(failure)}, of ${origin}`;
+  return hasCertificate
+    ? `this side's certificate, of ${origin}`
+    : `a client without a certificate, as ${origin} has none`;
 }
 
 function noCertificate({ credentials }: TlsFailure): string {
@@ -255,5 +273,8 @@ function unknownIdentity(failure: TlsFailure): string {
 }
 
 function wrongPsk(failure: TlsFailure): string {
-  return `the keys (PSK) of ${identity(failure)} differ: both ends need the same keys.psk; here it is ${ours(failure)}`;
+  const text = `the keys (PSK) of ${identity(failure)} differ`;
+  // GnuTLS goes on with a random key where it knows no identity, so that nobody can find out which there are.
+  const hidden = failure.credentials.role === 'client' ? ', or the server has none of it' : '';
+  return `${text}${hidden}: both ends need the same keys.psk; here it is ${ours(failure)}`;
 }
