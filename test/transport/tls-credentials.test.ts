@@ -68,7 +68,7 @@ t.test("libvirt's folders are read in each of their layouts", async (t) => {
 t.test(
   'a folder with keys.psk is one of PSK, in which a client takes one key and a server all',
   async (t) => {
-    const dir = writeQemuFolder(folder('psk'), { psk: `\nqemu:${PSK}\r\njoe:00ff\nqemu:11\n` });
+    const dir = writeQemuFolder(folder('psk'), { psk: `\nqemu:${PSK}\r\njoe:00ff00ff\nqemu:11111111\n` });
     const source = check({ dir });
     t.match(source, { kind: 'psk', identity: 'qemu', hostname: undefined });
     t.strictSame(source.psk('qemu'), Uint8Array.from(Buffer.from(PSK, 'hex')), 'the first line of two');
@@ -96,8 +96,20 @@ t.test('a PSK is taken in bytes, in hex, by identity and as the text of a keys.p
 });
 
 t.test('the sizes of a PSK and of an identity are held at their edges', async (t) => {
-  t.ok(check({ psk: Buffer.alloc(1) }) && check({ psk: Buffer.alloc(256), identity: 'i'.repeat(256) }));
-  for (const psk of [Buffer.alloc(0), Buffer.alloc(257), 'a', 'ab'.repeat(257), 'xyz0', {}, [], 5, null]) {
+  t.ok(check({ psk: Buffer.alloc(4) }) && check({ psk: Buffer.alloc(256), identity: 'i'.repeat(256) }));
+  for (const psk of [
+    Buffer.alloc(3),
+    Buffer.alloc(257),
+    'a',
+    'ababab',
+    'abababa',
+    'ab'.repeat(257),
+    'xyz0',
+    {},
+    [],
+    5,
+    null,
+  ]) {
     t.match(refusal({ psk }), { code: 'ERR_MULTIFD_OPTION', message: /^option tls\.psk: given / });
   }
   for (const identity of ['', 'i'.repeat(257), 'a:b', 'a\nb', 5]) {

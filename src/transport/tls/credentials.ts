@@ -353,10 +353,10 @@ function checkPsks(given: unknown, identity: string, name: string): Map<string, 
 
 function checkPsk(given: unknown, where: string, refuse: (text: string) => MultifdError): Uint8Array {
   if (typeof given === 'string') return parsePskHex(given, where, refuse);
-  const { maxKeyBytes } = PSK_SIZES;
+  const { minKeyBytes, maxKeyBytes } = PSK_SIZES;
   if (!(given instanceof Uint8Array)) throw refuse(`${where}: given ${kindOf(given)}, allowed bytes or hex`);
-  if (given.length < 1 || given.length > maxKeyBytes) {
-    throw refuse(`${where}: given ${given.length} bytes, allowed 1 to ${maxKeyBytes}`);
+  if (given.length < minKeyBytes || given.length > maxKeyBytes) {
+    throw refuse(`${where}: given ${given.length} bytes, allowed ${minKeyBytes} to ${maxKeyBytes}`);
   }
   // The caller may go on to clear his.
   return Uint8Array.from(given);

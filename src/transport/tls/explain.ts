@@ -50,8 +50,10 @@ const UNKNOWN_CA: Explain = (failure) =>
 
 /** Of OpenSSL's verify codes, as Node names them; and our own. */
 const VERDICTS: Record<string, Explain> = {
+  // GnuTLS keeps its certificate back if none of the authorities that the server names has signed it.
   NO_CERTIFICATE: (failure) =>
-    `the ${other(failure)} sent no certificate; it needs one, or ${option(failure, 'verifyPeer')} false here`,
+    `the ${other(failure)} sent no certificate; it needs one, signed by the authority in ${ours(failure)} ` +
+    `(QEMU sends none of another), or ${option(failure, 'verifyPeer')} false here`,
   CERTIFICATE_FOR_PSK: () =>
     'the server proved itself with a certificate, not with the PSK; both ends need the same kind of credentials',
   NAME_MISMATCH: (failure) => {
@@ -203,7 +205,7 @@ function reason(failure: TlsFailure): string {
 
 function closedByPeer(failure: TlsFailure): string {
   const { kind, role, origin } = failure.credentials;
-  let why = `it may have refused ${credentialsOf(failure)}`;
+  let why = `it may have refused ${credentialsOf(failure)}, or have credentials of another kind`;
   if (failure.silent === true) {
     // QEMU sends no alert: of credentials of another kind or of a PSK that it has not, it says nothing either.
     why =
@@ -211,7 +213,9 @@ function closedByPeer(failure: TlsFailure): string {
         ? `it said nothing, so it may speak plain text (QEMU: no tls-creds), or not know ${credentialsOf(failure)}`
         : 'it said nothing';
   } else if (kind === 'x509' && role === 'server') {
-    why = `it may have refused this side's certificate, of ${origin}: its authority, its names, its dates`;
+    why =
+      `it may have refused this side's certificate, of ${origin} (its authority, its names, its dates), ` +
+      'or have credentials of another kind';
   }
   return `the ${other(failure)} closed the connection during the handshake: ${why}; its log says more`;
 }

@@ -96,7 +96,8 @@ function serverOptions(credentials: TlsCredentials, failure: TlsFailure, timeout
 }
 
 /**
- * The socket is this function's until it returns; if it throws, the socket is destroyed.
+ * The socket is this function's until it returns; if it throws, the socket is destroyed. Who gets the secure one listens
+ * for its 'error' at once.
  *
  * @throws MultifdError ERR_MULTIFD_TLS, ERR_MULTIFD_ABORTED, ERR_MULTIFD_HOOK
  */
@@ -106,9 +107,10 @@ export async function handshake(
   { timeoutMs, signal, authorize }: HandshakeOptions,
 ): Promise<SecureConnection> {
   const failure: TlsFailure = { credentials };
-  const abort = (): void => void socket.destroy(aborted(signal));
+  const abort = (): void => void socket.destroy();
   signal?.addEventListener('abort', abort, { once: true });
   let secure: tls.TLSSocket | undefined;
+  const remember = (error: Error): void => void (failure.error ??= error);
   try {
     if (signal?.aborted) throw aborted(signal);
     secure = await (credentials.role === 'client' ? connect : accept)(
@@ -117,11 +119,15 @@ export async function handshake(
       failure,
       timeoutMs,
     );
+    // What breaks it while authorize is asked: the caller listens from then on only.
+    secure.on('error', remember);
     const peer = judge(secure, failure);
     const { asks } = credentials;
     if (!matchesPattern(peer, credentials) || (asks && !(await ask(authorize, peer)))) {
       throw explainTlsFailure({ ...failure, refused: peer });
     }
+    if (secure.destroyed) throw failure.error ?? new Error('closed');
+    secure.off('error', remember);
     return { socket: secure, peer };
   } catch (error) {
     failure.silent = socket.bytesRead === 0;
@@ -129,6 +135,7 @@ export async function handshake(
     socket.destroy();
     if (signal?.aborted) throw aborted(signal);
     if (error instanceof MultifdError) throw error;
+    if (failure.error === undefined && secure !== undefined) failure.closed = true;
     throw explainTlsFailure({ ...failure, error: error as Error });
   } finally {
     signal?.removeEventListener('abort', abort);

@@ -8,6 +8,8 @@ import type { MultifdError } from '../../errors.js';
 import { quote } from '../../printable.js';
 
 export const PSK_SIZES = {
+  /** A client of QEMU (GnuTLS 3.7) takes no shorter one. */
+  minKeyBytes: 4,
   /** What TLS 1.3 of OpenSSL 3 takes; in TLS 1.2 it would be 512. */
   maxKeyBytes: 256,
   /** Of OpenSSL 3. */
@@ -45,12 +47,13 @@ export function parsePskFile(
 
 export function parsePskHex(hex: string, where: string, refuse: (text: string) => MultifdError): Uint8Array {
   const digits = hex.trim();
-  const { maxKeyBytes } = PSK_SIZES;
-  const allowed = `allowed 1 to ${maxKeyBytes} bytes in hex, two digits each`;
+  const { minKeyBytes, maxKeyBytes } = PSK_SIZES;
+  const allowed = `allowed ${minKeyBytes} to ${maxKeyBytes} bytes in hex, two digits each`;
   if (!/^[\da-f]*$/i.test(digits)) {
     throw refuse(`${where}: given a key with other characters than hex digits, ${allowed}`);
   }
-  if (digits === '' || digits.length % 2 === 1 || digits.length / 2 > maxKeyBytes) {
+  const bytes = digits.length / 2;
+  if (!Number.isInteger(bytes) || bytes < minKeyBytes || bytes > maxKeyBytes) {
     throw refuse(`${where}: given a key of ${digits.length} hex digits, ${allowed}`);
   }
   return Uint8Array.from(Buffer.from(digits, 'hex'));
