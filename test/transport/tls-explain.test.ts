@@ -518,6 +518,34 @@ t.test('a client that goes while authorize is asked is an error of this handshak
   await there;
 });
 
+t.test('an authorize that never answers holds nobody up', async (t) => {
+  const one = credentials('client', x509(client));
+  const other = credentials('server', x509(server, { asks: true }));
+  const never = (): Promise<boolean> => new Promise(() => undefined);
+  const start = async (more: Partial<Parameters<typeof handshake>[2]>) => {
+    const [out, incoming] = await socketPair();
+    const there = handshake(out, one, { timeoutMs: TIMEOUT_MS }).then(
+      ({ socket }) => socket.on('error', () => undefined),
+      () => undefined,
+    );
+    const here = handshake(incoming, other, { timeoutMs: TIMEOUT_MS, authorize: never, ...more });
+    return { out, here, there };
+  };
+  const late = await start({ timeoutMs: 1000 });
+  await t.rejects(late.here, {
+    code: 'ERR_MULTIFD_TLS',
+    message: /authorize\(\) of option tls did not answer within 1000 ms/,
+  });
+  const control = new AbortController();
+  const authorize = (): Promise<boolean> => {
+    setImmediate(() => control.abort('why'));
+    return never();
+  };
+  const stopped = await start({ signal: control.signal, authorize });
+  await t.rejects(stopped.here, { code: 'ERR_MULTIFD_ABORTED', cause: 'why' });
+  await Promise.all([late.there, stopped.there]);
+});
+
 t.test('alerts of other TLS libraries say what the other side did not like', async (t) => {
   const mine = credentials('client', x509(client));
   const bare = credentials('client', x509(undefined));

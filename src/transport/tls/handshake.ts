@@ -123,7 +123,10 @@ export async function handshake(
     secure.on('error', remember);
     const peer = judge(secure, failure);
     const { asks } = credentials;
-    if (!matchesPattern(peer, credentials) || (asks && !(await ask(authorize, peer)))) {
+    if (
+      !matchesPattern(peer, credentials) ||
+      (asks && !(await ask(authorize, peer, secure, credentials.option, timeoutMs)))
+    ) {
       throw explainTlsFailure({ ...failure, refused: peer });
     }
     if (secure.destroyed) throw failure.error ?? new Error('closed');
@@ -142,15 +145,38 @@ export async function handshake(
   }
 }
 
-async function ask(authorize: HandshakeOptions['authorize'], peer: TlsPeer): Promise<boolean> {
+/** Ends with the connection as well, and in time: authorize is the caller's, and may never answer. */
+async function ask(
+  authorize: HandshakeOptions['authorize'],
+  peer: TlsPeer,
+  secure: tls.TLSSocket,
+  option: string,
+  timeoutMs: number,
+): Promise<boolean> {
   // Nobody to be asked is a refusal.
   if (authorize === undefined) return false;
+  const name = `authorize() of option ${option}`;
+  let timer: NodeJS.Timeout | undefined;
+  const ended = new Promise<true>((resolve, reject) => {
+    // No refusal: the caller looks at the socket next.
+    secure.once('close', () => resolve(true));
+    const late = (): void => {
+      reject(
+        new MultifdError('ERR_MULTIFD_TLS', `TLS as server: ${name} did not answer within ${timeoutMs} ms`),
+      );
+    };
+    timer = setTimeout(late, timeoutMs);
+  });
+  let answer: boolean;
   try {
-    // What is no boolean is no consent: a forgotten await, for instance, is an object.
-    return (await authorize(peer)) === true;
+    answer = await Promise.race([authorize(peer), ended]);
   } catch (error) {
-    throw MultifdError.wrap(error, 'ERR_MULTIFD_HOOK', 'authorize() of option tls failed');
+    throw MultifdError.wrap(error, 'ERR_MULTIFD_HOOK', `${name} failed`);
+  } finally {
+    clearTimeout(timer);
   }
+  // What is no boolean is no consent: a forgotten await, for instance, is an object.
+  return answer === true;
 }
 
 function connect(
