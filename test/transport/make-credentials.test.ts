@@ -13,7 +13,7 @@ import net, { type AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t from 'tap';
-import { checkTlsOptions } from '../../src/transport/tls/credentials.js';
+import { checkTlsOptions } from '../../src/transport/tls/check-options.js';
 import { handshake } from '../../src/transport/tls/handshake.js';
 import { writePskCredentials, writeX509Credentials } from '../../src/transport/tls/make-credentials.js';
 

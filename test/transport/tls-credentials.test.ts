@@ -5,7 +5,8 @@ import path from 'node:path';
 import { inspect } from 'node:util';
 import t from 'tap';
 import type { ErrorCode, MultifdError } from '../../src/errors.js';
-import { checkTlsOptions, TlsCredentials } from '../../src/transport/tls/credentials.js';
+import { checkTlsOptions } from '../../src/transport/tls/check-options.js';
+import { TlsCredentials } from '../../src/transport/tls/credentials.js';
 import type { TlsRole } from '../../src/transport/tls/options.js';
 import { matchesPattern, pskPeer } from '../../src/transport/tls/peer.js';
 import {

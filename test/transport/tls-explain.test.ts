@@ -7,11 +7,8 @@ import net from 'node:net';
 import type { AddressInfo } from 'node:net';
 import t from 'tap';
 import { MultifdError } from '../../src/errors.js';
-import {
-  checkTlsOptions,
-  TlsCredentials,
-  type PlainTlsCredentials,
-} from '../../src/transport/tls/credentials.js';
+import { checkTlsOptions } from '../../src/transport/tls/check-options.js';
+import { TlsCredentials, type PlainTlsCredentials } from '../../src/transport/tls/credentials.js';
 import { explainEarlyEnd, explainTlsFailure, isTlsError } from '../../src/transport/tls/explain.js';
 import { handshake, type SecureConnection } from '../../src/transport/tls/handshake.js';
 import type { TlsRole, TlsVersion } from '../../src/transport/tls/options.js';

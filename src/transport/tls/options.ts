@@ -1,4 +1,4 @@
-/** The `tls` option as callers write it. credentials.ts checks it, and says there what it is turned into. */
+/** The `tls` option as callers write it. check-options.ts checks it, and makes TlsCredentials of it. */
 
 export type TlsVersion = 'TLSv1.2' | 'TLSv1.3';
 /** The source of a migration connects, and is the client; its destination is the server. */
