@@ -28,6 +28,15 @@ export type {
   RAMBlockOptions,
   SessionBlock as RAMBlock,
 } from './ram/block.js';
+export type {
+  TlsCommonOptions,
+  TlsFolderOptions,
+  TlsOptions,
+  TlsPeer,
+  TlsPskOptions,
+  TlsVersion,
+  TlsX509Options,
+} from './transport/tls/options.js';
 export type { BlockMemory, FixedMemory, WasmMemory, WasmMemoryRange } from './ram/memory.js';
 export type { ReceivedBitmap } from './ram/bitmap.js';
 export { ERROR_CODES, MultifdError, type ErrorCode } from './errors.js';

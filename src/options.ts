@@ -16,6 +16,8 @@ import {
   type StreamBlockOptions,
 } from './ram/block.js';
 import { checkAddress, type Address, type AddressText } from './transport/address.js';
+import { checkTlsOptions, type CheckedTls } from './transport/tls/check-options.js';
+import type { TlsOptions, TlsRole } from './transport/tls/options.js';
 import { parseUuid } from './wire/hello.js';
 
 export type Compression = 'none' | 'zlib' | 'zstd';
@@ -54,6 +56,8 @@ export interface CommonOptions {
   connectTimeoutMs?: number;
   /** Largest device-state payload in bytes, 0 to 64 MiB (default 1 MiB + 4 KiB). */
   deviceStateBytes?: number;
+  /** Credentials for TLS on every connection; without them all travels as plain text. QEMU: tls-creds. */
+  tls?: TlsOptions;
   /** Ends the session with ERR_MULTIFD_ABORTED, in whatever state it is. */
   signal?: AbortSignal;
 }
@@ -116,6 +120,7 @@ interface CheckedCommon {
   stallTimeoutMs: number;
   connectTimeoutMs: number;
   deviceStateBytes: number;
+  tls: CheckedTls | undefined;
   signal: AbortSignal | undefined;
 }
 export interface CheckedSenderOptions extends CheckedCommon {
@@ -142,6 +147,7 @@ const COMMON_KEYS = [
   'stallTimeoutMs',
   'connectTimeoutMs',
   'deviceStateBytes',
+  'tls',
   'signal',
 ];
 export const SENDER_KEYS = [
@@ -155,11 +161,14 @@ export const SENDER_KEYS = [
 const DEVICE_KEYS = ['idstr', 'instanceId', 'load'];
 export const RECEIVER_KEYS = [...COMMON_KEYS, 'acceptTimeoutMs', 'devices', 'listenMode', 'maxStrays'];
 
-/** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
-export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOptions {
+/**
+ * @param tls what has been checked already takes the place of the option
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_TLS
+ */
+export function checkSenderOptions(options: AnySenderOptions, tls?: CheckedTls): CheckedSenderOptions {
   checkKeys(options, SENDER_KEYS);
   const checked: CheckedSenderOptions = {
-    ...checkCommon(options, 1),
+    ...checkCommon(options, 'client', tls),
     zlibLevel: integer('zlibLevel', options.zlibLevel, 1, 0, 9),
     zstdLevel: integer('zstdLevel', options.zstdLevel, 1, 1, 20),
     zeroPageDetection: oneOf('zeroPageDetection', options.zeroPageDetection, 'multifd', ZERO_PAGE_DETECTIONS),
@@ -172,17 +181,21 @@ export function checkSenderOptions(options: AnySenderOptions): CheckedSenderOpti
   return checked;
 }
 
-/** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK */
+/**
+ * @param tls as in checkSenderOptions()
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_TLS
+ */
 export function checkReceiverOptions(
   options: ReceiverOptions | Omit<ReceiverOptions, 'blocks' | 'devices'>,
   blocksLater = false,
   beside: readonly string[] = [],
+  tls?: CheckedTls,
 ): CheckedReceiverOptions {
   const keys = RECEIVER_KEYS.filter((key) => !blocksLater || (key !== 'blocks' && key !== 'devices'));
   checkKeys(options, keys, '', beside);
   const { devices } = options as ReceiverOptions;
   return {
-    ...checkCommon(options as ReceiverOptions, 0, blocksLater),
+    ...checkCommon(options as ReceiverOptions, 'server', tls, blocksLater),
     acceptTimeoutMs: integer('acceptTimeoutMs', options.acceptTimeoutMs, 0, 0, MAX_TIMEOUT_MS),
     devices: devices === undefined ? [] : checkDevices(devices),
     listenMode: integer('listenMode', options.listenMode, 0o600, 0, 0o777),
@@ -197,7 +210,8 @@ export function checkMaxBandwidth(value: unknown): number {
 
 function checkCommon(
   options: Omit<CommonOptions, 'blocks'> & Pick<AnySenderOptions, 'blocks'>,
-  lowestPort: number,
+  role: TlsRole,
+  tls: CheckedTls | undefined,
   blocksLater = false,
 ): CheckedCommon {
   const pageSize = integer('pageSize', options.pageSize, MIN_PAGE_SIZE, MIN_PAGE_SIZE, MAX_PAGE_SIZE);
@@ -205,8 +219,11 @@ function checkCommon(
     throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
   const { signal } = options;
   if (signal !== undefined && !isAbortSignal(signal)) throw wrong('signal', signal, 'an AbortSignal');
+  // Port 0 is one that the system chooses, for who listens.
+  const address = checkAddress(options.address, role === 'server' ? 0 : 1);
   return {
-    address: checkAddress(options.address, lowestPort),
+    address,
+    tls: tls ?? checkTls(options.tls, role, 'tls', address),
     channels: integer('channels', options.channels, 2, 1, MAX_CHANNELS),
     compression: oneOf('compression', options.compression, 'none', COMPRESSIONS),
     pageSize,
@@ -223,6 +240,20 @@ function checkCommon(
     signal,
     blocks: blocksLater ? [] : makeBlocks(options.blocks, pageSize),
   };
+}
+
+/**
+ * @param option its name, for messages
+ * @param address what a client connects to
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_TLS
+ */
+export function checkTls(
+  options: unknown,
+  role: TlsRole,
+  option: string,
+  address: Address,
+): CheckedTls | undefined {
+  return options === undefined ? undefined : checkTlsOptions(options, role, option, address);
 }
 
 /** By what is used of it: one of another realm (a vm context, jest's) is no instance of this one's AbortSignal. */

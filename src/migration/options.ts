@@ -20,7 +20,7 @@ export function requireOptions<T extends object>(options: T): T {
 
 /** Of a sender's options those that a migration's caller may give. */
 export const OUTGOING_KEYS = SENDER_KEYS.filter(
-  (key) => key !== 'address' && key !== 'blocks' && key !== 'onZeroPages',
+  (key) => key !== 'address' && key !== 'blocks' && key !== 'onZeroPages' && key !== 'tls',
 );
 
 /**

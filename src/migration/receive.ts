@@ -28,7 +28,6 @@
  * A source without return path is told nothing, and is done when it has sent all.
  */
 import type { FileHandle } from 'node:fs/promises';
-import type net from 'node:net';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected, type ErrorCode } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
@@ -50,6 +49,7 @@ import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { settles } from './limits.js';
+import type { Connection } from '../transport/connect.js';
 import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -142,7 +142,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   const receiver = new Receiver(checked, {
     present: true,
     anyUuid: receiverOptions.uuid === undefined,
-    main: (socket, begun) => incoming.takeMain(socket, begun),
+    main: (connection, begun) => incoming.takeMain(connection, begun),
   });
   try {
     await receiver.open();
@@ -193,8 +193,8 @@ class IncomingMigration {
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
   }
 
-  takeMain(socket: net.Socket, begun: Buffer): void {
-    this.#main = new MainConnection(socket, begun);
+  takeMain(connection: Connection, begun: Buffer): void {
+    this.#main = new MainConnection(connection, begun);
     this.#mainCame(this.#main);
   }
 

@@ -24,7 +24,6 @@
  * most), the ends of the source's connections. A source without return path is not told anything: it takes its migration as
  * completed when it has written its last byte, so a failure has to reach it before that.
  */
-import type net from 'node:net';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
@@ -33,6 +32,7 @@ import {
   type Compression,
   type SenderOptions,
   type ZeroPageDetection,
+  checkTls,
 } from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { STREAM, makeBlocks, type StreamBlockOptions } from '../ram/block.js';
@@ -57,7 +57,10 @@ import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff, closedUntold } from './blame.js';
 import { ItemsAhead } from './items-ahead.js';
 import { settles, withLimit } from './limits.js';
+import type { Connection } from '../transport/connect.js';
 import { MainConnection } from '../transport/main-connection.js';
+import type { CheckedTls } from '../transport/tls/check-options.js';
+import type { TlsOptions } from '../transport/tls/options.js';
 import {
   CONNECT_TIMEOUT_MS,
   callHook,
@@ -77,6 +80,8 @@ export interface RelaySide {
   channels?: number;
   /** Default `none`. */
   compression?: Compression;
+  /** Credentials for TLS on this side: a server's on `in`, a client's on `out`. */
+  tls?: TlsOptions;
 }
 
 export interface RelayMigrationOptions extends BoundOptions {
@@ -136,7 +141,7 @@ const OPTIONS: Record<keyof RelayMigrationOptions, true> = {
   onStart: true,
   onSession: true,
 };
-const OPTIONS_IN: Record<keyof RelaySide, true> = { channels: true, compression: true };
+const OPTIONS_IN: Record<keyof RelaySide, true> = { channels: true, compression: true, tls: true };
 const OPTIONS_OUT: Record<keyof NonNullable<RelayMigrationOptions['out']>, true> = {
   ...OPTIONS_IN,
   zlibLevel: true,
@@ -178,26 +183,32 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
     maxStrays,
   } = options;
   const common = { pageSize, uuid, signal, stallTimeoutMs, connectTimeoutMs };
+  const { tls: tlsIn, ...inOptions } = input;
+  const { tls: tlsOut, ...outOptions } = out;
   const outgoing = {
     ...common,
-    ...out,
+    ...outOptions,
     zeroPageDetection: out.zeroPageDetection ?? 'none',
     address: checkAddress(to, 1, 'to'),
   };
+  const address = checkAddress(listen, 0, 'listen');
   checkOutgoing(outgoing);
   checkSwitchoverAck(options.switchoverAck);
   const checked = checkReceiverOptions(
     {
       ...common,
-      ...input,
+      ...inOptions,
       acceptTimeoutMs,
       listenMode,
       maxStrays,
-      address: checkAddress(listen, 0, 'listen'),
+      address,
     },
     true,
+    [],
+    checkTls(tlsIn, 'server', 'in.tls', address),
   );
-  const relay = new Relay(options, outgoing, connectTimeoutMs, checkBounds(options));
+  const tls = checkTls(tlsOut, 'client', 'out.tls', outgoing.address);
+  const relay = new Relay(options, { ...outgoing, tls }, connectTimeoutMs, checkBounds(options));
   const receiver = new Receiver(checked, relay);
   try {
     await receiver.open();
@@ -211,7 +222,10 @@ export async function relayMigration(options: RelayMigrationOptions): Promise<Re
 }
 
 /** What the sender will be made with, once the source has named the blocks. */
-type Outgoing = Omit<SenderOptions, 'blocks' | 'address'> & { address: Address };
+type Outgoing = Omit<SenderOptions, 'blocks' | 'address' | 'tls'> & {
+  address: Address;
+  tls: CheckedTls | undefined;
+};
 
 type Verdict = 'OPEN' | 'LOADED' | 'BROKEN';
 
@@ -267,8 +281,8 @@ class Relay implements ReceiverHooks {
     return this.#options.uuid === undefined;
   }
 
-  main(socket: net.Socket, begun: Buffer): void {
-    this.#source = new MainConnection(socket, begun);
+  main(connection: Connection, begun: Buffer): void {
+    this.#source = new MainConnection(connection, begun);
     this.#sourceIn(this.#source);
   }
 
@@ -291,7 +305,8 @@ class Relay implements ReceiverHooks {
   async run(receiver: Receiver, stallTimeoutMs: number): Promise<RelayedMigration> {
     receiver.done.catch((error: MultifdError) => this.#break(receiver, error));
     const source = await receiver.orStopped(this.#mainIn);
-    const connecting = connectMain(this.#outgoing.address, this.#connectTimeoutMs, this.#stop.signal);
+    const { address, tls } = this.#outgoing;
+    const connecting = connectMain(address, this.#connectTimeoutMs, this.#stop.signal, tls);
     this.#connecting = this.#errors.of('destination', connecting);
     const sink = (this.#sink = await receiver.orStopped(this.#connecting));
     const unwatch = watchMigration(
@@ -429,9 +444,10 @@ class Relay implements ReceiverHooks {
     await receiver.firstChannel();
     const uuid = (this.#uuid = this.#outgoing.uuid ?? receiver.uuid ?? undefined);
     const { signal } = this.#stop;
+    const { tls, ...outgoing } = this.#outgoing;
     this.#creating = this.#errors.of(
       'destination',
-      createSender({ ...this.#outgoing, signal, blocks, pageSize, uuid }, true),
+      createSender({ ...outgoing, signal, blocks, pageSize, uuid }, true, tls),
     );
     const sender = (this.#sender = await receiver.orStopped(this.#creating));
     // Whichever side fails takes the other with it, and does not wait for its own threads before.

@@ -23,7 +23,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
-import { type Compression, type SenderOptions, type ZeroPageDetection } from '../options.js';
+import { checkTls, type Compression, type SenderOptions, type ZeroPageDetection } from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { requireRuntime } from '../runtime.js';
@@ -42,6 +42,7 @@ import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { settles, withLimit } from './limits.js';
 import { connect } from '../transport/connect.js';
+import type { CheckedTls } from '../transport/tls/check-options.js';
 import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -112,8 +113,8 @@ export interface SentMigration extends OutgoingStart {
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
   const { file, to, peer, onStart, onSession, offset: given, ...others } = requireOptions(options);
-  const { maxRam, maxBlocks, maxDescription, ...senderOptions } = others;
-  checkKeys(senderOptions, OUTGOING_KEYS, '', Object.keys(OWN_OPTIONS));
+  const { maxRam, maxBlocks, maxDescription, tls: tlsOptions, ...senderOptions } = others;
+  checkKeys(senderOptions, OUTGOING_KEYS, '', [...Object.keys(OWN_OPTIONS), 'tls']);
   const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const offset = checkOffset(given);
   const address = checkAddress(to, 1, 'to');
@@ -126,6 +127,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     );
   }
   checkOutgoing({ ...senderOptions, address });
+  const tls = checkTls(tlsOptions, 'client', 'tls', address);
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
   const handle = await openToRead(file);
   let description: MappedRamDescription;
@@ -134,7 +136,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     description = await readMappedRam(handle, { offset, pageSize: options.pageSize, ...bounds });
     requireSound(description);
     requirePageSizeTold(description.pageSize, options.pageSize);
-    main = await connectMain(address, connectTimeoutMs, options.signal);
+    main = await connectMain(address, connectTimeoutMs, options.signal, tls);
   } catch (error) {
     await handle.close();
     throw error;
@@ -170,6 +172,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
         })),
       },
       true,
+      tls,
     );
     const session = sender;
     callHook('onSession', () => onSession?.(publicSender(session)));
@@ -205,14 +208,18 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
 /** All that QEMU compares with its own, closing its channels without a word. */
 export function sentOf(
   machine: string,
-  { channels = 2, compression = 'none' }: { channels?: number; compression?: Compression },
+  {
+    channels = 2,
+    compression = 'none',
+    tls,
+  }: { channels?: number; compression?: Compression; tls?: unknown },
   uuid: string | null | undefined,
 ): string {
   const withTheirNames = [
     `${channels} channels (${SET_UP.channels})`,
     `compression ${compression} (${SET_UP.compression})`,
     `uuid ${uuid ?? 'none'} (${SET_UP.uuid})`,
-    `no TLS (${SET_UP.tls})`,
+    `${tls === undefined ? 'no TLS' : 'TLS'} (${SET_UP.tls})`,
   ];
   return `machine ${printable(machine)}, ${withTheirNames.join(', ')}`;
 }
@@ -247,10 +254,11 @@ export async function connectMain(
   address: Address,
   timeoutMs: number,
   signal: AbortSignal | undefined,
+  tls: CheckedTls | undefined,
 ): Promise<MainConnection> {
   requireRuntime();
-  const socket = await connect({ address, timeoutMs, signal });
-  return new MainConnection(socket, Buffer.alloc(0));
+  const connection = await connect({ address, timeoutMs, signal, tls: tls?.credentials });
+  return new MainConnection(connection, Buffer.alloc(0));
 }
 
 interface Outgoing {

@@ -2,7 +2,6 @@
  * The receiver, on the calling thread: takes the channels in, starts a worker for each, waits at sync points, and puts
  * into place what only this thread can: pages of private memory, device state, ZERO records of the main stream.
  */
-import type net from 'node:net';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
@@ -36,6 +35,7 @@ import { trace } from '../trace.js';
 import { formatUuid } from '../wire/hello.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
+import type { Connection } from '../transport/connect.js';
 import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
 import { Listener } from '../transport/listener.js';
 
@@ -45,7 +45,7 @@ const SPIN = 400;
 /** What a migration with a main stream adds; see src/migration. */
 export interface ReceiverHooks {
   /** The main stream has come in. */
-  main(socket: net.Socket, begun: Buffer): void;
+  main(connection: Connection, begun: Buffer): void;
   /** Takes the pages of blocks of kind stream out of a slot; the slot is empty afterwards. */
   pages?(slot: Slot): Promise<void>;
   /** No uuid was given: the first hello's holds for all channels. */
@@ -135,7 +135,9 @@ export class Receiver extends Session {
       {
         channel: (id, connection) => this.#takeIn(id, connection),
         refused: (error) => this.fail(error),
-        ...(hooks === undefined ? {} : { main: (socket, begun) => this.#takeMain(hooks, socket, begun) }),
+        ...(hooks === undefined
+          ? {}
+          : { main: (connection, begun) => this.#takeMain(hooks, connection, begun) }),
       },
     );
     this.#mainDue = hooks !== undefined;
@@ -259,14 +261,14 @@ export class Receiver extends Session {
     else this.#expectChannels(connectTimeoutMs, channels);
   }
 
-  #takeMain(hooks: ReceiverHooks, socket: net.Socket, begun: Buffer): void {
+  #takeMain(hooks: ReceiverHooks, connection: Connection, begun: Buffer): void {
     if (this.control.stopped !== STOP_RUN) {
-      socket.destroy();
+      connection.raw.destroy();
       return;
     }
     this.#mainDue = false;
     this.#arrived();
-    hooks.main(socket, begun);
+    hooks.main(connection, begun);
   }
 
   #takeIn(id: number, connection: TakenConnection): void {

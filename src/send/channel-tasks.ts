@@ -27,5 +27,6 @@ export function channelTasks(
     connectTimeoutMs: options.connectTimeoutMs,
     stallTimeoutMs: options.stallTimeoutMs,
     explained,
+    tls: options.tls?.credentials.toPlain(),
   }));
 }

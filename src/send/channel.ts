@@ -43,12 +43,14 @@ import { REFUSED_PERHAPS } from '../set-up.js';
 import { ChannelClock } from '../shared/clock.js';
 import { STAT_BYTES } from '../shared/layout.js';
 import type { TracePoint } from '../trace.js';
-import { encodeHello } from '../wire/hello.js';
+import { HELLO_BYTES, encodeHello } from '../wire/hello.js';
 import { Compressing } from './compressing.js';
 import { Outgoing } from './outgoing.js';
 import { PagePackets, STAGINGS, STAGINGS_COMPRESSED } from './page-packets.js';
 import { PageSource } from './page-source.js';
 import { SendConnection } from '../transport/send-connection.js';
+import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';
+import { explainEarlyEnd } from '../transport/tls/explain.js';
 
 /** What the calling thread gives to the worker. */
 export interface SendChannelTask extends ChannelTask {
@@ -62,6 +64,7 @@ export interface SendChannelTask extends ChannelTask {
   stallTimeoutMs: number;
   /** Does the migration that it is a part of say what the destination may have refused? */
   explained: boolean;
+  tls: PlainTlsCredentials | undefined;
 }
 
 /** How many looks at SEM before sleeping: about 10 µs. */
@@ -90,6 +93,7 @@ class SendChannel implements Channel {
   /** Undefined with method none. */
   readonly #compressing: Compressing | undefined;
   readonly #pages: PagePackets;
+  readonly #tls: TlsCredentials | undefined;
   readonly #connection: SendConnection;
   #lastProgress = 0;
   /** Something was sent since, too soon after it to be told. */
@@ -99,7 +103,9 @@ class SendChannel implements Channel {
     this.#task = task;
     const { address, connectTimeoutMs, stallTimeoutMs } = task;
     const broke = (error: MultifdError): MultifdError => this.#broke(error);
-    this.#connection = new SendConnection({ address, connectTimeoutMs, stallTimeoutMs, broke });
+    this.#tls = task.tls === undefined ? undefined : TlsCredentials.fromPlain(task.tls);
+    const tls = this.#tls;
+    this.#connection = new SendConnection({ address, connectTimeoutMs, stallTimeoutMs, tls, broke });
     this.#control = control;
     this.#id = task.id;
     this.#stats = control.stats(task.id);
@@ -222,12 +228,14 @@ class SendChannel implements Channel {
     throw error;
   }
 
-  /** A receiver that refuses says so by closing its channels. */
+  /** A receiver that refuses says so by closing its channels; one that judges its client behind the handshake as well. */
   #refusedPerhaps(error: MultifdError): MultifdError {
-    const isEarly = this.#stats[STAT_BYTES] <= EARLY_BYTES;
+    const sent = this.#stats[STAT_BYTES];
     const isClosed = error.code === 'ERR_MULTIFD_CONNECTION' || error.code === 'ERR_MULTIFD_CONNECT';
-    if (!isClosed || !isEarly || this.#task.explained) return error;
-    return new MultifdError(error.code, `${error.message}; ${REFUSED_PERHAPS}`, {
+    if (!isClosed || sent > EARLY_BYTES || this.#task.explained) return error;
+    const refused = this.#tls === undefined ? '' : `; ${explainEarlyEnd(this.#tls)}`;
+    const code = this.#tls !== undefined && sent <= HELLO_BYTES ? 'ERR_MULTIFD_TLS' : error.code;
+    return new MultifdError(code, `${error.message}; ${REFUSED_PERHAPS}${refused}`, {
       ...error,
       cause: error.cause,
     });

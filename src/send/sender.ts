@@ -30,6 +30,7 @@ import {
   type CheckedSenderOptions,
 } from '../options.js';
 import { formatAddress } from '../transport/address.js';
+import type { CheckedTls } from '../transport/tls/check-options.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import { Session } from '../session.js';
@@ -62,9 +63,14 @@ const START_MS = 30_000;
  * The session with all that is internal of it; embedders get it from src/public-session.ts.
  *
  * @param explained for a migration, which itself says what the destination may have refused
+ * @param tls of a migration, which has checked the option
  */
-export async function createSender(options: AnySenderOptions, explained = false): Promise<Sender> {
-  const checked = checkSenderOptions(options);
+export async function createSender(
+  options: AnySenderOptions,
+  explained = false,
+  tls?: CheckedTls,
+): Promise<Sender> {
+  const checked = checkSenderOptions(options, tls);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
   try {

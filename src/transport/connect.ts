@@ -1,28 +1,39 @@
-/** Connecting, on whichever thread: with a time limit, an abort, and one error that says where to. */
+/** Connecting, on whichever thread: with a time limit, an abort, TLS, and one error that says where to. */
 import net from 'node:net';
 import { MultifdError } from '../errors.js';
 import { formatAddress, type Address } from './address.js';
+import type { TlsCredentials } from './tls/credentials.js';
+import { handshake } from './tls/handshake.js';
 
-/** A connected stream socket: TCP or unix. */
-export type Connection = net.Socket;
+/** A connection that stands: TCP or unix, with TLS or without. */
+export interface Connection {
+  /** What is read and written. */
+  socket: net.Socket;
+  /** What lies beneath: the same without TLS. */
+  raw: net.Socket;
+  /** With TLS: what it was made with. */
+  tls: TlsCredentials | undefined;
+}
 
 export interface ConnectOptions {
   address: Address;
   timeoutMs: number;
   /** Ends what is under way with ERR_MULTIFD_ABORTED. */
   signal?: AbortSignal | undefined;
+  /** A client's. */
+  tls: TlsCredentials | undefined;
 }
 
 /**
  * Connects. The caller owns the connection from then on, and its events: no listener but one that keeps an error from being
  * uncaught is left on it.
  *
- * @param begun gets the connection at once, for a caller that may have to destroy it
- * @throws MultifdError ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_ABORTED
+ * @param begun gets the socket beneath at once, for a caller that may have to destroy it
+ * @throws MultifdError ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_ABORTED, ERR_MULTIFD_TLS
  */
 export async function connect(
-  { address, timeoutMs, signal }: ConnectOptions,
-  begun?: (connection: Connection) => void,
+  { address, timeoutMs, signal, tls }: ConnectOptions,
+  begun?: (raw: net.Socket) => void,
 ): Promise<Connection> {
   const where = formatAddress(address);
   const socket = net.connect({ ...address, noDelay: true, allowHalfOpen: true } as net.NetConnectOpts);
@@ -58,5 +69,8 @@ export async function connect(
     socket.removeAllListeners();
     socket.on('error', () => {});
   }
-  return socket;
+  if (tls === undefined) return { socket, raw: socket, tls };
+  const { socket: secure } = await handshake(socket, tls, { timeoutMs, ...(signal && { signal }) });
+  secure.on('error', () => {});
+  return { socket: secure, raw: socket, tls };
 }

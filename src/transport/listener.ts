@@ -17,6 +17,7 @@ import { formatAddress, type Address } from './address.js';
 import { SET_UP } from '../set-up.js';
 import { trace } from '../trace.js';
 import { HELLO_BYTES, decodeHello } from '../wire/hello.js';
+import type { Connection } from './connect.js';
 import { takeDescriptor, type TakenConnection } from './descriptor.js';
 import { listenOnUnixSocket } from './unix-socket.js';
 
@@ -33,7 +34,7 @@ export interface ListenerEvents {
   /** A channel with a valid hello. */
   channel(id: number, connection: TakenConnection): void;
   /** The main stream, with what has been read of it, its magic first. Only if it is expected. */
-  main?(socket: net.Socket, begun: Buffer): void;
+  main?(connection: Connection, begun: Buffer): void;
   /** A hello that ends the migration. */
   refused(error: MultifdError): void;
 }
@@ -165,7 +166,7 @@ export class Listener {
     socket.removeAllListeners();
     socket.on('error', () => {});
     trace('multifd_recv_new_channel', () => ({ main: true }));
-    this.#events.main?.(socket, begun);
+    this.#events.main?.({ socket, raw: socket, tls: undefined }, begun);
     this.#closeIfComplete();
   }
 

@@ -5,31 +5,48 @@
 import type net from 'node:net';
 import { MultifdError } from '../errors.js';
 import { ByteReader } from '../stream/byte-reader.js';
+import type { Connection } from './connect.js';
+import { brokenBy, brokenEarly } from './tls/broken.js';
 
 /** Read ahead of the consumer at most, and so much again that is on its way when the socket is paused. */
 const READ_AHEAD_BYTES = 2 ** 20;
 
 export class MainConnection {
   readonly reader: ByteReader;
+  readonly #connection: Connection;
   readonly #socket: net.Socket;
   readonly #chunks: Buffer[] = [];
   /** A unix socket has no reset, and needs none: who writes to one that is closed is told at once. */
   readonly #isTcp: boolean;
   #buffered = 0;
   #moved = 0;
+  #taken = 0;
+  /** This side has ended it. */
+  #isOver = false;
   #ended = false;
   #broken: MultifdError | undefined;
   #wake: (() => void) | undefined;
 
-  constructor(socket: net.Socket, begun: Buffer) {
+  constructor(connection: Connection, begun: Buffer) {
+    const { socket, raw, tls } = connection;
+    this.#connection = connection;
     this.#socket = socket;
-    this.#isTcp = socket.remoteAddress !== undefined;
+    this.#isTcp = raw.remoteAddress !== undefined;
     if (begun.length > 0) this.#take(begun);
     socket.on('data', (chunk: Buffer) => this.#take(chunk));
-    socket.on('end', () => this.#end());
+    /** A server such as QEMU judges a client behind its handshake, and says nothing. */
+    const early = (cause?: Error): void => {
+      if (tls?.role !== 'client' || this.#taken > 0 || this.#isOver) return;
+      this.#broken ??= brokenEarly(tls, cause);
+    };
+    socket.on('end', () => {
+      early();
+      this.#end();
+    });
     socket.on('close', () => this.#end());
     socket.on('error', (error) => {
-      this.#broken ??= MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream broke');
+      early(error);
+      this.#broken ??= brokenBy(tls, error, 'main stream broke');
       this.#end();
     });
     socket.resume();
@@ -54,6 +71,7 @@ export class MainConnection {
   #take(chunk: Buffer): void {
     this.#chunks.push(chunk);
     this.#moved += chunk.length;
+    this.#taken += chunk.length;
     this.#buffered += chunk.length;
     if (this.#buffered > READ_AHEAD_BYTES) this.#socket.pause();
     this.#wake?.();
@@ -89,13 +107,14 @@ export class MainConnection {
         if (error === undefined || error === null) {
           this.#moved += bytes.length;
           resolve();
-        } else reject(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream broke'));
+        } else reject(brokenBy(this.#connection.tls, error, 'main stream broke'));
       });
     });
   }
 
-  /** Orderly: what was written goes out, then FIN. */
+  /** Orderly: what was written goes out, then its end. */
   async end(): Promise<void> {
+    this.#isOver = true;
     if (this.#socket.destroyed) return;
     await new Promise<void>((resolve) => {
       this.#socket.once('close', () => resolve());
@@ -104,6 +123,7 @@ export class MainConnection {
   }
 
   destroy(): void {
+    this.#isOver = true;
     this.#socket.destroy();
   }
 
@@ -112,7 +132,10 @@ export class MainConnection {
    * and a source whose last write it is would take its migration as completed.
    */
   breakOff(): void {
-    if (this.#isTcp) this.#socket.resetAndDestroy();
-    else this.#socket.destroy();
+    this.#isOver = true;
+    // Without an end of TLS, which would be an orderly one.
+    const { raw } = this.#connection;
+    if (this.#isTcp) raw.resetAndDestroy();
+    else raw.destroy();
   }
 }

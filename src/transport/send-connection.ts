@@ -10,7 +10,10 @@
 import { performance } from 'node:perf_hooks';
 import { MultifdError } from '../errors.js';
 import type { Address } from './address.js';
-import { connect, type Connection } from './connect.js';
+import type net from 'node:net';
+import { connect } from './connect.js';
+import { brokenBy } from './tls/broken.js';
+import type { TlsCredentials } from './tls/credentials.js';
 import { writePieces } from './write-pieces.js';
 
 /** See #watchStall(); the slack is for a thread that gets no processor. */
@@ -24,13 +27,15 @@ export interface SendConnectionOptions {
   address: Address;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
+  tls: TlsCredentials | undefined;
   /** Called once, when the connection has broken; what it returns is what flushed() throws. */
   broke: (error: MultifdError) => MultifdError;
 }
 
 export class SendConnection {
   readonly #options: SendConnectionOptions;
-  #socket: Connection | undefined;
+  #socket: net.Socket | undefined;
+  #raw: net.Socket | undefined;
   #broken: MultifdError | undefined;
   #wakeWriter: (() => void) | undefined;
   #writing = false;
@@ -57,11 +62,13 @@ export class SendConnection {
 
   /** @throws MultifdError ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT, and what break() was given meanwhile */
   async connect(): Promise<void> {
-    const { address, connectTimeoutMs: timeoutMs, stallTimeoutMs } = this.#options;
-    const socket = await connect({ address, timeoutMs }, (begun) => (this.#socket = begun));
-    socket.on('error', (error) => {
-      this.break(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
+    const { address, connectTimeoutMs: timeoutMs, stallTimeoutMs, tls } = this.#options;
+    const { socket } = await connect({ address, timeoutMs, tls }, (raw) => {
+      this.#raw = this.#socket = raw;
     });
+    this.#socket = socket;
+    if (this.#broken !== undefined) throw this.#broken;
+    socket.on('error', (error) => this.break(brokenBy(tls, error, 'connection broke')));
     socket.on('close', () => {
       this.break(new MultifdError('ERR_MULTIFD_CONNECTION', 'connection was closed'));
     });
@@ -83,7 +90,7 @@ export class SendConnection {
    * Node takes partly written data for progress, and lets a period pass in which there was some; so it is asked four
    * times as often, and four periods in a row without any are a stall: after one stallTimeoutMs, or a quarter more.
    */
-  #watchStall(socket: Connection, stallTimeoutMs: number): void {
+  #watchStall(socket: net.Socket, stallTimeoutMs: number): void {
     const periodMs = Math.ceil(stallTimeoutMs / STALL_PERIODS);
     let periods = 0;
     let last = 0;
@@ -107,17 +114,18 @@ export class SendConnection {
     this.#writing = false;
     this.#wakeWriter?.();
     this.#socket?.destroy();
+    this.#raw?.destroy();
   }
 
   /** Hands the pieces, at least one, to the kernel in one call. To be called only while nothing is on its way. */
   write(pieces: readonly Uint8Array[]): void {
     this.#writing = true;
-    writePieces(this.#socket as Connection, pieces, this.#written);
+    writePieces(this.#socket as net.Socket, pieces, this.#written);
   }
 
   readonly #written = (error?: Error | null): void => {
     if (error !== undefined && error !== null) {
-      this.break(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'write failed'));
+      this.break(brokenBy(this.#options.tls, error, 'write failed'));
       return;
     }
     this.#writing = false;
@@ -135,10 +143,10 @@ export class SendConnection {
     if (this.#broken !== undefined) throw this.#broken;
   }
 
-  /** Orderly end: everything written, then FIN. */
+  /** Orderly end: everything written, then the end: of TLS, and FIN. */
   async finish(): Promise<void> {
     await this.flushed();
-    const socket = this.#socket as Connection;
+    const socket = this.#socket as net.Socket;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, FINISH_TIMEOUT_MS);
       const done = (): void => {
@@ -152,11 +160,12 @@ export class SendConnection {
 
   /** Waits until the descriptor is closed. */
   async close(): Promise<void> {
-    const socket = this.#socket;
-    if (socket === undefined || socket.closed) return;
+    this.#socket?.destroy();
+    const raw = this.#raw;
+    if (raw === undefined || raw.closed) return;
     await new Promise<void>((resolve) => {
-      socket.once('close', () => resolve());
-      socket.destroy();
+      raw.once('close', () => resolve());
+      raw.destroy();
     });
   }
 }

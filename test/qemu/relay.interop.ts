@@ -11,12 +11,14 @@ import { Qemu, workFolder } from './qemu.js';
 
 const RELAY_MS = 60_000;
 
+type Side = Required<Omit<RelaySide, 'tls'>>;
+
 interface RelayCase {
   from: Peer;
   to: Peer;
   machine?: string;
-  in: Required<RelaySide>;
-  out: Required<RelaySide>;
+  in: Side;
+  out: Side;
   returnPath?: boolean;
   paused?: boolean;
 }
@@ -72,7 +74,7 @@ const programs: Record<Peer, Program> = requirePrograms();
 const folder = workFolder(t);
 
 for (const [i, it] of CASES.entries()) {
-  const side = ({ channels, compression }: Required<RelaySide>): string => `${compression} x ${channels}`;
+  const side = ({ channels, compression }: Side): string => `${compression} x ${channels}`;
   const path_ = it.returnPath === true ? ', return path' : '';
   const name = `${programs[it.from].version}, ${side(it.in)} -> ${side(it.out)}, ${programs[it.to].version}`;
   t.test(`${name}${path_}${it.paused === true ? ', paused' : ''}: relayed`, async (t) => {
