@@ -17,6 +17,7 @@
 import { performance } from 'node:perf_hooks';
 import { Piscina } from 'piscina';
 import diagnostics from 'node:diagnostics_channel';
+import type { MessagePort } from 'node:worker_threads';
 import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
 import { checkKeys } from './option-checks.js';
@@ -166,11 +167,15 @@ export abstract class Session implements AsyncDisposable {
   /** Frees what the side itself holds (listener, descriptors), after the workers are gone. */
   protected abstract release(): Promise<void> | void;
 
-  /** Starts a channel's task. The outcome comes back when the channel has ended. */
-  protected runChannel(id: number, task: object): void {
+  /**
+   * Starts a channel's task. The outcome comes back when the channel has ended.
+   *
+   * @param transfer what of it goes to the thread for good
+   */
+  protected runChannel(id: number, task: object, transfer: readonly MessagePort[] = []): void {
     const turn = this.#starting.then(() => this.#mayStart());
     this.#starting = turn.then(() => {});
-    this.#tasks.push(turn.then((may) => (may ? this.#run(id, task) : undefined)));
+    this.#tasks.push(turn.then((may) => (may ? this.#run(id, task, transfer) : undefined)));
   }
 
   /** Is there a thread, or may one be made? False if the session stops before that. */
@@ -188,13 +193,16 @@ export abstract class Session implements AsyncDisposable {
     }
   }
 
-  async #run(id: number, task: object): Promise<void> {
+  async #run(id: number, task: object, transfer: readonly MessagePort[]): Promise<void> {
     try {
-      const outcome = (await this.#pool.run(task)) as ChannelOutcome;
-      if (outcome.error === undefined) return;
-      const error = MultifdError.fromPlain(outcome.error);
-      if (outcome.first === true) this.#settle(error);
-      else this.#later.push(error);
+      const result = (await this.#pool.run(task, { transferList: [...transfer] })) as
+        ChannelOutcome | ChannelOutcome[];
+      for (const { error: plain, first } of Array.isArray(result) ? result : [result]) {
+        if (plain === undefined) continue;
+        const error = MultifdError.fromPlain(plain);
+        if (first === true) this.#settle(error);
+        else this.#later.push(error);
+      }
     } catch (thrown) {
       // The pool rejects every task that is left when it goes.
       if (this.#poolGone) return;

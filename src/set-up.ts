@@ -11,7 +11,7 @@ export const SET_UP = {
   blocks: "option blocks; a QEMU has its machine's, with its -m and devices",
   devices: 'option devices',
   deviceStateBytes: 'option deviceStateBytes',
-  tls: "QEMU's tls-creds, for which there is no option here",
+  tls: "option tls, --tls-creds, QEMU's tls-creds",
 } as const;
 
 /** For a sender whose peer has closed its connections: a receiver that refuses does no more than that. */

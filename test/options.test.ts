@@ -52,6 +52,7 @@ t.test('the defaults of a sender', async (t) => {
     stallTimeoutMs: 30000,
     connectTimeoutMs: 30000,
     deviceStateBytes: 1048576 + 4096,
+    tls: undefined,
     signal: undefined,
     zlibLevel: 1,
     zstdLevel: 1,
@@ -73,6 +74,7 @@ t.test('the defaults of a receiver', async (t) => {
     stallTimeoutMs: 30000,
     connectTimeoutMs: 30000,
     deviceStateBytes: 1048576 + 4096,
+    tls: undefined,
     signal: undefined,
     acceptTimeoutMs: 0,
     devices: [],
@@ -423,7 +425,7 @@ t.test('idstr is 1 to 255 printable ASCII characters', async (t) => {
 t.test('an unknown option is refused, also one of the other end', async (t) => {
   const common =
     'address, blocks, channels, compression, pageSize, uuid, stallTimeoutMs, connectTimeoutMs, ' +
-    'deviceStateBytes, signal';
+    'deviceStateBytes, tls, signal';
   const ofSender = `one of ${common}, zlibLevel, zstdLevel, zeroPageDetection, maxBandwidth, onZeroPages`;
   const ofReceiver = `one of ${common}, acceptTimeoutMs, devices, listenMode, maxStrays`;
   for (const name of ['maxBandwith', 'Channels', '', 'acceptTimeoutMs', 'devices', 'toString']) {

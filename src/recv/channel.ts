@@ -49,6 +49,7 @@ import {
   STAT_ZERO_PAGES,
 } from '../shared/layout.js';
 import { SET_UP } from '../set-up.js';
+import type { Connection } from '../transport/connect.js';
 import { ReceiveConnection } from '../transport/receive-connection.js';
 import type { TracePoint } from '../trace.js';
 import { DEVICE_STATE_HEADER_BYTES, unfillDeviceState } from '../wire/device-state.js';
@@ -70,9 +71,9 @@ import { Placement } from './placement.js';
 
 /** What the calling thread gives to the worker. */
 export interface ReceiveChannelTask extends ChannelTask {
-  /** The connection's descriptor; the worker closes it. */
+  /** The connection's descriptor; the worker closes it. Of no account where TLS was spoken before. */
   fd: number;
-  /** What the listener read beyond the hello. */
+  /** What was read beyond the hello. */
   surplus: Uint8Array;
   pageSize: number;
   blocks: BlockDescription[];
@@ -90,12 +91,13 @@ type State = 'START' | 'HEADER' | 'DEVICE_HEADER' | 'PAYLOAD' | 'DEVICE_PAYLOAD'
 
 /** How many looks at a word before sleeping: about 10 µs. */
 const SPIN = 400;
-export function runReceiveChannel(task: ReceiveChannelTask): Promise<ChannelOutcome> {
+/** @param secured the connection, where this thread has done its TLS handshake and read its hello */
+export function runReceiveChannel(task: ReceiveChannelTask, secured?: Connection): Promise<ChannelOutcome> {
   return runChannel(
     task,
     'receive channel',
     (codec) => codec.createReceiver(task.pageSize),
-    (control, method) => new ReceiveChannel(task, control, method),
+    (control, method) => new ReceiveChannel(task, control, method, secured),
   );
 }
 
@@ -125,6 +127,7 @@ class ReceiveChannel implements Channel, IntakeStates {
   /** The payload of method none lies in guest RAM already, not in #pages. */
   #direct = false;
   #device: { idstr: string; instanceId: number } | undefined;
+  readonly #secured: Connection | undefined;
   #connection: ReceiveConnection | undefined;
   #paused = true;
   #syncsSeen = 0;
@@ -133,7 +136,13 @@ class ReceiveChannel implements Channel, IntakeStates {
   readonly #clock: ChannelClock;
   #lastProgress = 0;
 
-  constructor(task: ReceiveChannelTask, control: Control, method: ReceiveMethod | undefined) {
+  constructor(
+    task: ReceiveChannelTask,
+    control: Control,
+    method: ReceiveMethod | undefined,
+    secured: Connection | undefined,
+  ) {
+    this.#secured = secured;
     this.#task = task;
     this.#method = method;
     if (method !== undefined) this.#payload = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
@@ -187,7 +196,7 @@ class ReceiveChannel implements Channel, IntakeStates {
   #open(): void {
     const intake = this.#intake;
     this.#connection = new ReceiveConnection({
-      fd: this.#task.fd,
+      from: this.#secured ?? this.#task.fd,
       intake,
       stallTimeoutMs: this.#task.stallTimeoutMs,
       // Between packets a source may be silent as long as it likes; inside one it may not.

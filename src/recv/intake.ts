@@ -95,6 +95,17 @@ export class Intake implements ConnectionIntake {
     return !this.#states.resting;
   }
 
+  push(bytes: Buffer): boolean {
+    this.#states.busy();
+    const left = this.#surplus.subarray(this.#surplusAt, this.#surplusEnd);
+    this.#surplus = left.length === 0 ? bytes : Buffer.concat([left, bytes]);
+    this.#surplusAt = 0;
+    this.#surplusEnd = this.#surplus.length;
+    this.feed();
+    this.#states.idle();
+    return !this.#states.resting;
+  }
+
   /** What lies here goes through the states, as far as they take it. */
   feed(): void {
     while (this.#surplusAt < this.#surplusEnd && !this.#states.resting) {

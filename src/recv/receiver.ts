@@ -4,7 +4,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
-import { MultifdError, receivedExpected } from '../errors.js';
+import { MultifdError, codeOf, receivedExpected } from '../errors.js';
 import {
   checkReceiverOptions,
   type CheckedReceiverOptions,
@@ -37,10 +37,16 @@ import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { ReceiveChannelTask } from './channel.js';
 import type { Connection } from '../transport/connect.js';
 import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
-import { Listener } from '../transport/listener.js';
+import { Admission } from '../transport/admission.js';
+import { HELLO_MS, Listener } from '../transport/listener.js';
+import type { CheckedTls } from '../transport/tls/check-options.js';
+import type { TlsSeatTask } from './tls-seat.js';
+import { TlsSeats } from './tls-seats.js';
 
 const YIELD_MS = 2;
 const SPIN = 400;
+/** How long a source may be waited for when somebody's handshake has failed and nobody is in. */
+const REFUSED_GRACE_MS = 5000;
 
 /** What a migration with a main stream adds; see src/migration. */
 export interface ReceiverHooks {
@@ -94,7 +100,9 @@ export class Receiver extends Session {
   readonly ready: Promise<void>;
   protected readonly terminatePoint = 'multifd_recv_terminate_threads';
   readonly #options: CheckedReceiverOptions;
+  readonly #admission: Admission;
   readonly #listener: Listener;
+  readonly #seats: TlsSeats | undefined;
   #states: ReceivedBlock[] = [];
   #byBlock = new BlockStates<ReceivedBlock>([]);
   /** The bitmaps of all blocks. */
@@ -128,21 +136,72 @@ export class Receiver extends Session {
     this.#devices = new Map(
       options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
     );
-    const { channels, maxStrays } = options;
-    const uuid = hooks?.anyUuid === true ? undefined : options.uuid;
+    const { channels, maxStrays, tls } = options;
+    const admission = (this.#admission = new Admission(
+      channels,
+      hooks?.anyUuid === true ? undefined : options.uuid,
+    ));
     this.#listener = new Listener(
-      { uuid, channels, maxStrays },
+      { admission, maxStrays, tls },
       {
         channel: (id, connection) => this.#takeIn(id, connection),
         refused: (error) => this.fail(error),
+        candidate: (connection) => this.#seats?.take(connection),
+        notSecured: (error) => this.#notSecured(error),
+        closed: () => this.#seats?.close(),
         ...(hooks === undefined
           ? {}
           : { main: (connection, begun) => this.#takeMain(hooks, connection, begun) }),
       },
     );
+    if (tls !== undefined) this.#seats = this.#makeSeats(tls, maxStrays);
     this.#mainDue = hooks !== undefined;
     this.ready = this.until(() => this.#allRunning()).then(() => {});
     this.ready.catch(() => {});
+  }
+
+  #makeSeats(tls: CheckedTls, maxStrays: number): TlsSeats {
+    const seats = new TlsSeats({
+      tls,
+      admission: this.#admission,
+      maxStrays,
+      helloMs: HELLO_MS,
+      start: (id, seat, port) => {
+        const { compression } = this.#options;
+        const task: TlsSeatTask = { ...seat, id, compression, shared: this.control.shared };
+        this.runChannel(id, task, [port]);
+      },
+      admitted: () => {
+        this.#cameIn();
+        this.#listener.closeIfComplete();
+      },
+      refused: (error) => this.fail(error),
+      stray: (error) => {
+        this.#listener.strays++;
+        if (error !== undefined) this.#notSecured(error);
+      },
+    });
+    if (this.#states.length > 0) seats.begin((id) => this.#taskOf(id));
+    return seats;
+  }
+
+  /**
+   * A handshake that failed. It may be anybody's, so it ends nothing as long as a source comes; but it is the source's own
+   * more often than not, and who waits for it shall be told.
+   */
+  #notSecured(error: MultifdError): void {
+    this.#tlsError = error;
+    // Who began a handshake and did not go on has no credentials that could be wrong.
+    const slow = codeOf(error.cause) === 'ERR_TLS_HANDSHAKE_TIMEOUT';
+    if (slow || this.#grace !== undefined || this.#admission.count > 0 || this.#isMainIn) return;
+    const graceMs = Math.min(REFUSED_GRACE_MS, this.#options.connectTimeoutMs);
+    this.#grace = setTimeout(() => this.fail(this.#tlsError as MultifdError), graceMs);
+  }
+  #tlsError: MultifdError | undefined;
+  #grace: NodeJS.Timeout | undefined;
+
+  get #isMainIn(): boolean {
+    return this.#hooks !== undefined && !this.#mainDue;
   }
 
   #setStates(blocks: readonly RAMBlock[]): void {
@@ -172,6 +231,7 @@ export class Receiver extends Session {
     for (const [id, connection] of this.#connections.entries()) {
       if (connection !== undefined) this.#start(id, connection);
     }
+    this.#seats?.begin((id) => this.#taskOf(id));
     if (this.#needsDelivery()) void this.#deliver();
   }
 
@@ -187,7 +247,7 @@ export class Receiver extends Session {
 
   /** @internal The VM's uuid in text, null for a VM without; undefined before any channel is in, where none was given. */
   get uuid(): string | null | undefined {
-    const { uuid } = this.#listener;
+    const { uuid } = this.#admission;
     if (uuid === undefined) return undefined;
     const text = formatUuid(uuid);
     return text === 'none' ? null : text;
@@ -195,14 +255,14 @@ export class Receiver extends Session {
 
   /** @internal Resolves when the first channel is in. */
   async firstChannel(): Promise<void> {
-    if (this.#listener.count > 0) return;
+    if (this.#admission.count > 0) return;
     await this.orStopped(new Promise<void>((resolve) => (this.#firstIn = resolve)));
   }
   #firstIn: (() => void) | undefined;
 
   /** @internal Has any channel come in? */
   get hasChannels(): boolean {
-    return this.#listener.count > 0;
+    return this.#admission.count > 0;
   }
 
   /** @internal */
@@ -235,9 +295,9 @@ export class Receiver extends Session {
   #expectChannels(ms: number, count: number): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      const channels = receivedExpected(`channels, no other within ${ms} ms`, this.#listener.count, count);
+      const channels = receivedExpected(`channels, no other within ${ms} ms`, this.#admission.count, count);
       const main = this.#mainDue ? '; the main stream has not come in' : '';
-      const have = this.#listener.count;
+      const have = this.#admission.count;
       const fewer =
         have > 0 && have < count
           ? `the source has fewer channels than the ${count} here: ${SET_UP.channels}: `
@@ -246,6 +306,10 @@ export class Receiver extends Session {
         have === 0 && this.#hooks !== undefined && !this.#mainDue
           ? 'is capability multifd on at the source? '
           : '';
+      if (this.#admission.count === 0 && this.#tlsError !== undefined && !this.#isMainIn) {
+        this.fail(this.#tlsError);
+        return;
+      }
       const tls = this.#listener.sawTls ? `; a connection came in with TLS: ${SET_UP.tls}` : '';
       this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${fewer}${none}${channels}${main}${tls}`));
     }, ms);
@@ -256,8 +320,9 @@ export class Receiver extends Session {
    * source may need a while to start 255 of them.
    */
   #arrived(): void {
+    clearTimeout(this.#grace);
     const { channels, connectTimeoutMs } = this.#options;
-    if (this.#listener.count === channels && !this.#mainDue) clearTimeout(this.#timer);
+    if (this.#admission.count === channels && !this.#mainDue) clearTimeout(this.#timer);
     else this.#expectChannels(connectTimeoutMs, channels);
   }
 
@@ -276,19 +341,29 @@ export class Receiver extends Session {
       connection.husk.socket.destroy();
       return;
     }
-    this.#arrived();
-    this.#firstIn?.();
+    this.#cameIn();
     this.#connections[id] = connection;
     if (this.#states.length > 0) this.#start(id, connection);
   }
 
-  #start(id: number, connection: TakenConnection): void {
+  /** A channel is in. */
+  #cameIn(): void {
+    this.#arrived();
+    this.#firstIn?.();
+  }
+
+  #start(id: number, { fd, surplus }: TakenConnection): void {
+    this.runChannel(id, { ...this.#taskOf(id), fd, surplus } satisfies ReceiveChannelTask);
+  }
+
+  /** Without a connection, which with TLS is there already. */
+  #taskOf(id: number): ReceiveChannelTask {
     const options = this.#options;
-    const task: ReceiveChannelTask = {
+    return {
       shared: this.control.shared,
       id,
-      fd: connection.fd,
-      surplus: connection.surplus,
+      fd: -1,
+      surplus: Buffer.alloc(0),
       pageSize: this.pageSize,
       blocks: this.#states.map(({ block }) => block.describe()),
       received: this.#received,
@@ -298,7 +373,6 @@ export class Receiver extends Session {
       devices: [...this.#devices.keys()],
       stallTimeoutMs: options.stallTimeoutMs,
     };
-    this.runChannel(id, task);
   }
 
   #allRunning(): boolean {
@@ -542,7 +616,9 @@ export class Receiver extends Session {
 
   protected release(): void {
     clearTimeout(this.#timer);
+    clearTimeout(this.#grace);
     this.#listener.close();
+    this.#seats?.release();
     freeHusks(this.#connections.flatMap((connection) => connection?.husk ?? []));
     this.#connections.length = 0;
   }

@@ -8,6 +8,13 @@
  *        |                     all right               descriptor and surplus to the session
  *        +-- HELLO_MS without 64 bytes, or too many such --> stray: dropped, counted
  *
+ * With TLS nothing can be told apart before the handshake but whether there will be one:
+ *
+ *     accepted -- 16 03, a whole ClientHello --> main expected: handshake here (main-handshakes.ts)
+ *        |                                       else: descriptor to a channel's thread, before the handshake
+ *        +------- "QEVM" or our magic ---------> a source that speaks plain text: told, stray
+ *        +------- else, HELLO_MS, too many ----> stray
+ *
  * A peer that speaks our magic and gets the rest wrong is a misconfigured source, and the operator must hear of it; one
  * that does not is a port scanner or a health check. Runs on the calling thread.
  */
@@ -16,16 +23,23 @@ import { MultifdError, receivedExpected } from '../errors.js';
 import { formatAddress, type Address } from './address.js';
 import { SET_UP } from '../set-up.js';
 import { trace } from '../trace.js';
-import { HELLO_BYTES, decodeHello } from '../wire/hello.js';
+import { HELLO_BYTES, MULTIFD_MAGIC } from '../wire/hello.js';
+import type { Admission } from './admission.js';
 import type { Connection } from './connect.js';
 import { takeDescriptor, type TakenConnection } from './descriptor.js';
+import type { CheckedTls } from './tls/check-options.js';
+import { explainTlsFailure } from './tls/explain.js';
+import { MainHandshakes } from './tls/main-handshakes.js';
 import { listenOnUnixSocket } from './unix-socket.js';
 
 /** "QEVM": what the main migration stream begins with. */
 const QEMU_VM_FILE_MAGIC = 0x5145564d;
-/** A TLS record of the handshake, whatever its minor version. */
+/** A TLS record of the handshake, whatever its minor version; its header, and the most that one record holds. */
 const TLS_HANDSHAKE = 0x1603;
-const HELLO_MS = 10_000;
+const TLS_HEADER_BYTES = 5;
+const TLS_RECORD_BYTES = 2 ** 14;
+/** For what a connection is to show itself by: a hello, a ClientHello, a whole handshake. */
+export const HELLO_MS = 10_000;
 /** A migration's source with more channels connects its last ones when ours are in: it shall be told. */
 const MORE_MS = 1000;
 const BACKLOG = 511;
@@ -37,6 +51,19 @@ export interface ListenerEvents {
   main?(connection: Connection, begun: Buffer): void;
   /** A hello that ends the migration. */
   refused(error: MultifdError): void;
+  /** With TLS: a connection that begins a handshake, for a channel's thread. */
+  candidate?(connection: TakenConnection): void;
+  /** With TLS: a handshake that failed, or a source that speaks plain text. */
+  notSecured?(error: MultifdError): void;
+  /** Nobody else is let in. */
+  closed?(): void;
+}
+
+export interface ListenerOptions {
+  admission: Admission;
+  /** Connections that have not said hello yet; beyond it the oldest goes. */
+  maxStrays: number;
+  tls: CheckedTls | undefined;
 }
 
 export class Listener {
@@ -47,29 +74,27 @@ export class Listener {
   readonly #server: net.Server;
   /** Connections without a hello so far, oldest first, and what ends their time. */
   readonly #silent = new Map<net.Socket, NodeJS.Timeout>();
-  readonly #taken = new Set<number>();
-  /** What each hello must have; undefined until the first one has told it. */
-  #uuid: Uint8Array | undefined;
-  readonly #channels: number;
+  readonly #admission: Admission;
+  readonly #tls: CheckedTls | undefined;
+  readonly #mainHandshakes: MainHandshakes | undefined;
   readonly #events: ListenerEvents;
   readonly #maxStrays: number;
   #closed = false;
   #mainTaken = false;
   #more: NodeJS.Timeout | undefined;
 
-  /**
-   * @param options.uuid undefined: that of the first hello holds for all
-   * @param options.maxStrays connections that have not said hello yet; beyond it the oldest goes
-   */
-  constructor(
-    options: { uuid: Uint8Array | undefined; channels: number; maxStrays: number },
-    events: ListenerEvents,
-  ) {
-    const { uuid, channels, maxStrays } = options;
-    this.#uuid = uuid;
-    this.#channels = channels;
+  constructor({ admission, maxStrays, tls }: ListenerOptions, events: ListenerEvents) {
+    this.#admission = admission;
     this.#maxStrays = maxStrays;
     this.#events = events;
+    this.#tls = tls;
+    if (tls !== undefined && events.main !== undefined) {
+      this.#mainHandshakes = new MainHandshakes(tls, HELLO_MS, {
+        main: (socket, raw) => this.#securedMain({ socket, raw, tls: tls.credentials }),
+        rest: (raw) => this.#candidate(raw),
+        failed: (error) => this.#notSecured(error),
+      });
+    }
     this.#server = net.createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
   }
 
@@ -113,7 +138,8 @@ export class Listener {
       if (this.#silent.size < this.#maxStrays) break;
       this.#drop(oldest, 'too many connections without a hello');
     }
-    const hello = Buffer.alloc(HELLO_BYTES);
+    const tls = this.#tls;
+    const hello = Buffer.alloc(tls === undefined ? HELLO_BYTES : TLS_HEADER_BYTES + TLS_RECORD_BYTES);
     let have = 0;
     // A time-out of the socket would begin anew with every byte.
     const timer = setTimeout(() => this.#drop(socket, `no hello within ${HELLO_MS} ms`), HELLO_MS);
@@ -121,6 +147,15 @@ export class Listener {
     socket.on('error', () => this.#drop(socket, 'broken before its hello'));
     socket.on('end', () => this.#drop(socket, 'ended before its hello'));
     socket.on('close', () => this.#drop(socket, 'closed before its hello'));
+    if (tls !== undefined) {
+      socket.on('data', (chunk: Buffer) => {
+        const from = have;
+        have += chunk.copy(hello, have);
+        if (this.#silent.has(socket))
+          this.#begun(socket, tls, hello.subarray(0, have), chunk.subarray(have - from));
+      });
+      return;
+    }
     socket.on('data', (chunk: Buffer) => {
       if (have === HELLO_BYTES) return;
       const count = chunk.copy(hello, have, 0);
@@ -146,13 +181,67 @@ export class Listener {
     socket.destroy();
   }
 
+  // ---- with TLS ----
+
+  /** @param begun what has come so far, and `rest` behind it */
+  #begun(socket: net.Socket, { credentials }: CheckedTls, begun: Buffer, rest: Buffer): void {
+    if (begun.length >= 2 && isTls(begun)) {
+      if (begun.length < TLS_HEADER_BYTES) return;
+      const record = begun.readUInt16BE(TLS_HEADER_BYTES - 2);
+      if (record > TLS_RECORD_BYTES) this.#drop(socket, 'no TLS record');
+      else if (begun.length >= TLS_HEADER_BYTES + record) this.#secure(socket, Buffer.concat([begun, rest]));
+    } else if (begun.length >= 4) {
+      const magic = begun.readUInt32BE(0);
+      this.#drop(socket, 'plain text');
+      if (magic !== QEMU_VM_FILE_MAGIC && magic !== MULTIFD_MAGIC) return;
+      const error = Object.assign(new Error('plain text'), { code: 'ERR_SSL_WRONG_VERSION_NUMBER' });
+      this.#events.notSecured?.(explainTlsFailure({ credentials, error }));
+    }
+  }
+
+  #secure(socket: net.Socket, begun: Buffer): void {
+    this.#forget(socket);
+    socket.pause();
+    socket.removeAllListeners();
+    socket.on('error', () => {});
+    // Read again, by whoever does the handshake.
+    socket.unshift(begun);
+    const main = this.#mainTaken ? undefined : this.#mainHandshakes;
+    if (main === undefined) {
+      this.#candidate(socket);
+      return;
+    }
+    if (main.count >= this.#maxStrays) main.dropOldest();
+    main.add(socket);
+  }
+
+  #candidate(socket: net.Socket): void {
+    const connection = takeDescriptor(socket);
+    if (connection !== undefined) this.#events.candidate?.(connection);
+  }
+
+  #notSecured(error: MultifdError): void {
+    this.strays++;
+    trace('multifd_recv_new_channel', () => ({ stray: error.message }));
+    this.#events.notSecured?.(error);
+  }
+
+  #securedMain(connection: Connection): void {
+    this.#mainTaken = true;
+    trace('multifd_recv_new_channel', () => ({ main: true }));
+    this.#events.main?.(connection, Buffer.alloc(0));
+    this.closeIfComplete();
+  }
+
+  // ---- without ----
+
   #refuseTls(socket: net.Socket): void {
     this.#forget(socket);
     socket.destroy();
     const received = 'a TLS ClientHello: the source has tls-creds set';
-    const expected = `plain text: switch it off with migrate_set_parameter tls-creds "" (${SET_UP.tls})`;
+    const expected = `plain text, as there are no credentials here (${SET_UP.tls}); in QEMU: migrate_set_parameter tls-creds ""`;
     const message = receivedExpected('first bytes of a connection', received, expected);
-    this.#events.refused(new MultifdError('ERR_MULTIFD_MAGIC', message));
+    this.#events.refused(new MultifdError('ERR_MULTIFD_TLS', message));
   }
 
   #main(socket: net.Socket, begun: Buffer): void {
@@ -167,17 +256,18 @@ export class Listener {
     socket.on('error', () => {});
     trace('multifd_recv_new_channel', () => ({ main: true }));
     this.#events.main?.({ socket, raw: socket, tls: undefined }, begun);
-    this.#closeIfComplete();
+    this.closeIfComplete();
   }
 
-  #closeIfComplete(): void {
+  /** Nobody else is expected: no further connections. */
+  closeIfComplete(): void {
     if (!this.#complete) return;
     if (this.#events.main === undefined) this.close();
     else this.#more = setTimeout(() => this.close(), MORE_MS);
   }
 
   get #complete(): boolean {
-    if (this.#taken.size < this.#channels) return false;
+    if (!this.#admission.complete) return false;
     return this.#mainTaken || this.#events.main === undefined;
   }
 
@@ -187,23 +277,9 @@ export class Listener {
   }
 
   #hello(socket: net.Socket, bytes: Buffer, rest: Buffer): void {
-    let id: number;
-    let uuid: Uint8Array;
+    let admitted: { id: number; uuid: Uint8Array };
     try {
-      const decoded = decodeHello(bytes, { uuid: this.#uuid, channels: this.#channels });
-      id = decoded.id;
-      uuid = decoded.uuid;
-      if (this.#taken.has(id)) {
-        throw new MultifdError(
-          'ERR_MULTIFD_CHANNEL_DUPLICATE',
-          receivedExpected(
-            `hello of channel ${id}`,
-            'a second connection',
-            'one connection for each channel',
-          ),
-          { channel: id },
-        );
-      }
+      admitted = this.#admission.check(bytes);
     } catch (thrown) {
       const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'hello');
       this.#drop(socket, error.message);
@@ -218,22 +294,12 @@ export class Listener {
     this.#forget(socket);
     const connection = takeDescriptor(socket);
     if (connection === undefined) return;
-    this.#taken.add(id);
-    this.#uuid = uuid;
+    const { id, uuid } = admitted;
+    this.#admission.take(id, uuid);
     connection.surplus = Buffer.concat([rest, connection.surplus]);
     trace('multifd_recv_new_channel', () => ({ id }));
     this.#events.channel(id, connection);
-    this.#closeIfComplete();
-  }
-
-  /** The VM's, as given or as the first hello has told it. */
-  get uuid(): Uint8Array | undefined {
-    return this.#uuid;
-  }
-
-  /** Channels that have come in. */
-  get count(): number {
-    return this.#taken.size;
+    this.closeIfComplete();
   }
 
   #end(): void {
@@ -247,9 +313,11 @@ export class Listener {
     if (this.#closed) return;
     this.#closed = true;
     clearTimeout(this.#more);
+    this.#mainHandshakes?.close();
     this.#end();
     for (const socket of [...this.#silent.keys()])
       this.#drop(socket, 'all channels are in, or the session has ended');
+    this.#events.closed?.();
   }
 }
 

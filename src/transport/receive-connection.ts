@@ -1,16 +1,20 @@
 /**
- * A channel's receiving end, on the channel's own thread: a connection taken over by its descriptor, read where its owner
- * wants the bytes, watched, closed.
+ * A channel's receiving end, on the channel's own thread: a connection taken over by its descriptor, or one whose TLS
+ * handshake this thread has done, read where its owner wants the bytes, watched, closed.
  *
  *     resume() --> kernel reads into intake.view() --> intake.read(count) --+-- wants more: again
  *                                                                           +-- does not: the socket is not read until resume()
+ *
+ *     TLS: a record is decrypted into Node's own buffer --> intake.push(record), which copies it where it belongs
  *
  * Who owns the bytes: what view() gives is the kernel's to write from that call to the next read(); guest RAM mostly, so
  * that no byte is copied on its way.
  */
 import net from 'node:net';
-import { MultifdError } from '../errors.js';
+import type { MultifdError } from '../errors.js';
+import type { Connection } from './connect.js';
 import { watchStall } from './stall.js';
+import { brokenBy } from './tls/broken.js';
 
 const KEEP_ALIVE_MS = 10_000;
 
@@ -20,11 +24,13 @@ export interface ConnectionIntake {
   view(): Uint8Array;
   /** So many are there. @returns whether more are wanted now */
   read(count: number): boolean;
+  /** These have come, and are the intake's to keep. @returns whether more are wanted now */
+  push(bytes: Buffer): boolean;
 }
 
 export interface ReceiveConnectionOptions {
-  /** The connection's descriptor; it is closed by close(). */
-  fd: number;
+  /** Its descriptor, or the connection itself; closed by close(). */
+  from: number | Connection;
   intake: ConnectionIntake;
   stallTimeoutMs: number;
   /** A count of bytes that grows; undefined while nothing is due. */
@@ -37,21 +43,21 @@ export interface ReceiveConnectionOptions {
 
 export class ReceiveConnection {
   readonly #socket: net.Socket;
+  readonly #raw: net.Socket;
   readonly #unwatch: () => void;
 
-  constructor({ fd, intake, stallTimeoutMs, moved, ended, broke, stalled }: ReceiveConnectionOptions) {
-    const socket = new net.Socket({
-      fd,
-      readable: true,
-      writable: true,
-      allowHalfOpen: true,
-      onread: { buffer: () => intake.view(), callback: (count) => intake.read(count) },
-    });
+  constructor(options: ReceiveConnectionOptions) {
+    const { from, intake, stallTimeoutMs, moved, ended, broke, stalled } = options;
+    const { socket, raw, tls } = typeof from === 'number' ? takeOver(from, intake) : from;
+    this.#raw = raw;
+    if (tls !== undefined) {
+      socket.on('data', (bytes: Buffer) => {
+        if (!intake.push(bytes)) socket.pause();
+      });
+    }
     this.#socket = socket;
     socket.pause();
-    socket.on('error', (error) => {
-      broke(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'connection broke'));
-    });
+    socket.on('error', (error) => broke(brokenBy(tls, error, 'connection broke')));
     socket.on('end', ended);
     socket.on('close', ended);
     this.#unwatch = watchStall(stallTimeoutMs, moved, stalled);
@@ -66,11 +72,23 @@ export class ReceiveConnection {
   /** Waits until the descriptor is closed. */
   async close(): Promise<void> {
     this.#unwatch();
-    const socket = this.#socket;
-    if (socket.closed) return;
+    this.#socket.destroy();
+    const raw = this.#raw;
+    if (raw.closed) return;
     await new Promise<void>((resolve) => {
-      socket.once('close', () => resolve());
-      socket.destroy();
+      raw.once('close', () => resolve());
+      raw.destroy();
     });
   }
+}
+
+function takeOver(fd: number, intake: ConnectionIntake): Connection {
+  const socket = new net.Socket({
+    fd,
+    readable: true,
+    writable: true,
+    allowHalfOpen: true,
+    onread: { buffer: () => intake.view(), callback: (count) => intake.read(count) },
+  });
+  return { socket, raw: socket, tls: undefined };
 }

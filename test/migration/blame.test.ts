@@ -184,7 +184,7 @@ for (const [name, start] of Object.entries(STARTS)) {
       for (const bytes of before) await connect(t, address, bytes);
       await connect(t, address, TLS_HELLO);
       await t.rejects(within(result, AT_ONCE_MS, name), {
-        code: 'ERR_MULTIFD_MAGIC',
+        code: 'ERR_MULTIFD_TLS',
         message: /TLS ClientHello: the source has tls-creds set.*migrate_set_parameter tls-creds ""/,
       });
     }

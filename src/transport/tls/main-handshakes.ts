@@ -1,0 +1,111 @@
+/**
+ * The handshake of the main stream, on the thread that will own it. Through TLS nobody can see what a connection is before
+ * its handshake: the first one whose handshake is done is main, as for QEMU, which connects its channels only then.
+ *
+ *     connections with a ClientHello, in the order they came
+ *        the first     shakes hands; after PATIENCE_MS so does the next one beside it, since the first may be anybody
+ *        one is done   it is main; those that have not begun are channels, and go to their threads as they are
+ *
+ * A connection that has begun here cannot go to another thread any more. A source's channels come when its main stream's
+ * handshake is done, so none of them has, unless main's last message is on its way for longer than PATIENCE_MS.
+ */
+import type net from 'node:net';
+import { MultifdError } from '../../errors.js';
+import type { CheckedTls } from './check-options.js';
+import { handshake } from './handshake.js';
+
+const PATIENCE_MS = 1000;
+
+export interface MainHandshakesEvents {
+  main(secure: net.Socket, raw: net.Socket): void;
+  /** Not begun when main came: a channel, or anybody. */
+  rest(raw: net.Socket): void;
+  /** A connection is given up, and destroyed. */
+  failed(error: MultifdError): void;
+}
+
+export class MainHandshakes {
+  readonly #tls: CheckedTls;
+  readonly #timeoutMs: number;
+  readonly #events: MainHandshakesEvents;
+  readonly #waiting: net.Socket[] = [];
+  /** Under way, oldest first. */
+  readonly #begun = new Set<net.Socket>();
+  #patience: NodeJS.Timeout | undefined;
+  #over = false;
+
+  constructor(tls: CheckedTls, timeoutMs: number, events: MainHandshakesEvents) {
+    this.#tls = tls;
+    this.#timeoutMs = timeoutMs;
+    this.#events = events;
+  }
+
+  /** Waiting or under way. */
+  get count(): number {
+    return this.#waiting.length + this.#begun.size;
+  }
+
+  /** @param raw what has been read of it lies in it again, and nobody reads it */
+  add(raw: net.Socket): void {
+    // One that is gone before its turn costs nothing.
+    raw.on('error', () => {});
+    this.#waiting.push(raw);
+    if (this.#patience === undefined) this.#next();
+  }
+
+  /** The oldest goes, for a newer one. */
+  dropOldest(): void {
+    const [begun] = this.#begun;
+    const oldest = begun ?? this.#waiting.shift();
+    if (oldest === undefined) return;
+    this.#begun.delete(oldest);
+    oldest.destroy();
+  }
+
+  #next(): void {
+    this.#patience = undefined;
+    const raw = this.#waiting.shift();
+    if (raw === undefined || this.#over) return;
+    if (raw.destroyed) {
+      this.#next();
+      return;
+    }
+    this.#patience = setTimeout(() => this.#next(), PATIENCE_MS);
+    void this.#shake(raw);
+  }
+
+  async #shake(raw: net.Socket): Promise<void> {
+    const { credentials, authorize } = this.#tls;
+    const options = { timeoutMs: this.#timeoutMs, ...(authorize && { authorize }) };
+    this.#begun.add(raw);
+    try {
+      const { socket } = await handshake(raw, credentials, options);
+      socket.on('error', () => {});
+      if (this.#over) {
+        socket.destroy();
+        return;
+      }
+      const rest = this.#waiting.splice(0);
+      this.#begun.delete(raw);
+      this.close();
+      this.#events.main(socket, raw);
+      for (const other of rest) this.#events.rest(other);
+    } catch (thrown) {
+      if (this.#over) return;
+      // Else it was dropped, for no fault that is known.
+      if (this.#begun.has(raw))
+        this.#events.failed(MultifdError.wrap(thrown, 'ERR_MULTIFD_TLS', 'TLS as server'));
+      clearTimeout(this.#patience);
+      this.#next();
+    } finally {
+      this.#begun.delete(raw);
+    }
+  }
+
+  /** Main is in, or nobody is waited for any more. */
+  close(): void {
+    this.#over = true;
+    clearTimeout(this.#patience);
+    for (const raw of [...this.#waiting.splice(0), ...this.#begun]) raw.destroy();
+  }
+}
