@@ -163,5 +163,5 @@ export function hex32(value: number): string {
 
 /** The code of an error of the system, such as ENOENT; empty if it has none. */
 export function codeOf(error: unknown): string {
-  return (error as NodeJS.ErrnoException).code ?? '';
+  return (error as NodeJS.ErrnoException | null | undefined)?.code ?? '';
 }

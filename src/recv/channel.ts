@@ -27,7 +27,7 @@ import {
   type ChannelOutcome,
   type ChannelTask,
 } from '../channel-thread.js';
-import { MultifdError, receivedExpected } from '../errors.js';
+import { MultifdError, codeOf, receivedExpected } from '../errors.js';
 import { METHODS, type ReceiveMethod } from '../methods/methods.js';
 import { quote } from '../printable.js';
 import type { BlockDescription } from '../ram/block.js';
@@ -203,7 +203,9 @@ class ReceiveChannel implements Channel, IntakeStates {
       moved: () => (this.#paused || intake.atStart ? undefined : this.#stats[STAT_BYTES]),
       ended: () => this.#endOfStream(),
       broke: (error) => {
-        if (this.#control.frozen) this.#endOfStream();
+        // A source that closes with a ticket of TLS 1.3 unread resets: between packets that is its end, judged by its SYNCs.
+        const isEnd = this.#secured !== undefined && intake.atStart && codeOf(error.cause) === 'ECONNRESET';
+        if (this.#control.frozen || isEnd) this.#endOfStream();
         else this.#settle?.(error);
       },
       stalled: () => {

@@ -146,7 +146,7 @@ export class Receiver extends Session {
       {
         channel: (id, connection) => this.#takeIn(id, connection),
         refused: (error) => this.fail(error),
-        candidate: (connection) => this.#seats?.take(connection),
+        candidate: (connection, maxVersion) => this.#seats?.take(connection, maxVersion),
         notSecured: (error) => this.#notSecured(error),
         closed: () => this.#seats?.close(),
         ...(hooks === undefined

@@ -23,7 +23,7 @@ import { Control, STOP_RUN } from '../shared/control.js';
 import type { Connection } from '../transport/connect.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';
 import { handshake } from '../transport/tls/handshake.js';
-import type { TlsPeer } from '../transport/tls/options.js';
+import type { TlsPeer, TlsVersion } from '../transport/tls/options.js';
 import { HELLO_BYTES } from '../wire/hello.js';
 import { runReceiveChannel, type ReceiveChannelTask } from './channel.js';
 
@@ -35,7 +35,7 @@ export interface TlsSeatTask extends ChannelTask {
 }
 
 export type ToSeat =
-  | { kind: 'take'; n: number; fd: number; surplus: Uint8Array }
+  | { kind: 'take'; n: number; fd: number; surplus: Uint8Array; maxVersion: TlsVersion | undefined }
   | { kind: 'consent'; n: number; yes: boolean }
   | { kind: 'channel'; n: number; task: ReceiveChannelTask }
   | { kind: 'drop'; n: number }
@@ -53,6 +53,7 @@ export async function runTlsSeat(task: TlsSeatTask): Promise<ChannelOutcome[]> {
 
 interface Candidate {
   raw: net.Socket;
+  maxVersion: TlsVersion | undefined;
   /** By this side, and for no fault of its own. */
   dropped: boolean;
   consent?: (yes: boolean) => void;
@@ -102,12 +103,12 @@ class TlsSeat {
     }
     const { n } = message;
     if (message.kind === 'take') {
-      const { fd, surplus } = message;
+      const { fd, surplus, maxVersion } = message;
       const raw = new net.Socket({ fd, readable: true, writable: true, allowHalfOpen: true });
       raw.on('error', () => {});
       // Read again by TLS, before anything that is still to come.
       raw.unshift(Buffer.from(surplus));
-      const candidate: Candidate = { raw, dropped: false };
+      const candidate: Candidate = { raw, maxVersion, dropped: false };
       this.#candidates.set(n, candidate);
       if (this.#over) this.#drop(n);
       this.#runs.push(this.#run(n, candidate));
@@ -147,7 +148,7 @@ class TlsSeat {
   }
 
   async #secure(n: number, candidate: Candidate): Promise<Connection> {
-    const { raw } = candidate;
+    const { raw, maxVersion } = candidate;
     const tls = this.#credentials;
     const ask = (peer: TlsPeer): Promise<boolean> =>
       new Promise((resolve) => {
@@ -156,6 +157,7 @@ class TlsSeat {
       });
     const { socket } = await handshake(raw, tls, {
       timeoutMs: this.#helloMs,
+      maxVersion,
       ...(tls.asks && { authorize: ask }),
     });
     socket.on('error', () => {});

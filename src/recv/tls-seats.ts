@@ -12,6 +12,7 @@ import { MultifdError, codeOf } from '../errors.js';
 import type { Admission } from '../transport/admission.js';
 import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
+import type { TlsVersion } from '../transport/tls/options.js';
 import type { FromSeat, TlsSeatTask, ToSeat } from './tls-seat.js';
 import type { ReceiveChannelTask } from './channel.js';
 
@@ -61,7 +62,7 @@ export class TlsSeats {
     this.#options = options;
   }
 
-  take({ fd, surplus, husk }: TakenConnection): void {
+  take({ fd, surplus, husk }: TakenConnection, maxVersion: TlsVersion | undefined): void {
     if (this.#over) {
       husk.socket.destroy();
       return;
@@ -71,7 +72,7 @@ export class TlsSeats {
     const n = this.#next++;
     seat.load++;
     this.#given.set(n, { seat, husk, id: undefined });
-    this.#post(seat, { kind: 'take', n, fd, surplus });
+    this.#post(seat, { kind: 'take', n, fd, surplus, maxVersion });
   }
 
   /** The channels may start: from now on what each is to do is known. */

@@ -29,7 +29,10 @@ import type { Connection } from './connect.js';
 import { takeDescriptor, type TakenConnection } from './descriptor.js';
 import type { CheckedTls } from './tls/check-options.js';
 import { explainTlsFailure } from './tls/explain.js';
-import { MainHandshakes } from './tls/main-handshakes.js';
+import { offersTls12 } from './tls/client-hello.js';
+import { MainHandshakes, type PendingHandshake } from './tls/main-handshakes.js';
+import type { TlsVersion } from './tls/options.js';
+import { ticketsCanBeStopped } from './tls/session-tickets.js';
 import { listenOnUnixSocket } from './unix-socket.js';
 
 /** "QEVM": what the main migration stream begins with. */
@@ -52,7 +55,7 @@ export interface ListenerEvents {
   /** A hello that ends the migration. */
   refused(error: MultifdError): void;
   /** With TLS: a connection that begins a handshake, for a channel's thread. */
-  candidate?(connection: TakenConnection): void;
+  candidate?(connection: TakenConnection, maxVersion: TlsVersion | undefined): void;
   /** With TLS: a handshake that failed, or a source that speaks plain text. */
   notSecured?(error: MultifdError): void;
   /** Nobody else is let in. */
@@ -91,7 +94,7 @@ export class Listener {
     if (tls !== undefined && events.main !== undefined) {
       this.#mainHandshakes = new MainHandshakes(tls, HELLO_MS, {
         main: (socket, raw) => this.#securedMain({ socket, raw, tls: tls.credentials }),
-        rest: (raw) => this.#candidate(raw),
+        rest: (pending) => this.#candidate(pending),
         failed: (error) => this.#notSecured(error),
       });
     }
@@ -189,7 +192,12 @@ export class Listener {
       if (begun.length < TLS_HEADER_BYTES) return;
       const record = begun.readUInt16BE(TLS_HEADER_BYTES - 2);
       if (record > TLS_RECORD_BYTES) this.#drop(socket, 'no TLS record');
-      else if (begun.length >= TLS_HEADER_BYTES + record) this.#secure(socket, Buffer.concat([begun, rest]));
+      else if (begun.length >= TLS_HEADER_BYTES + record) {
+        const hello = begun.subarray(0, TLS_HEADER_BYTES + record);
+        const old = !ticketsCanBeStopped() && credentials.minVersion === 'TLSv1.2' && offersTls12(hello);
+        const maxVersion = old ? 'TLSv1.2' : undefined;
+        this.#secure({ raw: socket, maxVersion }, Buffer.concat([begun, rest]));
+      }
     } else if (begun.length >= 4) {
       const magic = begun.readUInt32BE(0);
       this.#drop(socket, 'plain text');
@@ -199,25 +207,27 @@ export class Listener {
     }
   }
 
-  #secure(socket: net.Socket, begun: Buffer): void {
+  #secure(pending: PendingHandshake, begun: Buffer): void {
+    const { raw: socket } = pending;
     this.#forget(socket);
     socket.pause();
-    socket.removeAllListeners();
+    // By name: a stream that has all of its listeners removed flows again.
+    for (const event of ['data', 'end', 'close', 'error']) socket.removeAllListeners(event);
     socket.on('error', () => {});
     // Read again, by whoever does the handshake.
     socket.unshift(begun);
     const main = this.#mainTaken ? undefined : this.#mainHandshakes;
     if (main === undefined) {
-      this.#candidate(socket);
+      this.#candidate(pending);
       return;
     }
     if (main.count >= this.#maxStrays) main.dropOldest();
-    main.add(socket);
+    main.add(pending);
   }
 
-  #candidate(socket: net.Socket): void {
-    const connection = takeDescriptor(socket);
-    if (connection !== undefined) this.#events.candidate?.(connection);
+  #candidate({ raw, maxVersion }: PendingHandshake): void {
+    const connection = takeDescriptor(raw);
+    if (connection !== undefined) this.#events.candidate?.(connection, maxVersion);
   }
 
   #notSecured(error: MultifdError): void {

@@ -58,6 +58,11 @@ export class MainConnection {
     return this.#broken;
   }
 
+  /** Does it speak TLS? */
+  get isSecure(): boolean {
+    return this.#connection.tls !== undefined;
+  }
+
   /** Has the peer ended it, or has it broken? */
   get ended(): boolean {
     return this.#ended;

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Test } from 'tap';
 import {
+  type TlsVersion,
   type ReceivedMigration,
   type SentMigration,
   readMappedRam,
@@ -17,6 +18,7 @@ import { formatAddress, type Address, type AddressText } from '../../src/transpo
 import { within } from '../support/within.js';
 import type { Program } from './programs.js';
 import { type Outgoing, Qemu } from './qemu.js';
+import { HOST, type Kind, ourTls, setTls } from './tls.js';
 import { differingPages, pagesWithData } from '../../src/cli/demo/qemu/compare-ram.js';
 
 const MIGRATION_MS = 60_000;
@@ -50,11 +52,21 @@ export interface ParkOptions extends Outgoing {
   tcp?: boolean;
   /** Is the guest paused before? */
   paused?: boolean;
+  tls?: ParkTls;
+}
+
+/** Credentials at both ends. */
+export interface ParkTls {
+  kind: Kind;
+  dir: string;
+  /** What QEMU speaks alone. */
+  version?: TlsVersion;
 }
 
 /** Configures the source and lets it migrate to `address`, in several passes unless the guest is paused. */
 export async function migrate(source: Qemu, to: string, options: ParkOptions): Promise<void> {
   await source.setMultifd(options);
+  if (options.tls !== undefined) await setTls(source, { ...options.tls, endpoint: 'client', hostname: HOST });
   if (options.paused === true) {
     await source.execute('stop');
     await source.setParameters(FAST);
@@ -102,6 +114,7 @@ export async function park(t: Test, source: Qemu, options: ParkOptions): Promise
     address: options.tcp === true ? 'tcp:127.0.0.1:0' : `unix:${path.join(source.folder, `${name}.sock`)}`,
     channels: options.channels,
     compression: options.compression,
+    ...(options.tls && { tls: ourTls(options.tls.kind, options.tls.dir, 'server') }),
     out: file,
     onListening: listen,
   });
@@ -167,6 +180,7 @@ export interface SendOptions {
   tcp?: boolean;
   channels: number;
   compression: Compression;
+  tls?: ParkTls;
 }
 
 /** Sends the file into a fresh QEMU. */
@@ -179,11 +193,18 @@ export async function send(
 ): Promise<SentMigration> {
   const destination = await Qemu.start(t, program, folder, { machine: parked.machine, incoming: true });
   await destination.setMultifd(options);
-  const { tcp, ...sendOptions } = options;
+  const { tcp, tls, ...sendOptions } = options;
+  if (tls !== undefined) await setTls(destination, { ...tls, endpoint: 'server' });
   let to: AddressText = tcp === true ? 'tcp:127.0.0.1:0' : `unix:${path.join(folder, `vm${files++}.sock`)}`;
   await destination.execute('migrate-incoming', { uri: to });
   if (tcp === true) to = `tcp:127.0.0.1:${await destination.incomingPort()}`;
-  const sending = sendMigration({ file: parked.file, offset: parked.offset, to, ...sendOptions });
+  const sending = sendMigration({
+    file: parked.file,
+    offset: parked.offset,
+    to,
+    ...sendOptions,
+    ...(tls && { tls: ourTls(tls.kind, tls.dir, 'client') }),
+  });
   const sent = await within(sending, MIGRATION_MS, 'sendMigration()');
   await checkGuest(t, destination, parked);
   return sent;

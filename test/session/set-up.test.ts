@@ -202,6 +202,7 @@ t.test('a source with TLS is told by the time-out, where nothing but channels is
   socket.write(Buffer.concat([Buffer.from('16030102000100', 'hex'), Buffer.alloc(510)]));
   t.match(await failure(receiver.ready, 'ready'), {
     code: 'ERR_MULTIFD_TIMEOUT',
-    message: /received 0, expected 1; a connection came in with TLS: option tls, --tls-creds, QEMU's tls-creds/,
+    message:
+      /received 0, expected 1; a connection came in with TLS: option tls, --tls-creds, QEMU's tls-creds/,
   });
 });

@@ -17,13 +17,16 @@ import tls from 'node:tls';
 import { MultifdError } from '../../errors.js';
 import type { TlsCredentials } from './credentials.js';
 import { explainTlsFailure, type TlsFailure } from './explain.js';
-import type { TlsPeer } from './options.js';
+import type { TlsPeer, TlsVersion } from './options.js';
 import { describeCertificate, matchesPattern, pskPeer } from './peer.js';
+import { stopTickets } from './session-tickets.js';
 
 export interface HandshakeOptions {
   timeoutMs: number;
   /** Ends it with ERR_MULTIFD_ABORTED. */
   signal?: AbortSignal;
+  /** In place of the credentials' own; see client-hello.ts. */
+  maxVersion?: TlsVersion | undefined;
   /** Asks the caller's function; on another thread by a message. */
   authorize?: (peer: TlsPeer) => boolean | Promise<boolean>;
 }
@@ -104,7 +107,7 @@ function serverOptions(credentials: TlsCredentials, failure: TlsFailure, timeout
 export async function handshake(
   socket: net.Socket,
   credentials: TlsCredentials,
-  { timeoutMs, signal, authorize }: HandshakeOptions,
+  { timeoutMs, signal, maxVersion, authorize }: HandshakeOptions,
 ): Promise<SecureConnection> {
   const failure: TlsFailure = { credentials };
   const abort = (): void => void socket.destroy();
@@ -118,6 +121,7 @@ export async function handshake(
       credentials,
       failure,
       timeoutMs,
+      maxVersion,
     );
     // What breaks it while authorize is asked: the caller listens from then on only.
     secure.on('error', remember);
@@ -212,10 +216,13 @@ function accept(
   credentials: TlsCredentials,
   failure: TlsFailure,
   timeoutMs: number,
+  maxVersion: TlsVersion | undefined,
 ): Promise<tls.TLSSocket> {
   return new Promise((resolve, reject) => {
+    const options = serverOptions(credentials, failure, timeoutMs);
     // It listens nowhere. One for each connection, so that what happens is known to be of this one.
-    const server = tls.createServer(serverOptions(credentials, failure, timeoutMs));
+    const server = tls.createServer(maxVersion === undefined ? options : { ...options, maxVersion });
+    stopTickets(server);
     server.once('secureConnection', resolve);
     server.once('tlsClientError', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT') failure.timeoutMs = timeoutMs;

@@ -13,13 +13,22 @@ import type net from 'node:net';
 import { MultifdError } from '../../errors.js';
 import type { CheckedTls } from './check-options.js';
 import { handshake } from './handshake.js';
+import type { TlsVersion } from './options.js';
 
 const PATIENCE_MS = 1000;
+
+/** A connection whose ClientHello is there. */
+export interface PendingHandshake {
+  /** What has been read of it lies in it again, and nobody reads it. */
+  raw: net.Socket;
+  /** See client-hello.ts. */
+  maxVersion: TlsVersion | undefined;
+}
 
 export interface MainHandshakesEvents {
   main(secure: net.Socket, raw: net.Socket): void;
   /** Not begun when main came: a channel, or anybody. */
-  rest(raw: net.Socket): void;
+  rest(pending: PendingHandshake): void;
   /** A connection is given up, and destroyed. */
   failed(error: MultifdError): void;
 }
@@ -28,7 +37,7 @@ export class MainHandshakes {
   readonly #tls: CheckedTls;
   readonly #timeoutMs: number;
   readonly #events: MainHandshakesEvents;
-  readonly #waiting: net.Socket[] = [];
+  readonly #waiting: PendingHandshake[] = [];
   /** Under way, oldest first. */
   readonly #begun = new Set<net.Socket>();
   #patience: NodeJS.Timeout | undefined;
@@ -45,18 +54,17 @@ export class MainHandshakes {
     return this.#waiting.length + this.#begun.size;
   }
 
-  /** @param raw what has been read of it lies in it again, and nobody reads it */
-  add(raw: net.Socket): void {
+  add(pending: PendingHandshake): void {
     // One that is gone before its turn costs nothing.
-    raw.on('error', () => {});
-    this.#waiting.push(raw);
+    pending.raw.on('error', () => {});
+    this.#waiting.push(pending);
     if (this.#patience === undefined) this.#next();
   }
 
   /** The oldest goes, for a newer one. */
   dropOldest(): void {
     const [begun] = this.#begun;
-    const oldest = begun ?? this.#waiting.shift();
+    const oldest = begun ?? this.#waiting.shift()?.raw;
     if (oldest === undefined) return;
     this.#begun.delete(oldest);
     oldest.destroy();
@@ -64,19 +72,19 @@ export class MainHandshakes {
 
   #next(): void {
     this.#patience = undefined;
-    const raw = this.#waiting.shift();
-    if (raw === undefined || this.#over) return;
-    if (raw.destroyed) {
+    const pending = this.#waiting.shift();
+    if (pending === undefined || this.#over) return;
+    if (pending.raw.destroyed) {
       this.#next();
       return;
     }
     this.#patience = setTimeout(() => this.#next(), PATIENCE_MS);
-    void this.#shake(raw);
+    void this.#shake(pending);
   }
 
-  async #shake(raw: net.Socket): Promise<void> {
+  async #shake({ raw, maxVersion }: PendingHandshake): Promise<void> {
     const { credentials, authorize } = this.#tls;
-    const options = { timeoutMs: this.#timeoutMs, ...(authorize && { authorize }) };
+    const options = { timeoutMs: this.#timeoutMs, maxVersion, ...(authorize && { authorize }) };
     this.#begun.add(raw);
     try {
       const { socket } = await handshake(raw, credentials, options);
@@ -106,6 +114,7 @@ export class MainHandshakes {
   close(): void {
     this.#over = true;
     clearTimeout(this.#patience);
-    for (const raw of [...this.#waiting.splice(0), ...this.#begun]) raw.destroy();
+    for (const { raw } of this.#waiting.splice(0)) raw.destroy();
+    for (const raw of this.#begun) raw.destroy();
   }
 }
