@@ -14,6 +14,24 @@ export default tseslint.config(
     },
   },
   {
+    // Sockets are the transport's alone: whoever else wants one asks there.
+    files: ['src/**/*.ts', 'workers/**/*.ts'],
+    ignores: ['src/transport/**'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          paths: ['net', 'node:net', 'tls', 'node:tls', 'dgram', 'node:dgram', 'http', 'node:http'].map(
+            (name) => ({
+              name,
+              message: 'Sockets belong to src/transport/.',
+            }),
+          ),
+        },
+      ],
+    },
+  },
+  {
     // tap's t.test() returns a promise that the parent test already waits for.
     files: ['test/**/*.ts'],
     rules: { '@typescript-eslint/no-floating-promises': 'off', '@typescript-eslint/require-await': 'off' },

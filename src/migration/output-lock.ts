@@ -17,23 +17,20 @@
  */
 import { createHash } from 'node:crypto';
 import fs from 'node:fs/promises';
-import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { MultifdError, codeOf } from '../errors.js';
-import { listenOnUnixSocket } from '../transport/unix-socket.js';
+import { holdUnixSocket } from '../transport/unix-socket.js';
 
 const MODE = 0o600;
 /** The file system has no sockets, or none of that name. */
 const NO_SOCKETS = ['EPERM', 'EACCES', 'EOPNOTSUPP', 'ENOTSUP', 'ENOSYS', 'EINVAL', 'ENAMETOOLONG'];
 
 export class OutputLock implements AsyncDisposable {
-  readonly #server: net.Server;
-  readonly #remove: () => void;
+  readonly #giveBack: () => Promise<void>;
 
-  private constructor(server: net.Server, remove: () => void) {
-    this.#server = server;
-    this.#remove = remove;
+  private constructor(giveBack: () => Promise<void>) {
+    this.#giveBack = giveBack;
   }
 
   /**
@@ -64,12 +61,8 @@ export class OutputLock implements AsyncDisposable {
         `${socket} is no socket, expected the lock of ${out}: remove it`,
       );
     }
-    const server = net.createServer((connection) => connection.destroy());
     try {
-      const remove = await listenOnUnixSocket(server, socket, { mode: MODE, backlog: 8 });
-      server.on('error', () => {});
-      server.unref();
-      return new OutputLock(server, remove);
+      return new OutputLock(await holdUnixSocket(socket, MODE));
     } catch (error) {
       if (codeOf(error) !== 'EADDRINUSE') throw error;
       const other =
@@ -84,8 +77,7 @@ export class OutputLock implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#remove();
-    await new Promise<void>((resolve) => this.#server.close(() => resolve()));
+    await this.#giveBack();
   }
 }
 

@@ -4,10 +4,11 @@
  * Every command has a time limit. A QEMU that has refused a packet of a migration stops to answer for good, which
  * must be told from a slow one.
  */
-import net from 'node:net';
+import { connect, type Connection } from '../transport/connect.js';
 import { within } from './within.js';
 
 const COMMAND_MS = 20_000;
+const CONNECT_MS = 5_000;
 
 interface Pending {
   resolve(value: unknown): void;
@@ -15,11 +16,11 @@ interface Pending {
 }
 
 export class Qmp {
-  readonly #socket: net.Socket;
+  readonly #socket: Connection['socket'];
   readonly #pending: Pending[] = [];
   #text = '';
 
-  private constructor(socket: net.Socket) {
+  private constructor({ socket }: Connection) {
     this.#socket = socket;
     socket.setEncoding('utf8');
     socket.on('data', (text: string) => this.#take(text));
@@ -29,13 +30,9 @@ export class Qmp {
     });
   }
 
+  /** @throws MultifdError ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT */
   static async connect(path: string): Promise<Qmp> {
-    const socket = net.connect(path);
-    await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve);
-      socket.once('error', reject);
-    });
-    const qmp = new Qmp(socket);
+    const qmp = new Qmp(await connect({ address: { path }, timeoutMs: CONNECT_MS, tls: undefined }));
     await qmp.execute('qmp_capabilities');
     return qmp;
   }

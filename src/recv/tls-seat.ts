@@ -15,12 +15,12 @@
  *
  * Who owns the descriptor: from { take } on the seat, until it says { closed } or its channel has ended.
  */
-import net from 'node:net';
 import type { MessagePort } from 'node:worker_threads';
 import type { ChannelOutcome, ChannelTask } from '../channel-thread.js';
 import { MultifdError, type PlainError } from '../errors.js';
 import { Control, STOP_RUN } from '../shared/control.js';
 import type { Connection } from '../transport/connect.js';
+import { destroyed, readAhead, reopen, type RawSocket } from '../transport/reopened.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';
 import { handshake } from '../transport/tls/handshake.js';
 import type { TlsPeer, TlsVersion } from '../transport/tls/options.js';
@@ -52,7 +52,7 @@ export async function runTlsSeat(task: TlsSeatTask): Promise<ChannelOutcome[]> {
 }
 
 interface Candidate {
-  raw: net.Socket;
+  raw: RawSocket;
   maxVersion: TlsVersion | undefined;
   /** By this side, and for no fault of its own. */
   dropped: boolean;
@@ -104,11 +104,7 @@ class TlsSeat {
     const { n } = message;
     if (message.kind === 'take') {
       const { fd, surplus, maxVersion } = message;
-      const raw = new net.Socket({ fd, readable: true, writable: true, allowHalfOpen: true });
-      raw.on('error', () => {});
-      // Read again by TLS, before anything that is still to come.
-      raw.unshift(Buffer.from(surplus));
-      const candidate: Candidate = { raw, maxVersion, dropped: false };
+      const candidate: Candidate = { raw: reopen(fd, surplus), maxVersion, dropped: false };
       this.#candidates.set(n, candidate);
       if (this.#over) this.#drop(n);
       this.#runs.push(this.#run(n, candidate));
@@ -132,7 +128,7 @@ class TlsSeat {
     let error: PlainError | undefined;
     try {
       const connection = await this.#secure(n, candidate);
-      const bytes = await readHello(connection.socket, this.#helloMs);
+      const bytes = await readAhead(connection.socket, HELLO_BYTES, this.#helloMs);
       const task = bytes && (await this.#askFor(n, candidate, bytes.subarray(0, HELLO_BYTES)));
       if (bytes !== undefined && task !== undefined) {
         this.#candidates.delete(n);
@@ -142,7 +138,7 @@ class TlsSeat {
       if (!candidate.dropped) error = MultifdError.wrap(thrown, 'ERR_MULTIFD_TLS', 'TLS as server').toPlain();
     }
     this.#candidates.delete(n);
-    await closed(raw);
+    await destroyed(raw);
     this.#post({ kind: 'closed', n, error });
     return undefined;
   }
@@ -176,33 +172,4 @@ class TlsSeat {
   #post(message: FromSeat): void {
     this.#port.postMessage(message);
   }
-}
-
-/** At least a hello's bytes, and what has come with them; undefined if they do not come. The socket is paused then. */
-async function readHello(socket: net.Socket, timeoutMs: number): Promise<Buffer | undefined> {
-  const chunks: Buffer[] = [];
-  return new Promise((resolve) => {
-    const done = (bytes: Buffer | undefined): void => {
-      clearTimeout(timer);
-      socket.pause();
-      socket.off('data', take).off('end', no).off('close', no);
-      resolve(bytes);
-    };
-    const no = (): void => done(undefined);
-    const take = (chunk: Buffer): void => {
-      chunks.push(chunk);
-      const bytes = Buffer.concat(chunks);
-      if (bytes.length >= HELLO_BYTES) done(bytes);
-    };
-    const timer = setTimeout(no, timeoutMs);
-    socket.on('data', take).on('end', no).on('close', no);
-  });
-}
-
-async function closed(raw: net.Socket): Promise<void> {
-  if (raw.closed) return;
-  await new Promise<void>((resolve) => {
-    raw.once('close', () => resolve());
-    raw.destroy();
-  });
 }

@@ -69,6 +69,23 @@ export async function listenOnUnixSocket(
   }
 }
 
+/**
+ * Holds a name: a socket that listens and serves nobody. The kernel answers for it as long as this process lives.
+ *
+ * @returns gives it back
+ * @throws as listenOnUnixSocket()
+ */
+export async function holdUnixSocket(file: string, mode: number): Promise<() => Promise<void>> {
+  const server = net.createServer((connection) => connection.destroy());
+  const remove = await listenOnUnixSocket(server, file, { mode, backlog: 8 });
+  server.on('error', () => {});
+  server.unref();
+  return async () => {
+    remove();
+    await new Promise<void>((resolve) => server.close(() => resolve()));
+  };
+}
+
 /** @returns the socket's name in the folder */
 async function bindIn(server: net.Server, folder: string, backlog: number): Promise<string> {
   // libuv removes the path that it has bound when the server closes, and the descriptor's number may be another folder's by
