@@ -1,10 +1,16 @@
 /**
- * The receiver, on the calling thread: takes the channels in, starts a worker for each, waits at sync points, and puts
- * into place what only this thread can: pages of private memory, device state, ZERO records of the main stream.
+ * The receiver as embedders see it, on the calling thread: put together from pieces of one idea each.
+ *
+ *     arrivals.ts    who comes in: main and channels, plain or through TLS (tls-seats.ts), and until when
+ *     channel.ts     on a channel's thread: states (the packets), intake.ts (its bytes), placement.ts (its pages)
+ *     here           blocks and their bitmaps, sync points, ends
+ *     delivery.ts    what only this thread can put into place: pages of private memory, device state, a relay's pages
+ *     zeroing.ts     ZERO records of the main stream
+ *
+ * Who owns the bytes: guest RAM of the blocks is the channels' to write from open() on, and the embedder's again, for the
+ * pages of a phase, when its sync() has returned.
  */
-import { performance } from 'node:perf_hooks';
-import { setImmediate as yieldToLoop } from 'node:timers/promises';
-import { MultifdError, codeOf, receivedExpected } from '../errors.js';
+import { MultifdError, receivedExpected } from '../errors.js';
 import {
   checkReceiverOptions,
   type CheckedReceiverOptions,
@@ -15,38 +21,20 @@ import { type Address } from '../transport/address.js';
 import { ReceivedBitmap, sharedBitmaps, viewBitmaps } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
-import type { MemorySource } from '../ram/memory.js';
-import { Windows } from '../ram/windows.js';
-import { isZeroRange } from '../ram/zero-page.js';
 import { Session, type Stats } from '../session.js';
-import {
-  CHANNEL_EOF,
-  CHANNEL_RUNNING,
-  Control,
-  PAYLOAD_DEVICE_STATE,
-  STOP_RUN,
-  markPages,
-  type Slot,
-} from '../shared/control.js';
+import { CHANNEL_EOF, CHANNEL_RUNNING, Control, STOP_RUN, markPages, type Slot } from '../shared/control.js';
 import { SET_UP } from '../set-up.js';
 import { STAT_PACKETS, slotDataBytes } from '../shared/layout.js';
 import { watchStall } from '../transport/stall.js';
 import { trace } from '../trace.js';
 import { formatUuid } from '../wire/hello.js';
-import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
+import { Arrivals } from './arrivals.js';
 import type { ReceiveChannelTask } from './channel.js';
+import { Delivery } from './delivery.js';
+import { zeroFile, zeroMemory } from './zeroing.js';
 import type { Connection } from '../transport/connect.js';
-import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
-import { Admission } from '../transport/admission.js';
-import { HELLO_MS, Listener } from '../transport/listener.js';
-import type { CheckedTls } from '../transport/tls/check-options.js';
-import type { TlsSeatTask } from './tls-seat.js';
-import { TlsSeats } from './tls-seats.js';
 
-const YIELD_MS = 2;
 const SPIN = 400;
-/** How long a source may be waited for when somebody's handshake has failed and nobody is in. */
-const REFUSED_GRACE_MS = 5000;
 
 /** What a migration with a main stream adds; see src/migration. */
 export interface ReceiverHooks {
@@ -100,24 +88,18 @@ export class Receiver extends Session {
   readonly ready: Promise<void>;
   protected readonly terminatePoint = 'multifd_recv_terminate_threads';
   readonly #options: CheckedReceiverOptions;
-  readonly #admission: Admission;
-  readonly #listener: Listener;
-  readonly #seats: TlsSeats | undefined;
+  readonly #arrivals: Arrivals;
+  readonly #delivery: Delivery;
   #states: ReceivedBlock[] = [];
   #byBlock = new BlockStates<ReceivedBlock>([]);
   /** The bitmaps of all blocks. */
   #received!: SharedArrayBuffer;
   #present: SharedArrayBuffer | undefined;
   readonly #hooks: ReceiverHooks | undefined;
-  #mainDue = false;
   readonly #devices: Map<string, Device>;
-  readonly #connections: (TakenConnection | undefined)[] = [];
   #address: Address;
   #syncs = 0;
   #syncing: Promise<unknown> = Promise.resolve();
-  /** Channels whose slot this thread is emptying. */
-  readonly #delivering = new Set<number>();
-  #timer: NodeJS.Timeout | undefined;
 
   /** @internal use createReceiver() */
   constructor(options: CheckedReceiverOptions, hooks?: ReceiverHooks) {
@@ -136,72 +118,21 @@ export class Receiver extends Session {
     this.#devices = new Map(
       options.devices.map((device) => [`${device.idstr}/${device.instanceId}`, device]),
     );
-    const { channels, maxStrays, tls } = options;
-    const admission = (this.#admission = new Admission(
-      channels,
-      hooks?.anyUuid === true ? undefined : options.uuid,
-    ));
-    this.#listener = new Listener(
-      { admission, maxStrays, tls },
-      {
-        channel: (id, connection) => this.#takeIn(id, connection),
-        refused: (error) => this.fail(error),
-        candidate: (connection, maxVersion) => this.#seats?.take(connection, maxVersion),
-        notSecured: (error) => this.#notSecured(error),
-        closed: () => this.#seats?.close(),
-        ...(hooks === undefined
-          ? {}
-          : { main: (connection, begun) => this.#takeMain(hooks, connection, begun) }),
-      },
-    );
-    if (tls !== undefined) this.#seats = this.#makeSeats(tls, maxStrays);
-    this.#mainDue = hooks !== undefined;
+    this.#arrivals = new Arrivals(options, hooks, {
+      control,
+      fail: (error) => this.fail(error),
+      start: (id, task, transfer) => this.runChannel(id, task, transfer),
+      taskOf: (id) => this.#taskOf(id),
+    });
+    if (this.#states.length > 0) this.#arrivals.begin();
+    this.#delivery = new Delivery({
+      control,
+      devices: this.#devices,
+      pages: hooks?.pages === undefined ? undefined : (slot) => hooks.pages?.(slot) as Promise<void>,
+      fail: (error) => this.fail(error),
+    });
     this.ready = this.until(() => this.#allRunning()).then(() => {});
     this.ready.catch(() => {});
-  }
-
-  #makeSeats(tls: CheckedTls, maxStrays: number): TlsSeats {
-    const seats = new TlsSeats({
-      tls,
-      admission: this.#admission,
-      maxStrays,
-      helloMs: HELLO_MS,
-      start: (id, seat, port) => {
-        const { compression } = this.#options;
-        const task: TlsSeatTask = { ...seat, id, compression, shared: this.control.shared };
-        this.runChannel(id, task, [port]);
-      },
-      admitted: () => {
-        this.#cameIn();
-        this.#listener.closeIfComplete();
-      },
-      refused: (error) => this.fail(error),
-      stray: (error) => {
-        this.#listener.strays++;
-        if (error !== undefined) this.#notSecured(error);
-      },
-    });
-    if (this.#states.length > 0) seats.begin((id) => this.#taskOf(id));
-    return seats;
-  }
-
-  /**
-   * A handshake that failed. It may be anybody's, so it ends nothing as long as a source comes; but it is the source's own
-   * more often than not, and who waits for it shall be told.
-   */
-  #notSecured(error: MultifdError): void {
-    this.#tlsError = error;
-    // Who began a handshake and did not go on has no credentials that could be wrong.
-    const slow = codeOf(error.cause) === 'ERR_TLS_HANDSHAKE_TIMEOUT';
-    if (slow || this.#grace !== undefined || this.#admission.count > 0 || this.#isMainIn) return;
-    const graceMs = Math.min(REFUSED_GRACE_MS, this.#options.connectTimeoutMs);
-    this.#grace = setTimeout(() => this.fail(this.#tlsError as MultifdError), graceMs);
-  }
-  #tlsError: MultifdError | undefined;
-  #grace: NodeJS.Timeout | undefined;
-
-  get #isMainIn(): boolean {
-    return this.#hooks !== undefined && !this.#mainDue;
   }
 
   #setStates(blocks: readonly RAMBlock[]): void {
@@ -228,11 +159,8 @@ export class Receiver extends Session {
   setBlocks(blocks: readonly RAMBlock[], pageSize = this.pageSize): void {
     this.pageSize = pageSize;
     this.#setStates(blocks);
-    for (const [id, connection] of this.#connections.entries()) {
-      if (connection !== undefined) this.#start(id, connection);
-    }
-    this.#seats?.begin((id) => this.#taskOf(id));
-    if (this.#needsDelivery()) void this.#deliver();
+    this.#arrivals.begin();
+    this.#delivery.start(this.#states, pageSize);
   }
 
   /** @internal Bitmap words of the pages that have data. */
@@ -240,14 +168,9 @@ export class Receiver extends Session {
     return this.#states[block.index].present as Int32Array;
   }
 
-  #needsDelivery(): boolean {
-    if (this.#devices.size > 0 || this.#hooks?.pages !== undefined) return true;
-    return this.#states.some((state) => state.block.kind === 'private');
-  }
-
   /** @internal The VM's uuid in text, null for a VM without; undefined before any channel is in, where none was given. */
   get uuid(): string | null | undefined {
-    const { uuid } = this.#admission;
+    const { uuid } = this.#arrivals;
     if (uuid === undefined) return undefined;
     const text = formatUuid(uuid);
     return text === 'none' ? null : text;
@@ -255,14 +178,12 @@ export class Receiver extends Session {
 
   /** @internal Resolves when the first channel is in. */
   async firstChannel(): Promise<void> {
-    if (this.#admission.count > 0) return;
-    await this.orStopped(new Promise<void>((resolve) => (this.#firstIn = resolve)));
+    await this.orStopped(this.#arrivals.firstIn);
   }
-  #firstIn: (() => void) | undefined;
 
   /** @internal Has any channel come in? */
   get hasChannels(): boolean {
-    return this.#admission.count > 0;
+    return this.#arrivals.count > 0;
   }
 
   /** @internal */
@@ -274,15 +195,12 @@ export class Receiver extends Session {
   async open(): Promise<void> {
     this.checkAborted();
     await this.check();
-    this.#address = await this.orStopped(
-      this.#listener.listen(this.#options.address, this.#options.listenMode),
-    );
+    this.#address = await this.orStopped(this.#arrivals.listen());
     // An abort may have come in between.
-    if (this.control.stopped !== STOP_RUN) this.#listener.close();
+    if (this.control.stopped !== STOP_RUN) this.#arrivals.close();
     await this.check();
-    const { acceptTimeoutMs } = this.#options;
-    if (acceptTimeoutMs > 0) this.#expectChannels(acceptTimeoutMs, 1);
-    if (this.#states.length > 0 && this.#needsDelivery()) void this.#deliver();
+    this.#arrivals.expectFirst();
+    if (this.#states.length > 0) this.#delivery.start(this.#states, this.pageSize);
   }
 
   /** Where it listens, with the port that was bound. */
@@ -291,70 +209,6 @@ export class Receiver extends Session {
   }
 
   // ---- channels ----
-
-  #expectChannels(ms: number, count: number): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      const channels = receivedExpected(`channels, no other within ${ms} ms`, this.#admission.count, count);
-      const main = this.#mainDue ? '; the main stream has not come in' : '';
-      const have = this.#admission.count;
-      const fewer =
-        have > 0 && have < count
-          ? `the source has fewer channels than the ${count} here: ${SET_UP.channels}: `
-          : '';
-      const none =
-        have === 0 && this.#hooks !== undefined && !this.#mainDue
-          ? 'is capability multifd on at the source? '
-          : '';
-      if (this.#admission.count === 0 && this.#tlsError !== undefined && !this.#isMainIn) {
-        this.fail(this.#tlsError);
-        return;
-      }
-      const tls = this.#listener.sawTls ? `; a connection came in with TLS: ${SET_UP.tls}` : '';
-      this.fail(new MultifdError('ERR_MULTIFD_TIMEOUT', `${fewer}${none}${channels}${main}${tls}`));
-    }, ms);
-  }
-
-  /**
-   * A channel or the main stream has come in: the next one has its time from now on. Each, and not all together, since a
-   * source may need a while to start 255 of them.
-   */
-  #arrived(): void {
-    clearTimeout(this.#grace);
-    const { channels, connectTimeoutMs } = this.#options;
-    if (this.#admission.count === channels && !this.#mainDue) clearTimeout(this.#timer);
-    else this.#expectChannels(connectTimeoutMs, channels);
-  }
-
-  #takeMain(hooks: ReceiverHooks, connection: Connection, begun: Buffer): void {
-    if (this.control.stopped !== STOP_RUN) {
-      connection.raw.destroy();
-      return;
-    }
-    this.#mainDue = false;
-    this.#arrived();
-    hooks.main(connection, begun);
-  }
-
-  #takeIn(id: number, connection: TakenConnection): void {
-    if (this.control.stopped !== STOP_RUN) {
-      connection.husk.socket.destroy();
-      return;
-    }
-    this.#cameIn();
-    this.#connections[id] = connection;
-    if (this.#states.length > 0) this.#start(id, connection);
-  }
-
-  /** A channel is in. */
-  #cameIn(): void {
-    this.#arrived();
-    this.#firstIn?.();
-  }
-
-  #start(id: number, { fd, surplus }: TakenConnection): void {
-    this.runChannel(id, { ...this.#taskOf(id), fd, surplus } satisfies ReceiveChannelTask);
-  }
 
   /** Without a connection, which with TLS is there already. */
   #taskOf(id: number): ReceiveChannelTask {
@@ -467,73 +321,11 @@ export class Receiver extends Session {
   /** While a SYNC is due, bytes must come in on some channel, unless this side is what takes so long. */
   #watchStall(): () => void {
     const { stallTimeoutMs } = this.#options;
-    const moved = (): number | undefined => (this.#delivering.size > 0 ? undefined : this.wireBytes());
+    const moved = (): number | undefined => (this.#delivery.busy ? undefined : this.wireBytes());
     return watchStall(stallTimeoutMs, moved, () => {
       const message = `waiting for SYNC packets, nothing came in on any channel for ${stallTimeoutMs} ms`;
       this.fail(new MultifdError('ERR_MULTIFD_STALL', message));
     });
-  }
-
-  // ---- what this thread puts into place ----
-
-  /** Empties the slots that channels offer, until the session stops. */
-  async #deliver(): Promise<void> {
-    const { control } = this;
-    let last = performance.now();
-    while (control.stopped === STOP_RUN) {
-      const seen = control.readyCount;
-      for (let id = 0; id < control.channels; id++) {
-        if (!this.#delivering.has(id) && control.hasJob(id)) {
-          this.#delivering.add(id);
-          void this.#take(id);
-        }
-      }
-      const wait = control.waitReady(seen, SPIN);
-      if (wait !== undefined) await wait;
-      // With many channels there is always one that offers.
-      if (performance.now() - last > YIELD_MS) {
-        await yieldToLoop();
-        last = performance.now();
-      }
-    }
-  }
-
-  async #take(id: number): Promise<void> {
-    const slot = this.control.slotOf(id);
-    try {
-      if (slot.type === PAYLOAD_DEVICE_STATE) {
-        const device = this.#devices.get(`${slot.idstr}/${slot.instanceId}`);
-        // The device's to keep: the slot is used again, and in Node's pool lie others' bytes beside it.
-        const data = Buffer.allocUnsafeSlow(slot.length);
-        slot.data.copy(data, 0, 0, slot.length);
-        await device?.load(data);
-      } else if (this.#hooks?.pages !== undefined) await this.#hooks.pages(slot);
-      else this.#placePages(slot);
-    } catch (thrown) {
-      if (slot.type !== PAYLOAD_DEVICE_STATE) {
-        this.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_BLOCK', 'placing pages'));
-        return;
-      }
-      const message = `load() of device ${slot.idstr} instance ${slot.instanceId} failed`;
-      this.fail(new MultifdError('ERR_MULTIFD_HOOK', message, { channel: id, cause: thrown }));
-    }
-    // Before taken(): the channel may offer again at once, and its post must find this thread ready for it.
-    this.#delivering.delete(id);
-    this.control.taken(id);
-  }
-
-  #placePages(slot: Slot): void {
-    const state = this.#states[slot.block];
-    const memory = state.block.memory as MemorySource;
-    const size = this.pageSize;
-    for (let i = 0; i < slot.num; i++) {
-      const offset = slot.pages[i] * size;
-      const window = memory.windowAt(offset);
-      const at = offset % Windows.WINDOW_BYTES;
-      const first = markPages(state.words, slot.pages[i], 1);
-      if (i < slot.normalNum) slot.data.copy(window, at, i * size, (i + 1) * size);
-      else if (!(first && state.block.fresh) && !isZeroRange(window, at, size)) window.fill(0, at, at + size);
-    }
   }
 
   /**
@@ -550,43 +342,16 @@ export class Receiver extends Session {
     const page = checkPageRange(state.block, this.pageSize, offset, length);
     const { memory } = state.block;
     try {
-      if (memory === undefined) await this.#zeroFile(state.block, offset, length);
-      else await this.#zeroMemory(memory, offset, length);
+      const check = async (): Promise<void> => {
+        if (this.control.stopped !== STOP_RUN) await this.check();
+      };
+      if (memory === undefined) await zeroFile(this.files, state.block, offset, length, check);
+      else await zeroMemory(memory, offset, length, check);
     } catch (thrown) {
       const code = memory === undefined ? 'ERR_MULTIFD_IO' : 'ERR_MULTIFD_BLOCK';
       await this.broken(thrown, code, `RAM block ${JSON.stringify(state.block.name)}: zero`);
     }
     markPages(state.words, page, length / this.pageSize);
-  }
-
-  async #zeroMemory(memory: MemorySource, offset: number, length: number): Promise<void> {
-    let last = performance.now();
-    for (let at = offset; at < offset + length;) {
-      const piece = Math.min(offset + length - at, MULTIFD_PACKET_BYTES, Windows.runLimit(at));
-      const window = memory.windowAt(at);
-      const start = at % Windows.WINDOW_BYTES;
-      if (!isZeroRange(window, start, piece)) window.fill(0, start, start + piece);
-      at += piece;
-      if (performance.now() - last > YIELD_MS) {
-        await yieldToLoop();
-        last = performance.now();
-        if (this.control.stopped !== STOP_RUN) await this.check();
-      }
-    }
-  }
-
-  async #zeroFile(block: RAMBlock, offset: number, length: number): Promise<void> {
-    const piece = Buffer.allocUnsafe(Math.min(length, MULTIFD_PACKET_BYTES));
-    for (let at = offset; at < offset + length;) {
-      const position = block.base + at;
-      const wanted = Math.min(piece.length, offset + length - at);
-      const bytesRead = await this.files.read(block, piece, 0, wanted, position);
-      if (bytesRead === 0) throw new Error('the file has become shorter');
-      if (!isZeroRange(piece, 0, bytesRead))
-        await this.files.write(block, piece.fill(0), 0, bytesRead, position);
-      at += bytesRead;
-      if (this.control.stopped !== STOP_RUN) await this.check();
-    }
   }
 
   /** Which pages of a block have come in, over the channels or through zeroRange(). Live. */
@@ -598,10 +363,7 @@ export class Receiver extends Session {
 
   /** @internal Channels that no thread has yet are broken at once: a source must not go on writing into them. */
   override async abandon(error: MultifdError): Promise<void> {
-    if (this.#states.length === 0) {
-      for (const connection of this.#connections) connection?.husk.socket.destroy();
-      this.#connections.length = 0;
-    }
+    if (this.#states.length === 0) this.#arrivals.abandon();
     await super.abandon(error);
   }
 
@@ -611,15 +373,10 @@ export class Receiver extends Session {
   }
 
   override stats(): ReceiverStats {
-    return { ...super.stats(), strays: this.#listener.strays };
+    return { ...super.stats(), strays: this.#arrivals.strays };
   }
 
   protected release(): void {
-    clearTimeout(this.#timer);
-    clearTimeout(this.#grace);
-    this.#listener.close();
-    this.#seats?.release();
-    freeHusks(this.#connections.flatMap((connection) => connection?.husk ?? []));
-    this.#connections.length = 0;
+    this.#arrivals.release();
   }
 }
