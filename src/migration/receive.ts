@@ -13,40 +13,25 @@
  *                                  SHUT 0, if the source opened the return path
  *                                  end of the session; the descriptor is closed
  *
- * The file has its name only when it is whole and on disk: the source of a migration gives its guest up when it is
- * told that it succeeded. The rename is the moment that decides; what is told, and what lies there, by what fails:
- *
- *     fails, is aborted or broken                 the source (return path)   the call    on disk
- *     before the rename                           not told: runs on          rejects     nothing; OUT.part: `keepPartial`
- *     before, the source broke off behind all     not told                   rejects     whole, as OUT.part
- *     fsync, rename, abort; no return path        has given its guest up     rejects     whole, as OUT.part
- *     an abort, a channel after the rename        SHUT 0                     resolves    OUT
- *     the folder's fsync (a disk that fails)      not told                   rejects     whole, as OUT.part
- *     SHUT: the source is gone, or resets it      not told                   rejects     whole, as OUT.part
- *     killed before / after the rename            not told / may be told     -           OUT.part / OUT
- *
- * A source without return path is told nothing, and is done when it has sent all.
+ * What decides, and what is told by what fails at the end, is in whole-file.ts: the file has its name only when it is whole
+ * and on disk.
  */
-import type { FileHandle } from 'node:fs/promises';
-import { setImmediate as turnEventLoop } from 'node:timers/promises';
-import { MultifdError, codeOf, receivedExpected, type ErrorCode } from '../errors.js';
+import { MultifdError, codeOf, receivedExpected } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { countWordsInTurns } from '../ram/bitmap.js';
-import { makeBlocks, type RAMBlock } from '../ram/block.js';
 import { publicReceiver, type Receiver as PublicReceiver } from '../public-session.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
-import { markPages, unmarkPages } from '../shared/control.js';
 import type { Address } from '../transport/address.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { MappedRamWriter } from '../mapped-ram/writer.js';
-import { writeAt } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
-import { encodePong, encodeShut, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
+import { encodePong, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
-import { brokenOff, closedUntold } from './blame.js';
+import { brokenOff } from './blame.js';
+import { FileRam } from './file-ram.js';
 import { ItemsAhead } from './items-ahead.js';
 import { settles } from './limits.js';
 import type { Connection } from '../transport/connect.js';
@@ -61,6 +46,7 @@ import {
 import { OutputFile } from './output-file.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
+import { WholeFile } from './whole-file.js';
 
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 5;
@@ -166,6 +152,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
 
 class IncomingMigration {
   readonly #file: OutputFile;
+  readonly #whole: WholeFile;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
   readonly #ack: AckOwed;
   /** As it was given; the stream may tell it. */
@@ -179,13 +166,14 @@ class IncomingMigration {
   /** Has the source sent all and left its main stream open, to be told? */
   #waiting = false;
   #writer: MappedRamWriter | undefined;
-  #state: RamRecords | undefined;
+  #state: FileRam | undefined;
 
   constructor(
     file: OutputFile,
     options: Pick<ReceiveMigrationOptions, 'onStart' | 'pageSize'> & { ack: AckOwed; bounds: Bounds },
   ) {
     this.#file = file;
+    this.#whole = new WholeFile(file);
     this.#onStart = options.onStart;
     this.#ack = options.ack;
     this.#pageSize = options.pageSize;
@@ -229,7 +217,7 @@ class IncomingMigration {
     const bounds = this.#bounds;
     const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize, bounds }));
     const writer = (this.#writer = new MappedRamWriter(handle, { pageSize }));
-    const state = (this.#state = new RamRecords(receiver, handle));
+    const state = (this.#state = new FileRam(receiver, handle));
     const scanner = new TailScanner({ maxBytes: bounds.maxDescription });
     const items = new ItemsAhead(stream);
     for (;;) {
@@ -296,8 +284,8 @@ class IncomingMigration {
     if (main.broken !== undefined && !isReset) throw main.broken;
     allCame();
     const fileBytes = await writer.finish(({ name }) => state.present(name), scanner);
-    await this.#keep(receiver, main);
-    if (this.#returnPath) await this.#tell(main);
+    await this.#whole.keep(receiver, main, { returnPath: this.#returnPath, waiting: this.#waiting });
+    if (this.#returnPath) await this.#whole.tell(main);
     else await settles(main.end());
     main.destroy();
     const blocks: ReceivedMigration['blocks'] = [];
@@ -358,67 +346,10 @@ class IncomingMigration {
     if (ping !== undefined) await main.write(encodePong(ping));
   }
 
-  /** Whole and on disk, then under its name. */
-  async #keep(receiver: Receiver, main: MainConnection): Promise<void> {
-    const file = this.#file;
-    try {
-      await receiver.orStopped(file.handle.sync());
-      if (this.#returnPath && (!this.#waiting || main.ended)) {
-        // It has died, or given up: its guest may run on, or this may be the only one there is.
-        const { code, message } = closedUntold();
-        throw this.#untold(code, message);
-      }
-      // The last look, and the name: nothing comes in between.
-      if (receiver.isRunning) file.name();
-      // Throws why it is not.
-      else await receiver.orStopped(Promise.resolve());
-    } catch (error) {
-      // Without the return path the source has given its guest up: what is whole is the only one there is.
-      if (this.#returnPath || this.kept !== undefined) throw error;
-      const { code, message } = MultifdError.wrap(error, 'ERR_MULTIFD_IO', 'fsync');
-      throw this.#untold(code, message, error);
-    }
-    try {
-      await file.onDisk();
-    } catch (error) {
-      await this.#unname('ERR_MULTIFD_IO', 'the folder could not be written to disk', error);
-    }
-  }
-
-  /** A source that cannot be told takes its migration as failed: its guest may run on, and this file must not seem valid. */
-  async #tell(main: MainConnection): Promise<void> {
-    // Its end may lie there unread; what is written behind it the kernel takes all the same.
-    await turnEventLoop();
-    if (main.ended) {
-      const { code, message } = closedUntold();
-      await this.#unname(code, message, main.broken);
-    }
-    try {
-      await main.write(encodeShut(0));
-      await settles(main.end());
-      // A reset: the source's end of the connection was closed when the SHUT came.
-      if (main.broken !== undefined) throw main.broken;
-    } catch (error) {
-      const why = 'the source could not be told that all has arrived';
-      await this.#unname('ERR_MULTIFD_CONNECTION', why, error);
-    }
-  }
-
-  /** The file is whole, so it is not thrown away. */
-  async #unname(code: ErrorCode, why: string, cause: unknown): Promise<never> {
-    await this.#file.unname();
-    throw this.#untold(code, why, cause);
-  }
-
-  #untold(code: ErrorCode, why: string, cause?: unknown): MultifdError {
-    const { part } = this.#file;
-    const fate = this.#file.keep() ? `kept as ${part}` : `lost: what is ${part} now is not it`;
-    this.kept = new MultifdError(code, `${why}; the whole file is ${fate}`, { cause });
-    return this.kept;
-  }
-
   /** Why a whole file has not got its name. */
-  kept: MultifdError | undefined;
+  get kept(): MultifdError | undefined {
+    return this.#whole.kept;
+  }
 
   /** Has ram's END come? */
   get inTail(): boolean {
@@ -432,59 +363,12 @@ class IncomingMigration {
   /** To be called when the session has ended: its threads have used the file's descriptor. */
   async giveUp(keepPartial: boolean): Promise<void> {
     this.#main?.destroy();
-    if (keepPartial && this.kept === undefined) {
+    if (keepPartial && this.#whole.kept === undefined) {
       // So that what is kept can be looked into: which pages are there.
-      const state = this.#state as RamRecords;
+      const state = this.#state as FileRam;
       await this.#writer?.keep(({ name }) => state.present(name)).catch(() => {});
       this.#file.keep();
     }
     await this.#file.giveUp();
-  }
-}
-
-/** ZERO and PAGE records of the main stream, in the file and its bitmaps. */
-class RamRecords {
-  readonly #receiver: Receiver;
-  readonly #handle: FileHandle;
-  #byName = new Map<string, RAMBlock>();
-
-  constructor(receiver: Receiver, handle: FileHandle) {
-    this.#receiver = receiver;
-    this.#handle = handle;
-  }
-
-  /** The file is laid out: every block is a range of it. */
-  begin(writer: MappedRamWriter, pageSize: number): void {
-    const laidOut = writer.blocks ?? [];
-    const blocks = makeBlocks(
-      laidOut.map((block) => ({
-        name: block.name,
-        file: this.#handle,
-        offset: block.pagesOffset,
-        size: block.usedLength,
-      })),
-      pageSize,
-    );
-    this.#byName = new Map(blocks.map((block) => [block.name, block]));
-    this.#receiver.setBlocks(blocks, pageSize);
-  }
-
-  /** Bitmap words of the block's pages that have data. */
-  present(name: string): Int32Array {
-    return this.#receiver.presentWords(this.#block(name));
-  }
-
-  #block(name: string): RAMBlock {
-    return this.#byName.get(name) as RAMBlock;
-  }
-
-  zero(name: string, offsets: readonly number[]): void {
-    const words = this.present(name);
-    for (const offset of offsets) unmarkPages(words, offset / this.#receiver.pageBytes, 1);
-  }
-
-  async page(name: string, offset: number, data: Buffer): Promise<void> {
-    await writeAt(this.#handle, data, this.#block(name).base + offset);
-    markPages(this.present(name), offset / this.#receiver.pageBytes, 1);
   }
 }
