@@ -23,9 +23,9 @@ import { encodeSwitchoverAck } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import type { MainConnection } from '../transport/main-connection.js';
 import { closedUntold } from './blame.js';
+import { PING_VALUE } from './destination.js';
 import { ItemsAhead } from './items-ahead.js';
 import { descriptionError, requirePageSizeTold } from './options.js';
-import { PING_VALUE } from './send.js';
 import type { SideErrors } from './side-errors.js';
 import type { SwitchoverAck } from './switchover-ack.js';
 

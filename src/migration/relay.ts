@@ -33,10 +33,10 @@ import { STREAM, makeBlocks, type StreamBlockOptions } from '../ram/block.js';
 import { Receiver, type ReceiverHooks } from '../recv/receiver.js';
 import { createSender, type Sender } from '../send/sender.js';
 import { publicReceiver, publicSender } from '../public-session.js';
-import { SET_UP } from '../set-up.js';
 import type { Slot } from '../shared/control.js';
 import { brokenOff } from './blame.js';
-import { settles, withLimit } from './limits.js';
+import { allChannelsIn, connectMain, explain, sentOf } from './destination.js';
+import { settles } from './limits.js';
 import type { Connection } from '../transport/connect.js';
 import { MainConnection } from '../transport/main-connection.js';
 import { callHook } from './options.js';
@@ -49,7 +49,6 @@ import {
   type RelayedMigration,
 } from './relay-options.js';
 import { SideErrors, type Side } from './side-errors.js';
-import { connectMain, explain, sentOf } from './send.js';
 import { watchMigration } from './watch.js';
 
 export type { RelayMigrationOptions, RelayedMigration, RelaySide } from './relay-options.js';
@@ -225,16 +224,8 @@ class Relay implements ReceiverHooks, ForthRelay {
     const start = { machine, blocks: blocks.map(({ name, size }) => ({ name, size })) };
     callHook('onStart', () => hooks.onStart?.(start));
     callHook('onSession', () => hooks.onSession?.(publicReceiver(receiver), publicSender(sender)));
-    await this.#waitReady();
-  }
-
-  /** A QEMU reads its main stream only when all the channels are there that it expects. */
-  async #waitReady(): Promise<void> {
     if (!this.#forth.pinged) return;
-    const ms = this.#options.connectTimeoutMs;
-    const late = `the destination has not answered the PING within ${ms} ms: does it expect more channels (${SET_UP.channels})?`;
-    const ponged = this.receiver.orStopped(this.#back.pong);
-    await this.owed(withLimit(ponged, ms, 'ERR_MULTIFD_TIMEOUT', late));
+    await this.owed(allChannelsIn(receiver.orStopped(this.#back.pong), this.#options.connectTimeoutMs));
   }
 
   // ---- the verdict ----

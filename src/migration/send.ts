@@ -23,14 +23,11 @@
 import type { FileHandle } from 'node:fs/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
-import { checkTls, type Compression, type SenderOptions, type ZeroPageDetection } from '../options.js';
+import { checkTls, type SenderOptions, type ZeroPageDetection } from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
-import { requireRuntime } from '../runtime.js';
-import { printable } from '../printable.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session.js';
-import { SET_UP } from '../set-up.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
@@ -40,10 +37,9 @@ import { readMappedRam } from '../mapped-ram/read.js';
 import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
+import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
 import { settles, withLimit } from './limits.js';
-import { connect } from '../transport/connect.js';
-import type { CheckedTls } from '../transport/tls/check-options.js';
-import { MainConnection } from '../transport/main-connection.js';
+import type { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
   OUTGOING_KEYS,
@@ -57,9 +53,6 @@ import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
 
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
-/** QEMU's first PING. */
-export const PING_VALUE = Buffer.of(0, 0, 0, 1);
-
 export interface SendMigrationOptions
   extends Omit<SenderOptions, 'address' | 'blocks' | 'onZeroPages' | 'uuid'>, BoundOptions {
   /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. */
@@ -205,36 +198,6 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   }
 }
 
-/** All that QEMU compares with its own, closing its channels without a word. */
-export function sentOf(
-  machine: string,
-  {
-    channels = 2,
-    compression = 'none',
-    tls,
-  }: { channels?: number; compression?: Compression; tls?: unknown },
-  uuid: string | null | undefined,
-): string {
-  const withTheirNames = [
-    `${channels} channels (${SET_UP.channels})`,
-    `compression ${compression} (${SET_UP.compression})`,
-    `uuid ${uuid ?? 'none'} (${SET_UP.uuid})`,
-    `${tls === undefined ? 'no TLS' : 'TLS'} (${SET_UP.tls})`,
-  ];
-  return `machine ${printable(machine)}, ${withTheirNames.join(', ')}`;
-}
-
-/** QEMU closes its connections where it refuses, and says why only in its own log. */
-export function explain(error: MultifdError, sent: string): MultifdError {
-  // It closes its listening socket as well: a channel that comes later cannot connect any more, where the main stream could.
-  const isLateChannel = error.code === 'ERR_MULTIFD_CONNECT' && error.channel !== undefined;
-  if (error.code !== 'ERR_MULTIFD_CONNECTION' && !isLateChannel) return error;
-  const message = `${error.message}; the destination may have refused (its log says why) what was sent: ${sent}`;
-  const explained = new MultifdError(error.code, message, { ...error, cause: error.cause });
-  explained.suppressed.push(...error.suppressed);
-  return explained;
-}
-
 function startOf(description: MappedRamDescription, zeroPageDetection: ZeroPageDetection): OutgoingStart {
   const blocks = description.blocks.map((block) => ({
     name: block.name,
@@ -247,18 +210,6 @@ function startOf(description: MappedRamDescription, zeroPageDetection: ZeroPageD
       ? blocks.reduce((sum, block) => sum + block.size, 0)
       : description.presentPages * description.pageSize;
   return { machine: description.machine, blocks, zeroPageDetection, channelBytes };
-}
-
-/** Connects the main stream. */
-export async function connectMain(
-  address: Address,
-  timeoutMs: number,
-  signal: AbortSignal | undefined,
-  tls: CheckedTls | undefined,
-): Promise<MainConnection> {
-  requireRuntime();
-  const connection = await connect({ address, timeoutMs, signal, tls: tls?.credentials });
-  return new MainConnection(connection, Buffer.alloc(0));
 }
 
 interface Outgoing {
@@ -300,11 +251,8 @@ class OutgoingMigration {
     this.#broken = true;
   }
 
-  /** A QEMU reads its main stream only when all the channels are there that it expects. */
   async ready(timeoutMs: number): Promise<void> {
-    const { sender } = this.#parts;
-    const late = `the destination has not answered the PING within ${timeoutMs} ms: does it expect more channels (${SET_UP.channels})?`;
-    await withLimit(sender.orStopped(this.#pong), timeoutMs, 'ERR_MULTIFD_TIMEOUT', late);
+    await allChannelsIn(this.#parts.sender.orStopped(this.#pong), timeoutMs);
   }
 
   async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
