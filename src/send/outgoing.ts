@@ -7,8 +7,9 @@
  * Who owns the bytes: the headers are this file's, and stay as they are until the write after the next. A payload's
  * pieces are not copied: whoever holds them here keeps them until that write is with the kernel.
  */
-import { report } from '../channel-thread.js';
+import { report, type ChannelTask } from '../channel-thread.js';
 import { METHODS } from '../methods/methods.js';
+import type { BlockDescription } from '../ram/block.js';
 import type { Control, Slot } from '../shared/control.js';
 import {
   STAT_BYTES,
@@ -27,12 +28,16 @@ import {
   packetHeaderBytes,
   type PacketToSend,
 } from '../wire/packet.js';
-import type { SendChannelTask } from './channel.js';
 
 /** Packets without payload that are held back for one write while there are more to come. */
 export const MAX_HELD = 16;
 export const NO_PAYLOAD: readonly Uint8Array[] = [];
 const NO_PAGES = new Uint32Array(0);
+
+export interface OutgoingOptions extends Pick<ChannelTask, 'id' | 'compression'> {
+  pageSize: number;
+  blocks: readonly BlockDescription[];
+}
 
 export class Outgoing {
   readonly #control: Control;
@@ -50,7 +55,7 @@ export class Outgoing {
   #packets = 0;
   #weight = 0;
 
-  constructor(task: Pick<SendChannelTask, 'id' | 'pageSize' | 'blocks' | 'compression'>, control: Control) {
+  constructor(task: OutgoingOptions, control: Control) {
     this.#control = control;
     this.#id = task.id;
     this.#pageSize = task.pageSize;
