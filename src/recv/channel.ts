@@ -30,7 +30,7 @@ import {
   type ChannelOutcome,
   type ChannelTask,
 } from '../channel-thread.js';
-import { MultifdError, codeOf, receivedExpected } from '../errors.js';
+import { MultifdError, codeOf } from '../errors.js';
 import type { ReceiveMethod } from '../methods/methods.js';
 import { CHANNEL_EOF, CHANNEL_RUNNING, type Control, STOP_RUN } from '../shared/control.js';
 import { ChannelClock } from '../shared/clock.js';
@@ -49,9 +49,9 @@ import type { DeviceStateHeader } from '../wire/device-state.js';
 import { HELLO_BYTES } from '../wire/hello.js';
 import type { PacketHeader } from '../wire/packet.js';
 import { CallingThread } from './calling-thread.js';
+import { endedInside, hintAtPageSize, stalledInside, type ChannelPosition } from './channel-errors.js';
 import { Headers, type HeaderOptions } from './headers.js';
 import { Intake, type IntakeStates } from './intake.js';
-import { hintAtPageSize } from './page-size-hint.js';
 import { Payload } from './payload.js';
 import type { PlacementOptions } from './placement.js';
 
@@ -159,14 +159,7 @@ class ReceiveChannel implements Channel, IntakeStates {
         if (this.#control.frozen || isEnd) this.#endOfStream();
         else this.#settle?.(error);
       },
-      stalled: () => {
-        const error = new MultifdError(
-          'ERR_MULTIFD_STALL',
-          `inside a packet (${this.#state}) the peer has sent nothing for ${this.#task.stallTimeoutMs} ms: ` +
-            receivedExpected('bytes', intake.have, intake.wanted),
-        );
-        this.#settle?.(this.#hinted(error));
-      },
+      stalled: () => this.#settle?.(stalledInside(this.#position, this.#task.stallTimeoutMs)),
     });
   }
 
@@ -177,12 +170,7 @@ class ReceiveChannel implements Channel, IntakeStates {
       this.#settle?.();
       return;
     }
-    const error = new MultifdError(
-      'ERR_MULTIFD_EOF',
-      `the channel ended inside a packet (${this.#state}): ` +
-        receivedExpected('bytes', this.#intake.have, this.#intake.wanted),
-    );
-    this.#settle?.(this.#hinted(error));
+    this.#settle?.(endedInside(this.#position));
   }
 
   /** STOP takes the socket away; at an orderly end the calling thread wants no more bytes either. */
@@ -249,15 +237,17 @@ class ReceiveChannel implements Channel, IntakeStates {
       return;
     }
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'receive channel');
-    this.#settle?.(this.#hinted(error));
+    this.#settle?.(hintAtPageSize(error, this.#position));
   }
 
-  #hinted(error: MultifdError): MultifdError {
-    return hintAtPageSize(error, {
-      pageSize: this.#task.pageSize,
+  get #position(): ChannelPosition {
+    return {
+      state: this.#state,
+      have: this.#intake.have,
+      wanted: this.#intake.wanted,
       packets: this.#stats[STAT_PACKETS],
-      headerHas: this.#state === 'HEADER' ? this.#intake.have : undefined,
-    });
+      pageSize: this.#task.pageSize,
+    };
   }
 
   #expect(state: State, want: Uint8Array): void {
