@@ -11,7 +11,7 @@
  */
 export { createReceiver, createSender, type Receiver, type Sender } from './public-session.js';
 export type { ReceiverStats } from './recv/receiver.js';
-export type { ChannelStats, Stats } from './session.js';
+export type { ChannelStats, Stats } from './session-stats.js';
 export {
   type CommonOptions,
   type Compression,

@@ -1,6 +1,6 @@
 /**
- * What a sender and a receiver have in common, on the calling thread: the worker pool, one task a channel, the first
- * error, the ends, stats and progress.
+ * What a sender and a receiver have in common, on the calling thread: the first error, the ends, waits and progress. The
+ * channels' threads are in channel-pool.ts, what is counted in session-stats.ts.
  *
  *     opening --> running --> ending --> closed          end(): orderly, everything delivered first
  *         \          \           \          ^
@@ -15,61 +15,20 @@
  * without its reason, so everything that wants to throw waits for `#settled`.
  */
 import { performance } from 'node:perf_hooks';
-import { Piscina } from 'piscina';
-import diagnostics from 'node:diagnostics_channel';
 import type { MessagePort } from 'node:worker_threads';
-import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
+import { ChannelPool } from './channel-pool.js';
 import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
 import { checkKeys } from './option-checks.js';
 import { type Compression } from './options.js';
 import { BlockFiles } from './ram/file-block.js';
-import { threadOptions } from './runtime.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
-import { readClock } from './shared/clock.js';
-import {
-  STAT_BYTES,
-  STAT_DEVICE_STATES,
-  STAT_NORMAL_PAGES,
-  STAT_PACKETS,
-  STAT_SYNCS,
-  STAT_ZERO_PAGES,
-} from './shared/layout.js';
-import { isTraceMessage, trace, wantsThreadTrace, type TracePoint } from './trace.js';
+import { STAT_BYTES } from './shared/layout.js';
+import { sumStats, type Stats } from './session-stats.js';
+import { trace, wantsThreadTrace, type TracePoint } from './trace.js';
 
 /** How long the channels may take to come back after STOP before their threads are terminated. */
 const JOIN_MS = 600;
 const WATCH_MS = 250;
-/**
- * Threads that load their modules at the same time. All at once, 255 of them would keep the calling thread from its
- * event loop for seconds.
- */
-const MAX_BOOTING = 4;
-
-/** Counters of one channel, or the sum of all. */
-export interface ChannelStats {
-  /** Bytes on the wire of the channels: hello, headers and payloads. */
-  bytes: number;
-  packets: number;
-  /** Pages that travelled with their data. */
-  normalPages: number;
-  /** Pages that travelled as an offset only. */
-  zeroPages: number;
-  /** SYNC packets. */
-  syncs: number;
-  /** DEVICE_STATE packets. */
-  deviceStates: number;
-  /** Milliseconds the channel's thread waited for work, and worked (socket included). */
-  idleMs: number;
-  busyMs: number;
-}
-
-export interface Stats extends ChannelStats {
-  /** Page bytes that travelled, zero pages included: (normalPages + zeroPages) * pageSize. */
-  pageBytes: number;
-  /** Milliseconds since the session was opened. */
-  elapsedMs: number;
-  channels: ChannelStats[];
-}
 
 export abstract class Session implements AsyncDisposable {
   /**
@@ -86,12 +45,7 @@ export abstract class Session implements AsyncDisposable {
   #ended = false;
   #closed = false;
   #ending: Promise<void> | undefined;
-  readonly #tasks: Promise<void>[] = [];
-  /** Channels get their threads one after the other. */
-  #starting: Promise<void> = Promise.resolve();
-  #started = 0;
-  readonly #pool: Piscina;
-  #poolGone = false;
+  readonly #pool: ChannelPool;
   #tracedStop = STOP_RUN;
   #resolveDone!: () => void;
   #rejectDone!: (error: MultifdError) => void;
@@ -121,27 +75,10 @@ export abstract class Session implements AsyncDisposable {
       this.#rejectDone = reject;
     });
     this.done.catch(() => {});
-    this.#pool = new Piscina({
-      ...threadOptions(thread, compression),
-      name: 'default',
-      // The first ones at once, for a receiver that waits for its source; see #mayStart() for the others.
-      minThreads: Math.min(control.channels, MAX_BOOTING),
-      maxThreads: control.channels,
-      // The workers' event loops must turn between tasks: they own sockets.
-      atomics: 'disabled',
-      concurrentTasksPerWorker: 1,
-      // Workers are the session's and end with it.
-      idleTimeout: Infinity,
-      // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
-      resourceLimits: { maxYoungGenerationSizeMb: 3 },
-      workerData: { control: control.shared.control, compression } satisfies ChannelThread,
+    this.#pool = new ChannelPool(thread, control, compression, {
+      failed: (error, first) => (first ? this.#settle(error) : void this.#later.push(error)),
+      broke: (error) => this.fail(error),
     });
-    this.#pool.on('message', (message: unknown) => {
-      if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);
-    });
-    this.#pool.on('error', (error) =>
-      this.fail(MultifdError.wrap(error, 'ERR_MULTIFD_WORKER', 'channel thread')),
-    );
     control.trace = wantsThreadTrace();
     // Keeps the process alive while something is waited for (Atomics.waitAsync does not), and follows subscriptions.
     this.#keepAlive = setInterval(() => {
@@ -173,41 +110,7 @@ export abstract class Session implements AsyncDisposable {
    * @param transfer what of it goes to the thread for good
    */
   protected runChannel(id: number, task: object, transfer: readonly MessagePort[] = []): void {
-    const turn = this.#starting.then(() => this.#mayStart());
-    this.#starting = turn.then(() => {});
-    this.#tasks.push(turn.then((may) => (may ? this.#run(id, task, transfer) : undefined)));
-  }
-
-  /** Is there a thread, or may one be made? False if the session stops before that. */
-  async #mayStart(): Promise<boolean> {
-    const { control } = this;
-    for (;;) {
-      const booted = control.bootedCount;
-      if (control.stopped !== STOP_RUN) return false;
-      const threads = this.#pool.threads.length;
-      if (this.#started < threads || threads - booted < MAX_BOOTING) {
-        this.#started++;
-        return true;
-      }
-      await control.waitBooted(booted);
-    }
-  }
-
-  async #run(id: number, task: object, transfer: readonly MessagePort[]): Promise<void> {
-    try {
-      const result = (await this.#pool.run(task, { transferList: [...transfer] })) as
-        ChannelOutcome | ChannelOutcome[];
-      for (const { error: plain, first } of Array.isArray(result) ? result : [result]) {
-        if (plain === undefined) continue;
-        const error = MultifdError.fromPlain(plain);
-        if (first === true) this.#settle(error);
-        else this.#later.push(error);
-      }
-    } catch (thrown) {
-      // The pool rejects every task that is left when it goes.
-      if (this.#poolGone) return;
-      this.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', `the thread of channel ${id} died`));
-    }
+    this.#pool.start(id, task, transfer);
   }
 
   /** Ends the session with an error, if it is the first. */
@@ -382,9 +285,8 @@ export abstract class Session implements AsyncDisposable {
   }
 
   async #teardown(): Promise<void> {
-    const all = Promise.allSettled(this.#tasks);
+    const all = this.#pool.ended();
     await this.joined(all);
-    this.#poolGone = true;
     await this.#pool.destroy();
     await all;
     this.control.stop(STOP_FAIL);
@@ -450,35 +352,7 @@ export abstract class Session implements AsyncDisposable {
 
   /** Counters so far, in total and for each channel; also after the end. */
   stats(): Stats {
-    const channels: ChannelStats[] = [];
-    for (const counters of this.#counters) {
-      channels.push({
-        bytes: counters[STAT_BYTES],
-        packets: counters[STAT_PACKETS],
-        normalPages: counters[STAT_NORMAL_PAGES],
-        zeroPages: counters[STAT_ZERO_PAGES],
-        syncs: counters[STAT_SYNCS],
-        deviceStates: counters[STAT_DEVICE_STATES],
-        ...readClock(counters),
-      });
-    }
-    const sum = (key: keyof ChannelStats): number =>
-      channels.reduce((total, channel) => total + channel[key], 0);
-    const normalPages = sum('normalPages');
-    const zeroPages = sum('zeroPages');
-    return {
-      bytes: sum('bytes'),
-      packets: sum('packets'),
-      normalPages,
-      zeroPages,
-      syncs: sum('syncs'),
-      deviceStates: sum('deviceStates'),
-      idleMs: sum('idleMs'),
-      busyMs: sum('busyMs'),
-      pageBytes: (normalPages + zeroPages) * this.pageSize,
-      elapsedMs: this.#elapsed ?? performance.now() - this.#opened,
-      channels,
-    };
+    return sumStats(this.#counters, this.pageSize, this.#elapsed ?? performance.now() - this.#opened);
   }
 
   /**

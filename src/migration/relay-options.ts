@@ -17,7 +17,7 @@ import {
 } from '../options.js';
 import type { Receiver as PublicReceiver, Sender as PublicSender } from '../public-session.js';
 import type { ReceiverStats } from '../recv/receiver.js';
-import type { Stats } from '../session.js';
+import type { Stats } from '../session-stats.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';

@@ -27,7 +27,7 @@ import { checkTls, type SenderOptions, type ZeroPageDetection } from '../options
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { createSender, type Sender } from '../send/sender.js';
-import type { Stats } from '../session.js';
+import type { Stats } from '../session-stats.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';

@@ -12,7 +12,7 @@ import { performance } from 'node:perf_hooks';
 import { setImmediate as turnEventLoop, setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../../errors.js';
 import { createSender, type Sender } from '../../send/sender.js';
-import type { Stats } from '../../session.js';
+import type { Stats } from '../../session-stats.js';
 import { CliError } from '../cli-error.js';
 import { DestinationProcess } from './destination-process.js';
 import { digestBlocks } from './digest.js';

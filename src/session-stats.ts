@@ -1,0 +1,69 @@
+/** What a session counts: each channel in its own words of shared memory (shared/layout.ts), summed up when asked for. */
+import { readClock } from './shared/clock.js';
+import {
+  STAT_BYTES,
+  STAT_DEVICE_STATES,
+  STAT_NORMAL_PAGES,
+  STAT_PACKETS,
+  STAT_SYNCS,
+  STAT_ZERO_PAGES,
+} from './shared/layout.js';
+
+/** Counters of one channel, or the sum of all. */
+export interface ChannelStats {
+  /** Bytes on the wire of the channels: hello, headers and payloads. */
+  bytes: number;
+  packets: number;
+  /** Pages that travelled with their data. */
+  normalPages: number;
+  /** Pages that travelled as an offset only. */
+  zeroPages: number;
+  /** SYNC packets. */
+  syncs: number;
+  /** DEVICE_STATE packets. */
+  deviceStates: number;
+  /** Milliseconds the channel's thread waited for work, and worked (socket included). */
+  idleMs: number;
+  busyMs: number;
+}
+
+export interface Stats extends ChannelStats {
+  /** Page bytes that travelled, zero pages included: (normalPages + zeroPages) * pageSize. */
+  pageBytes: number;
+  /** Milliseconds since the session was opened. */
+  elapsedMs: number;
+  channels: ChannelStats[];
+}
+
+/**
+ * @param counters of each channel
+ * @param pageSize in bytes
+ */
+export function sumStats(counters: readonly Float64Array[], pageSize: number, elapsedMs: number): Stats {
+  const channels = counters.map((counts): ChannelStats => ({
+    bytes: counts[STAT_BYTES],
+    packets: counts[STAT_PACKETS],
+    normalPages: counts[STAT_NORMAL_PAGES],
+    zeroPages: counts[STAT_ZERO_PAGES],
+    syncs: counts[STAT_SYNCS],
+    deviceStates: counts[STAT_DEVICE_STATES],
+    ...readClock(counts),
+  }));
+  const sum = (key: keyof ChannelStats): number =>
+    channels.reduce((total, channel) => total + channel[key], 0);
+  const normalPages = sum('normalPages');
+  const zeroPages = sum('zeroPages');
+  return {
+    bytes: sum('bytes'),
+    packets: sum('packets'),
+    normalPages,
+    zeroPages,
+    syncs: sum('syncs'),
+    deviceStates: sum('deviceStates'),
+    idleMs: sum('idleMs'),
+    busyMs: sum('busyMs'),
+    pageBytes: (normalPages + zeroPages) * pageSize,
+    elapsedMs,
+    channels,
+  };
+}
