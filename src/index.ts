@@ -8,6 +8,22 @@
  *     await sender.end();                                await receiver.end();
  *
  * The bytes on the wire are QEMU's own. All failures are `MultifdError`s with a stable `code`.
+ *
+ * The layers; each knows only those below it:
+ *
+ *     cli/            commands | demo | terminal                  qmp/  a QEMU's monitor
+ *     index.ts        this file
+ *     migration/      a whole migration: receive into a file, send from one, relay
+ *     mapped-ram/     files in QEMU's mapped-ram format           stream/  QEMU's main stream
+ *     send/  recv/    the two ends: slots, packets, sync points   session.ts  errors and ends, channel-pool.ts  threads
+ *     transport/      every socket: addresses, connecting, listening, telling connections apart, descriptors to threads,
+ *                     reads and writes, stalls, ends; plain or tls/
+ *     methods/        none, zlib, zstd                            shared/  slots and semaphores, the only Atomics
+ *     wire/  ram/     bytes of hello and packets; blocks, bitmaps, zero pages
+ *     errors.ts       options.ts: every option, checked in one place
+ *
+ *     calling thread   migration, the queueing side and the receiver, main's connection and handshake
+ *     channel threads  one for each channel (workers/): its connection, its handshake, its codec
  */
 export { createReceiver, createSender, type Receiver, type Sender } from './public-session.js';
 export type { ReceiverStats } from './recv/receiver.js';
