@@ -12,7 +12,9 @@ import { type Program, requirePrograms } from './programs.js';
 import { Qemu, workFolder } from './qemu.js';
 import { type Kind, makeFolders } from './tls.js';
 
-const MACHINE = 'pc-i440fx-7.2';
+/** What both versions have, and what makes the new one insist on an orderly end of TLS on each channel (10.0 and later). */
+const OLD_MACHINE = 'pc-i440fx-7.2';
+const NEW_MACHINE = 'pc-i440fx-10.0';
 const METHODS: readonly Compression[] = ['none', 'zstd'];
 const VERSIONS: readonly TlsVersion[] = ['TLSv1.2', 'TLSv1.3'];
 
@@ -60,7 +62,7 @@ export function runTlsMatrix(cases: readonly TlsCase[]): void {
   const programs: Record<Peer, Program> = requirePrograms();
   const folder = workFolder(file);
   const dirs = makeFolders(folder);
-  let source: Promise<Qemu> | undefined;
+  const sources = new Map<string, Promise<Qemu>>();
   for (const it of cases) {
     const { kind, version, compression, channels, returnPath, tcp } = it;
     const from = programs[it.source].version;
@@ -70,7 +72,10 @@ export function runTlsMatrix(cases: readonly TlsCase[]): void {
       `${kind}, ${version}, ${compression} x ${channels}${path}: QEMU ${from} -> file -> QEMU ${to}`,
       async (t) => {
         const dir = (await dirs)[kind];
-        source ??= Qemu.start(file, programs[it.source], folder, { machine: MACHINE });
+        const isNew = it.source === 'qemu' && it.destination === 'qemu';
+        const machine = isNew ? NEW_MACHINE : OLD_MACHINE;
+        const source = sources.get(machine) ?? Qemu.start(file, programs[it.source], folder, { machine });
+        sources.set(machine, source);
         const guest = await source;
         await resume(guest);
         await guest.waitUntilReady();
