@@ -15,6 +15,7 @@ import { connect } from './connect.js';
 import { brokenBy } from './tls/broken.js';
 import type { TlsCredentials } from './tls/credentials.js';
 import { writePieces } from './write-pieces.js';
+import { PortionWriter } from './write-portions.js';
 
 /** See #watchStall(); the slack is for a thread that gets no processor. */
 const STALL_PERIODS = 4;
@@ -36,6 +37,8 @@ export class SendConnection {
   readonly #options: SendConnectionOptions;
   #socket: net.Socket | undefined;
   #raw: net.Socket | undefined;
+  /** With TLS. */
+  #portions: PortionWriter | undefined;
   #broken: MultifdError | undefined;
   #wakeWriter: (() => void) | undefined;
   #writing = false;
@@ -67,6 +70,7 @@ export class SendConnection {
       this.#raw = this.#socket = raw;
     });
     this.#socket = socket;
+    if (tls !== undefined) this.#portions = new PortionWriter(socket);
     if (this.#broken !== undefined) throw this.#broken;
     socket.on('error', (error) => this.break(brokenBy(tls, error, 'connection broke')));
     socket.on('close', () => {
@@ -117,10 +121,11 @@ export class SendConnection {
     this.#raw?.destroy();
   }
 
-  /** Hands the pieces, at least one, to the kernel in one call. To be called only while nothing is on its way. */
+  /** Hands the pieces, at least one, to the kernel, in one call (with TLS in several). Only while nothing is on its way. */
   write(pieces: readonly Uint8Array[]): void {
     this.#writing = true;
-    writePieces(this.#socket as net.Socket, pieces, this.#written);
+    if (this.#portions !== undefined) this.#portions.write(pieces, this.#written);
+    else writePieces(this.#socket as net.Socket, pieces, this.#written);
   }
 
   readonly #written = (error?: Error | null): void => {
