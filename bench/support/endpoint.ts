@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import v8 from 'node:v8';
 import vm from 'node:vm';
-import { createReceiver, createSender, type Address } from '../../src/index.js';
+import { createReceiver, createSender, type Address, type TlsOptions } from '../../src/index.js';
 import { serve, type Peer } from './child.js';
 import { digest, fillImage, prefault, windows } from './image.js';
 import { monotonicMs } from './measure.js';
@@ -46,11 +46,22 @@ function readImage(memory: SharedArrayBuffer, file: string): void {
   }
 }
 
+function tlsOf({ tlsFolder }: Start): { tls?: TlsOptions } {
+  return tlsFolder === undefined ? {} : { tls: { dir: tlsFolder } };
+}
+
 async function openSender(start: Start, memory: SharedArrayBuffer, parent: Peer): Promise<End> {
   const { channels, compression, pageSize } = start;
   const { address } = await parent.next<{ address: Address }>();
   const blocks = [{ name: 'pc.ram', memory }];
-  const sender = await createSender({ address, blocks, channels, compression, pageSize });
+  const sender = await createSender({
+    address,
+    blocks,
+    channels,
+    compression,
+    pageSize,
+    ...tlsOf(start),
+  });
   return {
     ready: Promise.resolve(),
     move: async (bytes) => {
@@ -66,7 +77,14 @@ async function openReceiver(start: Start, memory: SharedArrayBuffer, parent: Pee
   const { channels, compression, pageSize } = start;
   // All of it is zero, written or not: what a QEMU takes for granted of its destination as well.
   const blocks = [{ name: 'pc.ram', memory, fresh: true }];
-  const receiver = await createReceiver({ address: { port: 0 }, blocks, channels, compression, pageSize });
+  const receiver = await createReceiver({
+    address: { port: 0 },
+    blocks,
+    channels,
+    compression,
+    pageSize,
+    ...tlsOf(start),
+  });
   parent.tell({ address: receiver.address });
   return {
     ready: receiver.ready,

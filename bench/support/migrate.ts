@@ -19,12 +19,14 @@ export interface MigrationCase {
   prefault?: boolean;
   /** Is the main loops' delay wanted? It costs a timer a millisecond. */
   watchLoop?: boolean;
+  /** The folder with credentials of both roles, for TLS. */
+  tlsFolder?: string;
   /** A first pass over so many bytes that is not reported: code that is run for the first time is slow. */
   warmUpBytes?: number;
 }
 
 /** What an end is told. */
-export type MigrationStart = MigrationCase & Required<Omit<MigrationCase, 'file'>>;
+export type MigrationStart = MigrationCase & Required<Omit<MigrationCase, 'file' | 'tlsFolder'>>;
 
 /** Of the main thread's event loop, in milliseconds, while passes run. */
 export interface Delay {

@@ -9,13 +9,15 @@ export interface PlainStart {
   connections: number;
   bytes: number;
   prefault: boolean;
+  /** The folder with credentials of both roles, for TLS. */
+  tlsFolder?: string;
 }
 
-serve<PlainStart>(async ({ role, connections, bytes, prefault }, parent) => {
+serve<PlainStart>(async ({ role, connections, bytes, prefault, tlsFolder }, parent) => {
   const memory = new SharedArrayBuffer(bytes);
   if (role === 'receive') {
     if (prefault) prefaultAll(memory);
-    const receivers = await PlainReceivers.open(memory, connections);
+    const receivers = await PlainReceivers.open(memory, connections, tlsFolder);
     const received = receivers.received();
     parent.tell({ ports: receivers.ports });
     parent.tell({ endedMs: await received, digest: digestOf(memory) });
@@ -25,7 +27,7 @@ serve<PlainStart>(async ({ role, connections, bytes, prefault }, parent) => {
     // Before the clock: it would take a core from those that send.
     const digest = digestOf(memory);
     const { ports } = await parent.next<{ ports: number[] }>();
-    const senders = await PlainSenders.open(memory, ports);
+    const senders = await PlainSenders.open(memory, ports, tlsFolder);
     const begunMs = monotonicMs();
     senders.send();
     parent.tell({ begunMs, digest });

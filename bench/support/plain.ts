@@ -9,7 +9,7 @@ import type { PlainTask } from './plain-socket.js';
 const PIECE_BYTES = 524288;
 
 function worker(
-  task: Pick<PlainTask, 'role' | 'memory' | 'port'>,
+  task: Pick<PlainTask, 'role' | 'memory' | 'port' | 'tlsFolder'>,
   index: number,
   connections: number,
 ): Worker {
@@ -22,10 +22,14 @@ export class PlainReceivers {
   readonly ports: number[] = [];
   readonly #workers: Worker[] = [];
 
-  static async open(memory: SharedArrayBuffer, connections: number): Promise<PlainReceivers> {
+  static async open(
+    memory: SharedArrayBuffer,
+    connections: number,
+    tlsFolder?: string,
+  ): Promise<PlainReceivers> {
     const receivers = new PlainReceivers();
     for (let i = 0; i < connections; i++) {
-      const receiver = worker({ role: 'receive', memory, port: 0 }, i, connections);
+      const receiver = worker({ role: 'receive', memory, port: 0, tlsFolder }, i, connections);
       const [{ port }] = (await once(receiver, 'message')) as [{ port: number }];
       receivers.ports.push(port);
       receivers.#workers.push(receiver);
@@ -50,10 +54,10 @@ export class PlainReceivers {
 export class PlainSenders {
   readonly #workers: Worker[] = [];
 
-  static async open(memory: SharedArrayBuffer, ports: number[]): Promise<PlainSenders> {
+  static async open(memory: SharedArrayBuffer, ports: number[], tlsFolder?: string): Promise<PlainSenders> {
     const senders = new PlainSenders();
     for (const [i, port] of ports.entries()) {
-      const sender = worker({ role: 'send', memory, port }, i, ports.length);
+      const sender = worker({ role: 'send', memory, port, tlsFolder }, i, ports.length);
       await once(sender, 'message');
       senders.#workers.push(sender);
     }

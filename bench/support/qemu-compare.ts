@@ -10,6 +10,8 @@
  *
  * With method none, where memory is most of the time, each side begins on memory that was in use just before.
  *
+ * With TLS both sides use the same certificates, and TLS 1.3.
+ *
  * RAM is compared each time with ours, and between the QEMUs once for each method and image.
  */
 import { spawnSync } from 'node:child_process';
@@ -17,11 +19,13 @@ import os from 'node:os';
 import path from 'node:path';
 import { MISSING_QEMU, findQemu } from '../../src/cli/demo/qemu/programs.js';
 import type { Compression } from '../../src/index.js';
+import { writeX509Credentials } from '../../src/transport/tls/make-credentials.js';
 import { buildLimit, NO_LIMIT } from './limit.js';
 import { migrate } from './migrate.js';
+import { nodeSockets } from './node-sockets.js';
 import { writeImage, type Image } from './image.js';
 import { counted, ratios, row, type Plot, type Row } from './measure.js';
-import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder } from './qemu.js';
+import { CREDENTIALS, PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder } from './qemu.js';
 import { remark } from './remark.js';
 
 export interface Case {
@@ -30,14 +34,23 @@ export interface Case {
   channels: number;
   prefault: boolean;
   pairs: number;
+  tls?: boolean;
   /** Speed against QEMU that must be reached. */
   floor?: number;
   /** Size on the wire against QEMU's that must not be passed. */
   wireCeiling?: number;
-  /** What C reaches, and the share of it that must be reached. */
-  limit?: { of: 'sockets' | 'memcmp'; floor: number };
+  /** What can be reached, in C or over Node's TLS sockets, and the share of it that must be. */
+  limit?: { of: keyof typeof LIMITS; floor: number };
 }
 
+const LIMITS = {
+  sockets: 'the plain sockets in C',
+  memcmp: 'memcmp on all cores',
+  'TLS sockets': "Node's TLS sockets",
+} as const;
+
+const TLS = 'tls';
+const HOST = '127.0.0.1';
 const LEVEL_MS = 60_000;
 
 type Side = 'qemu' | 'ours' | 'limit';
@@ -49,7 +62,7 @@ interface Moved {
 }
 
 /** One migration, or undefined where a case does not want this side. */
-type Sides = Record<Side, (it: Case) => Promise<Moved> | undefined>;
+type Sides = Record<Side, (it: Case) => Promise<Moved | undefined>>;
 
 /** Of each side, in the order of the rounds. */
 type Figures = Record<Side, { speed: number[]; wireBytes: number[] }>;
@@ -63,6 +76,7 @@ export async function* compare(bench: string, cases: readonly Case[]): AsyncGene
   try {
     for (const image of new Set(cases.map((it) => it.image)))
       writeImage(path.join(folder.path, image), RAM_BYTES, image);
+    if (cases.some((it) => it.tls)) await writeX509Credentials(path.join(folder.path, TLS), [HOST]);
     const sides = openSides(folder.path, bench, cases);
     // The programs are read from the disk before they count.
     await measure(sides, { ...cases[0], pairs: 1 });
@@ -74,7 +88,7 @@ export async function* compare(bench: string, cases: readonly Case[]): AsyncGene
 
 function openSides(folder: string, bench: string, cases: readonly Case[]): Sides {
   const limit = buildLimit();
-  if (limit === undefined && cases.some((it) => it.limit !== undefined)) remark(bench, NO_LIMIT);
+  if (limit === undefined && cases.some((it) => it.limit !== undefined && !it.tls)) remark(bench, NO_LIMIT);
   const cores = os.availableParallelism();
   const verified = new Set<string>();
   return {
@@ -83,16 +97,16 @@ function openSides(folder: string, bench: string, cases: readonly Case[]): Sides
       verified.add(methodOf(it));
       return qemuToQemu(folder, it, verify);
     },
-    ours: (it) => ourOwn(path.join(folder, it.image), it),
-    limit: (it) => {
-      if (limit === undefined || it.limit === undefined) return undefined;
+    ours: (it) => ourOwn(folder, it),
+    limit: async (it) => {
       const { channels: connections, prefault } = it;
-      const rate =
-        it.limit.of === 'sockets'
-          ? limit.sockets({ connections, bytes: RAM_BYTES, prefault })
-          : limit.zero('memcmp', cores, RAM_BYTES);
-      if (rate === undefined) return undefined;
-      return Promise.resolve({ seconds: RAM_BYTES / 1e9 / rate, wireBytes: RAM_BYTES });
+      const how = { connections, bytes: RAM_BYTES, prefault };
+      let rate: number | undefined;
+      if (it.limit?.of === 'TLS sockets') {
+        rate = await nodeSockets({ ...how, tlsFolder: tlsFolder(folder) });
+      } else if (it.limit?.of === 'sockets') rate = limit?.sockets(how);
+      else if (it.limit?.of === 'memcmp') rate = limit?.zero('memcmp', cores, RAM_BYTES);
+      return rate === undefined ? undefined : { seconds: RAM_BYTES / 1e9 / rate, wireBytes: RAM_BYTES };
     },
   };
 }
@@ -128,8 +142,10 @@ async function measure(sides: Sides, it: Case): Promise<Figures> {
   return figures;
 }
 
-async function ourOwn(file: string, { channels, compression, prefault }: Case): Promise<Moved> {
-  const how = { size: RAM_BYTES, file, channels, compression, prefault };
+async function ourOwn(folder: string, it: Case): Promise<Moved> {
+  const { channels, compression, prefault } = it;
+  const file = path.join(folder, it.image);
+  const how = { size: RAM_BYTES, file, channels, compression, prefault, ...tlsOf(folder, it) };
   const { seconds, send } = await migrate(how);
   return { seconds: seconds[0], wireBytes: send.wireBytes };
 }
@@ -139,8 +155,13 @@ async function qemuToQemu(folder: string, it: Case, verify: boolean): Promise<Mo
   const target = path.join(folder, 'target.ram');
   makeRam(target, it.prefault);
   const started = await Promise.allSettled([
-    PausedQemu.start(folder, 'from', { ram: source, prealloc: true }),
-    PausedQemu.start(folder, 'to', { ram: target, prealloc: it.prefault, incoming: true }),
+    PausedQemu.start(folder, 'from', { ram: source, prealloc: true, ...tlsOf(folder, it) }),
+    PausedQemu.start(folder, 'to', {
+      ram: target,
+      prealloc: it.prefault,
+      incoming: true,
+      ...tlsOf(folder, it),
+    }),
   ]);
   try {
     const [from, to] = started.map((one) => {
@@ -151,6 +172,7 @@ async function qemuToQemu(folder: string, it: Case, verify: boolean): Promise<Mo
       await qemu.setMigration(['multifd', 'return-path'], {
         'multifd-channels': it.channels,
         'multifd-compression': it.compression,
+        ...(it.tls && { 'tls-creds': CREDENTIALS }),
       });
     }
     await from.execute('migrate', { uri: await to.listen() });
@@ -169,13 +191,22 @@ async function qemuToQemu(folder: string, it: Case, verify: boolean): Promise<Mo
   }
 }
 
+/** The one host's, which has the credentials of both roles. */
+function tlsFolder(folder: string): string {
+  return path.join(folder, TLS, HOST);
+}
+
+function tlsOf(folder: string, { tls }: Case): { tlsFolder?: string } {
+  return tls === true ? { tlsFolder: tlsFolder(folder) } : {};
+}
+
 function methodOf({ compression, image }: Case): string {
   return `${compression}, ${image}`;
 }
 
 function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] {
   const { compression, channels, floor, wireCeiling } = it;
-  const method = methodOf(it);
+  const method = `${methodOf(it)}${it.tls ? ', TLS 1.3' : ''}`;
   const memory = it.prefault ? 'prefaulted' : 'fresh';
   const name = `${method}, ${counted(channels, 'channel')}, ${memory}`;
   const speed = (who: string, { speed }: Figures[Side], series?: string): Row =>
@@ -203,7 +234,7 @@ function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] 
     rows.push(row(bench, `${name}: size on the wire against QEMU`, '', sizes, more));
   }
   if (it.limit !== undefined && limit.speed.length > 0) {
-    const what = it.limit.of === 'sockets' ? 'the plain sockets in C' : 'memcmp on all cores';
+    const what = LIMITS[it.limit.of];
     const plot: Plot = { chart: 'limit', series: 'multifd', x: `${method}: ${what}` };
     rows.push(speed(what, limit), share(`share of ${what}`, limit, { floor: it.limit.floor, plot }));
   }

@@ -17,6 +17,8 @@ const WAIT_MS = 60_000;
 const START_POLL_MS = 10;
 /** Short beside what is measured, and few enough commands not to be seen by QEMU. */
 const POLL_MS = 2;
+/** For its parameter tls-creds. */
+export const CREDENTIALS = 'tls0';
 const ANY_PORT = 'tcp:127.0.0.1:0';
 
 /** Part of the answer to query-migrate. */
@@ -34,6 +36,8 @@ export interface QemuOptions {
   ram: string;
   /** Does it map all its pages at the start, and make those that are not there? */
   prealloc: boolean;
+  /** The folder with credentials of both roles, for TLS 1.3. */
+  tlsFolder?: string;
   /** Does it wait for a migration? */
   incoming?: boolean;
 }
@@ -78,6 +82,11 @@ export function mustBeSame(source: string, target: string, who: string): void {
   if (status !== 0) throw new Error(`${who}: RAM differs: ${stderr}`);
 }
 
+function credentials(folder: string, server: boolean): string {
+  const endpoint = server ? 'server' : 'client';
+  return `tls-creds-x509,id=${CREDENTIALS},dir=${folder},endpoint=${endpoint},priority=NORMAL:-VERS-ALL:+VERS-TLS1.3`;
+}
+
 export class PausedQemu {
   readonly #child: ChildProcess;
   #qmp!: Qmp;
@@ -92,7 +101,7 @@ export class PausedQemu {
   static async start(
     folder: string,
     name: string,
-    { ram, prealloc, incoming }: QemuOptions,
+    { ram, prealloc, tlsFolder, incoming }: QemuOptions,
   ): Promise<PausedQemu> {
     const program = findQemu();
     if (program === undefined) throw new Error('no QEMU');
@@ -106,6 +115,7 @@ export class PausedQemu {
         ...['-machine', 'pc,memory-backend=ram', '-qmp', `unix:${socket},server=on,wait=off`],
         '-object',
         `memory-backend-file,id=ram,size=${RAM_BYTES},mem-path=${ram},share=on,prealloc=${prealloc ? 'on' : 'off'}`,
+        ...(tlsFolder === undefined ? [] : ['-object', credentials(tlsFolder, incoming === true)]),
         ...(incoming === true ? ['-incoming', 'defer'] : []),
       ],
       { env: program.env, stdio: ['ignore', 'ignore', 'inherit'] },
