@@ -4,6 +4,7 @@ import type { SwitchoverAck } from '../../migration/switchover-ack.js';
 import { type Compression } from '../../options.js';
 import { formatAddress, type AddressText } from '../../transport/address.js';
 import type { Bounds } from '../../stream/bounds.js';
+import type { TlsOptions } from '../../transport/tls/options.js';
 import { EXIT_OK } from '../cli-error.js';
 import { formatRate, formatShare, formatSize } from '../terminal/format.js';
 import {
@@ -26,6 +27,7 @@ import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
+import { addTlsOptions, tlsFrom } from './tls-options.js';
 
 interface ReceiveFlags extends SessionFlags, OutputFlags, Bounds {
   listen: AddressText;
@@ -51,6 +53,8 @@ Examples:
   $ multifd receive --listen unix:/run/park.sock --out vm.mig
   $ multifd receive --listen tcp:0.0.0.0:4444 --channels 8 --compression zstd \\
       --out vm.mig --json
+  $ multifd receive --listen tcp:0.0.0.0:4444 --tls-creds /etc/pki/qemu \\
+      --tls-authz 'CN=host?' --out vm.mig
 
 Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by
 Ctrl-C, 143 by SIGTERM.`;
@@ -79,17 +83,23 @@ export function addReceiveCommand(program: Command): void {
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('where it may be owed and does no harm'));
   requireOptions(command, '--listen', '--out');
-  addOutputOptions(addBoundOptions(addSessionOptions(command)))
+  addBoundOptions(addSessionOptions(command));
+  addOutputOptions(addTlsOptions(command, ['server'], 'the source'))
     .addHelpText('after', EXAMPLES)
-    .action(async (flags: ReceiveFlags) => {
+    .action(async (flags: ReceiveFlags, command: Command) => {
+      const tls = await tlsFrom(command, 'server');
       await runCommand(flags.verbose === true, async (cancelled) => {
-        await receive(flags, cancelled);
+        await receive(flags, tls, cancelled);
         return EXIT_OK;
       });
     });
 }
 
-async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<void> {
+async function receive(
+  flags: ReceiveFlags,
+  tls: TlsOptions | undefined,
+  cancelled: AbortSignal,
+): Promise<void> {
   const output = outputFor(flags);
   const { receiveMigration } = await import('../../migration/receive.js');
   await runMigration(
@@ -102,6 +112,7 @@ async function receive(flags: ReceiveFlags, cancelled: AbortSignal): Promise<voi
         maxBlocks: flags.maxBlocks,
         maxDescription: flags.maxDescription,
         address: flags.listen,
+        ...(tls && { tls }),
         out: flags.out,
         channels: flags.channels,
         compression: flags.compression,

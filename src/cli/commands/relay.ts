@@ -4,6 +4,7 @@ import type { SwitchoverAck } from '../../migration/switchover-ack.js';
 import { type Compression } from '../../options.js';
 import { formatAddress, type AddressText } from '../../transport/address.js';
 import type { Bounds } from '../../stream/bounds.js';
+import type { TlsOptions } from '../../transport/tls/options.js';
 import { EXIT_OK } from '../cli-error.js';
 import { formatRate, formatSize } from '../terminal/format.js';
 import {
@@ -29,6 +30,7 @@ import { choiceOf, sizeFrom } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
+import { addTlsOptions, tlsFrom } from './tls-options.js';
 
 interface RelayFlags extends SessionFlags, OutputFlags, Bounds {
   listen: AddressText;
@@ -57,6 +59,9 @@ ended.
 Examples:
   $ multifd relay --listen unix:/run/out.sock --to tcp:far.example:4444 \\
       --compression-out zstd --channels-out 4
+  $ multifd relay --listen unix:/run/out.sock --to tcp:far.example:4444 \\
+      --tls-creds-out /etc/pki/qemu
+                                     plain on this host, TLS between hosts
 
 Exit codes: 0 passed on to the end, 1 failed, 2 wrong usage, 130 cancelled by
 Ctrl-C, 143 by SIGTERM.`;
@@ -97,12 +102,20 @@ export function addRelayCommand(program: Command): void {
         .argParser(sizeFrom(0, 'bytes a second')),
     );
   requireOptions(command, '--listen', '--to');
-  addOutputOptions(addBoundOptions(addSessionOptions(command)))
+  addBoundOptions(addSessionOptions(command));
+  addTlsOptions(command, ['server'], 'the source', '-in');
+  addOutputOptions(addTlsOptions(command, ['client'], 'the destination', '-out'))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: RelayFlags, command: Command) => {
       const level = checked(command, () => levelFor('--level-out', flags.levelOut, flags.compressionOut));
+      const tlsIn = await tlsFrom(command, 'server', '-in');
+      const tlsOut = await tlsFrom(command, 'client', '-out', flags.to);
       await runCommand(flags.verbose === true, async (cancelled) => {
-        await relay(flags, level, cancelled);
+        await relay(
+          flags,
+          { in: { ...(tlsIn && { tls: tlsIn }) }, out: { ...level, ...(tlsOut && { tls: tlsOut }) } },
+          cancelled,
+        );
         return EXIT_OK;
       });
     });
@@ -110,7 +123,10 @@ export function addRelayCommand(program: Command): void {
 
 async function relay(
   flags: RelayFlags,
-  level: { zlibLevel?: number; zstdLevel?: number },
+  more: {
+    in: { tls?: TlsOptions };
+    out: { zlibLevel?: number; zstdLevel?: number; tls?: TlsOptions };
+  },
   cancelled: AbortSignal,
 ): Promise<void> {
   const output = outputFor(flags);
@@ -126,9 +142,9 @@ async function relay(
         maxDescription: flags.maxDescription,
         listen: flags.listen,
         to: flags.to,
-        in: { channels: flags.channelsIn, compression: flags.compressionIn },
+        in: { ...more.in, channels: flags.channelsIn, compression: flags.compressionIn },
         out: {
-          ...level,
+          ...more.out,
           channels: flags.channelsOut,
           compression: flags.compressionOut,
           zeroPageDetection: flags.zeroPageDetectionOut,

@@ -1,6 +1,7 @@
 /** What receive, send and relay run in: the result or the failure is told, once, and progress followed to its end. */
 import { CliError } from '../cli-error.js';
 import type { Output } from '../terminal/output.js';
+import { sayInFlags } from './tls-options.js';
 
 /**
  * @param run does the work; what it hands to `follow` is waited for before the result is told
@@ -24,6 +25,7 @@ export async function runMigration<T>(
     const { record, text } = tell(result, seconds);
     output.result(record, text);
   } catch (error) {
+    sayInFlags(error);
     const reason = cancelled.aborted ? cancellation(cancelled.reason, error) : error;
     await Promise.allSettled(following);
     output.failed(reason);

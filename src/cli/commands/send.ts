@@ -2,6 +2,7 @@
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../../options.js';
 import type { AddressText } from '../../transport/address.js';
+import type { TlsOptions } from '../../transport/tls/options.js';
 import { parseQemuVersion } from '../../stream/machine.js';
 import type { Bounds } from '../../stream/bounds.js';
 import { EXIT_OK, UsageError } from '../cli-error.js';
@@ -24,6 +25,7 @@ import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
+import { addTlsOptions, tlsFrom } from './tls-options.js';
 
 interface SendFlags extends SessionFlags, OutputFlags, Bounds {
   to: AddressText;
@@ -49,6 +51,7 @@ Examples:
   $ multifd send vm.mig --to tcp:10.0.0.2:4444 --peer 7.2
                                      a destination older than the machine type
                                      says
+  $ multifd send vm.mig --to tcp:host2:4444 --tls-creds /etc/pki/qemu
 
 Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130
 cancelled by Ctrl-C, 143 by SIGTERM.`;
@@ -83,7 +86,8 @@ export function addSendCommand(program: Command): void {
         .argParser(sizeFrom(0, 'bytes a second')),
     );
   requireOptions(command, '--to');
-  addOutputOptions(addBoundOptions(addSessionOptions(command)))
+  addBoundOptions(addSessionOptions(command));
+  addOutputOptions(addTlsOptions(command, ['client'], 'the destination'))
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: SendFlags, command: Command) => {
       const level = checked(command, () => {
@@ -94,8 +98,9 @@ export function addSendCommand(program: Command): void {
         }
         return levelFor('--level', flags.level, flags.compression);
       });
+      const tls = await tlsFrom(command, 'client', '', flags.to);
       await runCommand(flags.verbose === true, async (cancelled) => {
-        await send(file, flags, level, cancelled);
+        await send(file, flags, { ...level, ...(tls && { tls }) }, cancelled);
         return EXIT_OK;
       });
     });
@@ -104,7 +109,7 @@ export function addSendCommand(program: Command): void {
 async function send(
   file: string,
   flags: SendFlags,
-  level: { zlibLevel?: number; zstdLevel?: number },
+  more: { zlibLevel?: number; zstdLevel?: number; tls?: TlsOptions },
   cancelled: AbortSignal,
 ): Promise<void> {
   const output = outputFor(flags);
@@ -120,7 +125,7 @@ async function send(
         maxRam: flags.maxRam,
         maxBlocks: flags.maxBlocks,
         maxDescription: flags.maxDescription,
-        ...level,
+        ...more,
         file,
         to: flags.to,
         offset: flags.offset,
