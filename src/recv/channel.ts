@@ -126,7 +126,7 @@ class ReceiveChannel implements Channel, IntakeStates {
     this.#open();
     this.#payload.openFiles();
     this.#clock.idle();
-    this.#trace('multifd_recv_thread_start', {});
+    this.#trace('multifd_recv_thread_start', { ...this.#connection?.secured });
     await new Promise<void>((resolve, reject) => {
       this.#settle = (error) => {
         if (this.#ended) return;

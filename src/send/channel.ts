@@ -134,7 +134,7 @@ class SendChannel implements Channel {
     await this.#startWrite();
     await this.#connection.flushed();
     this.#control.setChannelState(this.#id, CHANNEL_RUNNING);
-    this.#trace('multifd_send_thread_start', {});
+    this.#trace('multifd_send_thread_start', { ...this.#connection.secured });
     await this.#loop();
     if (this.#control.stopped !== STOP_FAIL) await this.#connection.finish();
     this.#trace('multifd_send_thread_end', {});

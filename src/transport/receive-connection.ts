@@ -14,6 +14,7 @@ import net from 'node:net';
 import type { MultifdError } from '../errors.js';
 import type { Connection } from './connect.js';
 import { watchStall } from './stall.js';
+import { tlsAgreed, type TlsAgreed } from './tls/agreed.js';
 import { brokenBy } from './tls/broken.js';
 
 const KEEP_ALIVE_MS = 10_000;
@@ -42,6 +43,8 @@ export interface ReceiveConnectionOptions {
 }
 
 export class ReceiveConnection {
+  /** With TLS: what the two ends agreed on. */
+  readonly secured: TlsAgreed | undefined;
   readonly #socket: net.Socket;
   readonly #raw: net.Socket;
   readonly #unwatch: () => void;
@@ -49,6 +52,7 @@ export class ReceiveConnection {
   constructor(options: ReceiveConnectionOptions) {
     const { from, intake, stallTimeoutMs, moved, ended, broke, stalled } = options;
     const { socket, raw, tls } = typeof from === 'number' ? takeOver(from, intake) : from;
+    this.secured = tlsAgreed(socket);
     this.#raw = raw;
     if (tls !== undefined) {
       socket.on('data', (bytes: Buffer) => {

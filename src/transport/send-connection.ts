@@ -13,6 +13,7 @@ import type { Address } from './address.js';
 import type net from 'node:net';
 import { connect } from './connect.js';
 import { brokenBy } from './tls/broken.js';
+import { tlsAgreed, type TlsAgreed } from './tls/agreed.js';
 import type { TlsCredentials } from './tls/credentials.js';
 import { writePieces } from './write-pieces.js';
 import { PortionWriter } from './write-portions.js';
@@ -53,6 +54,12 @@ export class SendConnection {
     return this.#broken;
   }
 
+  /** With TLS: what the two ends agreed on. */
+  get secured(): TlsAgreed | undefined {
+    return this.#secured;
+  }
+  #secured: TlsAgreed | undefined;
+
   /** Is something on its way? */
   get writing(): boolean {
     return this.#writing;
@@ -71,6 +78,7 @@ export class SendConnection {
     });
     this.#socket = socket;
     if (tls !== undefined) this.#portions = new PortionWriter(socket);
+    this.#secured = tlsAgreed(socket);
     if (this.#broken !== undefined) throw this.#broken;
     socket.on('error', (error) => this.break(brokenBy(tls, error, 'connection broke')));
     socket.on('close', () => {

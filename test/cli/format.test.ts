@@ -163,7 +163,7 @@ function demoResult(different: string[] = []): DemoResult {
   });
   return {
     ...{ channels: 255, compression: 'zstd', level: 20, zeroPageDetection: 'multifd', pageSize: 4096 },
-    ...{ maxBandwidth: 0, backing: 'shared', prefault: false, dirtyRounds: 1000, ram: null },
+    ...{ maxBandwidth: 0, backing: 'shared', prefault: false, dirtyRounds: 1000, ram: null, tls: null },
     ...{
       bytes: 2 ** 42,
       seconds: 12345.678,
@@ -226,11 +226,11 @@ t.test('demo --qemu says in words what was proven, too', async (t) => {
     channels: [{}],
   };
   const result = {
-    ...{ qemu: '10.0.2', ramBytes: 2 ** 27, differing: [] as string[], running: true },
+    ...{ qemu: '10.0.2', ramBytes: 2 ** 27, differing: [] as string[], running: true, tls: null },
     parked: { machine: 'pc-i440fx-10.0', fileBytes: 2 ** 27, blocks: [], seconds: 0.5, stats },
     resumed: { seconds: 0.5, stats },
   } as unknown as QemuDemoResult;
-  const plan = { channels: 2, compression: 'none', level: {} } as const;
+  const plan = { channels: 2, compression: 'none', level: {}, tls: null } as const;
   const screen = (more: Partial<QemuDemoResult>, columns = Infinity): string =>
     qemuText(plan, { ...result, ...more }, marks, columns);
   t.match(

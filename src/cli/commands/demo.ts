@@ -5,6 +5,7 @@ import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../../index.js';
 import { CliError, EXIT_OK, UsageError } from '../cli-error.js';
 import type { DemoPlan } from '../demo/demo-source.js';
+import { TLS_KINDS, type DemoTlsPlan, type TlsKind } from '../demo/demo-tls.js';
 import { MIN_SIZE } from '../demo/guest-image.js';
 import { checked, levelFor, parseLevel } from './migration-options.js';
 import {
@@ -22,6 +23,7 @@ import { checkRamFile } from '../demo/ram-file.js';
 import { reportTo, type Reporter } from '../demo/report.js';
 import type { Backing } from '../demo/report-records.js';
 import { runCommand } from './run-command.js';
+import { addTlsOptions, sayInFlags, tlsFrom } from './tls-options.js';
 
 const MAX_DIRTY_ROUNDS = 1000;
 const DEFAULT_LEVEL = 1;
@@ -39,6 +41,7 @@ interface DemoFlags extends OutputFlags {
   prefault?: true;
   dirtyRounds: number;
   qemu?: true;
+  tls?: TlsKind;
 }
 
 const BACKINGS = ['shared', 'file'] as const;
@@ -56,6 +59,7 @@ Examples:
                                                place, never written
   $ multifd demo --size 4G --prefault --dirty-rounds 5
                                                a guest that goes on writing
+  $ multifd demo --tls                         all of it through TLS
   $ multifd demo --qemu --compression zstd     a guest of QEMU, to a file and
                                                back
   $ multifd demo --json | jq 'select(.type == "result")'
@@ -64,7 +68,7 @@ Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by
 Ctrl-C, 143 by SIGTERM.`;
 
 export function addDemoCommand(program: Command): void {
-  program
+  const command = program
     .command('demo')
     .description("Migrates a guest's RAM from this process to another one, and proves that it arrived.")
     .optionsGroup('Guest:')
@@ -100,6 +104,7 @@ export function addDemoCommand(program: Command): void {
         'prefault',
         'zeroPageDetection',
         'maxBandwidth',
+        'tlsCreds',
       ]),
     )
     .optionsGroup('Migration:')
@@ -128,6 +133,17 @@ export function addDemoCommand(program: Command): void {
       new Option('--max-bandwidth <bytes>', 'bytes a second on the wire; 0 for no limit')
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
+    );
+  addTlsOptions(command, ['server', 'client'], 'each other')
+    .addOption(
+      new Option(
+        '--tls [kind]',
+        'speak TLS with credentials made for this run alone; the kind by default x509',
+      )
+        .choices(TLS_KINDS)
+        .preset('x509')
+        .argParser(choiceOf(TLS_KINDS))
+        .conflicts(['tlsCreds']),
     )
     .optionsGroup('Output:')
     .option('--json', 'NDJSON on stdout: start, progress, and as the last line the result')
@@ -141,14 +157,22 @@ export function addDemoCommand(program: Command): void {
         const { channels, compression } = flags;
         await runCommand(flags.verbose === true, async (cancelled) => {
           const { qemuDemo } = await import('../demo/demo-qemu.js');
-          await qemuDemo({ channels, compression, level }, output, cancelled);
+          await qemuDemo({ channels, compression, level, tls: flags.tls ?? null }, output, cancelled);
           return EXIT_OK;
         });
         return;
       }
-      const plan = checked(command, () => planOf(flags));
+      const tls = flags.tls ?? (await demoTls(command));
+      const plan = checked(command, () => ({ ...planOf(flags), tls }));
       await runCommand(flags.verbose === true, (cancelled) => demo(plan, reportTo(output), cancelled));
     });
+}
+
+/** Those of --tls-creds, for both sides, on this host. */
+async function demoTls(command: Command): Promise<DemoTlsPlan | null> {
+  const server = await tlsFrom(command, 'server');
+  const client = await tlsFrom(command, 'client', '', 'tcp:127.0.0.1:1');
+  return server === undefined || client === undefined ? null : { server, client };
 }
 
 /**
@@ -156,8 +180,8 @@ export function addDemoCommand(program: Command): void {
  *
  * @throws UsageError where they do not fit
  */
-function planOf(flags: DemoFlags): DemoPlan {
-  const plan: DemoPlan = {
+function planOf(flags: DemoFlags): Omit<DemoPlan, 'tls'> {
+  const plan = {
     channels: flags.channels,
     compression: flags.compression,
     level: levelOf(flags),
@@ -194,6 +218,7 @@ async function demo(plan: DemoPlan, report: Reporter, cancelled: AbortSignal): P
     const { migrate } = await import('../demo/demo-source.js');
     result = await migrate(plan, report, cancelled);
   } catch (error) {
+    sayInFlags(error);
     report.failed(error);
     throw error;
   }

@@ -30,6 +30,7 @@ async function listen(setup: DestinationSetup): Promise<Replies['listen']> {
     channels: setup.channels,
     compression: setup.compression,
     pageSize: setup.pageSize,
+    ...(setup.tls && { tls: setup.tls }),
   });
   receiver.done.catch(fail);
   return receiver.address;

@@ -21,16 +21,28 @@ import { columnsOf, wrap } from '../terminal/columns.js';
 import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
 import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { table, type Output } from '../terminal/output.js';
+import {
+  AgreedWatch,
+  credentialsText,
+  throwAwayCredentials,
+  tlsText,
+  type DemoTls,
+  type TlsKind,
+  type TlsReport,
+} from './demo-tls.js';
 import { differingPages } from './qemu/compare-ram.js';
 import { MISSING_QEMU, findQemu, type Program } from './qemu/programs.js';
 import { Qemu, makeFolder } from './qemu/qemu.js';
 
 const PAGE_BYTES = 4096;
+/** In the certificate: unix sockets have no names of their own. */
+const HOST = 'demo.invalid';
 
 export interface QemuDemoPlan {
   channels: number;
   compression: Compression;
   level: { zlibLevel?: number; zstdLevel?: number };
+  tls: TlsKind | null;
 }
 
 export interface QemuDemoResult {
@@ -43,6 +55,8 @@ export interface QemuDemoResult {
   differing: string[];
   /** Does the guest count on in the second QEMU? */
   running: boolean;
+  /** null without. */
+  tls: { park: TlsReport; resume: TlsReport } | null;
 }
 
 /**
@@ -95,6 +109,9 @@ class QemuDemo {
   /** What is under way and ends by itself once the signal has fired. */
   #working: Promise<unknown> = Promise.resolve();
   #ended = false;
+  #tls: DemoTls | undefined;
+  /** Of the park, and of the resume. */
+  readonly #watches: AgreedWatch[] = [];
 
   constructor(plan: QemuDemoPlan, program: Program, output: Output, signal: AbortSignal, folder: string) {
     this.#plan = plan;
@@ -106,6 +123,8 @@ class QemuDemo {
 
   async run(): Promise<QemuDemoResult> {
     const { channels, compression } = this.#plan;
+    const { tls } = this.#plan;
+    if (tls !== null) this.#tls = await throwAwayCredentials(tls, this.#folder, HOST);
     this.#output.note('starting QEMU and its guest');
     const source = await this.#start(false);
     await source.waitUntilReady();
@@ -130,12 +149,41 @@ class QemuDemo {
       await destination.waitForSerial(/\.{2}/);
       running = (await destination.status()) === 'running' && (await destination.counter()) > counter;
     }
-    return { qemu: version, parked, resumed: sent, ramBytes: ram.length, differing, running };
+    return {
+      qemu: version,
+      parked,
+      resumed: sent,
+      ramBytes: ram.length,
+      differing,
+      running,
+      tls: tls === null ? null : { park: this.#told(tls, 0), resume: this.#told(tls, 1) },
+    };
+  }
+
+  #told(tls: TlsKind, session: number): TlsReport {
+    return { credentials: credentialsText(tls), ...this.#watches[session]?.agreed };
+  }
+
+  /** What the channels of the session that follows agree on. */
+  #watch(point: 'multifd_send_thread_start' | 'multifd_recv_thread_start'): void {
+    if (this.#tls !== undefined) this.#watches.push(new AgreedWatch(point));
+  }
+
+  /** QEMU's side of it: the object at its start, and the parameters that choose it. */
+  #qemuTls(endpoint: 'client' | 'server'): { extra: string[]; parameters: Record<string, string> } {
+    if (this.#tls === undefined) return { extra: [], parameters: {} };
+    const { tls } = this.#plan;
+    const { dir } = this.#tls[endpoint];
+    const object = `tls-creds-${tls},id=tls0,endpoint=${endpoint},dir=${dir.replaceAll(',', ',,')}`;
+    const parameters: Record<string, string> = { 'tls-creds': 'tls0' };
+    if (tls === 'x509' && endpoint === 'client') parameters['tls-hostname'] = HOST;
+    return { extra: ['-object', object], parameters };
   }
 
   async #start(incoming: boolean, machine?: string): Promise<Qemu> {
     const qemu = await Qemu.start(this.#program, this.#folder, {
       incoming,
+      extra: this.#qemuTls(incoming ? 'server' : 'client').extra,
       ...(machine !== undefined && { machine }),
     });
     this.#qemus.push(qemu);
@@ -147,13 +195,15 @@ class QemuDemo {
     const { channels, compression } = this.#plan;
     const address = `unix:${path.join(this.#folder, 'park.sock')}` as const;
     await source.setMultifd({ channels, compression, returnPath: true });
-    await source.setParameters({ 'max-bandwidth': 2 ** 40 });
+    await source.setParameters({ 'max-bandwidth': 2 ** 40, ...this.#qemuTls('client').parameters });
+    this.#watch('multifd_recv_thread_start');
     let started = 0;
     const receiving = receiveMigration({
       address,
       out: path.join(this.#folder, 'vm.mig'),
       channels,
       compression,
+      ...(this.#tls && { tls: this.#tls.server }),
       signal: this.#signal,
       onListening: () => {
         started = performance.now();
@@ -170,6 +220,8 @@ class QemuDemo {
     const { channels, compression, level } = this.#plan;
     const to = `unix:${path.join(this.#folder, 'resume.sock')}` as const;
     await destination.setMultifd({ channels, compression });
+    await destination.setParameters(this.#qemuTls('server').parameters);
+    this.#watch('multifd_send_thread_start');
     await destination.execute('migrate-incoming', { uri: to });
     const started = performance.now();
     const sending = sendMigration({
@@ -178,6 +230,7 @@ class QemuDemo {
       channels,
       compression,
       ...level,
+      ...(this.#tls && { tls: this.#tls.client }),
       signal: this.#signal,
       onSession: (sender) => void followProgress(sender, this.#output, { phase: 'resume' }),
     });
@@ -188,6 +241,7 @@ class QemuDemo {
 
   async end(): Promise<void> {
     this.#ended = true;
+    for (const watch of this.#watches) watch.end();
     if (this.#signal.aborted) await this.#working;
     for (const qemu of this.#qemus) await qemu.kill();
   }
@@ -202,7 +256,7 @@ function failureOf({ differing, running }: QemuDemoResult): CliError | undefined
 }
 
 function recordOf({ channels, compression }: QemuDemoPlan, result: QemuDemoResult): object {
-  const { qemu, parked, resumed, ramBytes, differing, running } = result;
+  const { qemu, parked, resumed, ramBytes, differing, running, tls } = result;
   return {
     qemu,
     machine: parked.machine,
@@ -215,6 +269,7 @@ function recordOf({ channels, compression }: QemuDemoPlan, result: QemuDemoResul
     equal: differing.length === 0,
     differing,
     running,
+    tls,
   };
 }
 
@@ -242,6 +297,14 @@ export function textOf(
     ['RAM', `${formatSize(ramBytes)}, ${equal}`],
     ['guest', running ? 'runs on' : 'DOES NOT RUN ON'],
   ];
+  if (result.tls !== null) {
+    rows.splice(
+      2,
+      0,
+      ['TLS, parked', tlsText(result.tls.park)],
+      ['TLS, resumed', tlsText(result.tls.resume)],
+    );
+  }
   return `${table(rows, columns)}\n${formatVerdict(result, paint, columns).join('\n')}\n`;
 }
 

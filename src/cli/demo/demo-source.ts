@@ -15,6 +15,13 @@ import { createSender, type Sender } from '../../send/sender.js';
 import type { Stats } from '../../session-stats.js';
 import { CliError } from '../cli-error.js';
 import { DestinationProcess } from './destination-process.js';
+import {
+  AgreedWatch,
+  credentialsText,
+  throwAwayCredentials,
+  type DemoTls,
+  type DemoTlsPlan,
+} from './demo-tls.js';
 import { digestBlocks } from './digest.js';
 import { dirtyPageCount, dirtyPages, type DirtyCounts } from './dirty-pages.js';
 import { fillGuestImage, guestBlocks } from './guest-image.js';
@@ -29,6 +36,7 @@ import { ZeroRanges } from './zero-ranges.js';
 export interface DemoPlan extends DemoSettings {
   /** Bytes: of the guest, or with `ram` of the file. */
   size: number;
+  tls: DemoTlsPlan | null;
 }
 
 /** A connection that breaks is mostly the other side's doing: how long its own account of it is waited for. */
@@ -64,6 +72,7 @@ async function lastWords(error: unknown, stop: AbortSignal): Promise<void> {
 class DemoSource {
   readonly #plan: DemoPlan;
   readonly #settings: DemoSettings;
+  readonly #tlsPlan: DemoTlsPlan | null;
   readonly #report: Reporter;
   readonly #stop: AbortController;
   readonly #signal: AbortSignal;
@@ -72,7 +81,8 @@ class DemoSource {
   readonly #dirtyCounts: DirtyCounts = { rewritten: 0, becameZero: 0, stoppedBeingZero: 0 };
 
   constructor(plan: DemoPlan, report: Reporter, stop: AbortController, made: (() => unknown)[]) {
-    const { size, ...settings } = plan;
+    const { size, tls, ...settings } = plan;
+    this.#tlsPlan = tls;
     this.#plan = plan;
     this.#settings = settings;
     this.#report = report;
@@ -84,8 +94,9 @@ class DemoSource {
 
   async run(): Promise<DemoResult> {
     const { channels, compression, pageSize, prefault, zeroPageDetection } = this.#plan;
-    const { ram, directory, sourceFile } = await this.#makeRam();
-    const destinationFile = directory?.file('destination.ram');
+    const { ram, directory: ramDirectory, sourceFile } = await this.#makeRam();
+    const destinationFile = ramDirectory?.file('destination.ram');
+    const { tls, directory } = await this.#makeTls(ramDirectory);
 
     this.#report.note('starting the destination process');
     const forked = performance.now();
@@ -101,9 +112,12 @@ class DemoSource {
         channels,
         compression,
         pageSize,
+        tls: tls?.server,
       },
     });
     const zeroRanges = new ZeroRanges(destination);
+    const watch = tls === undefined ? undefined : new AgreedWatch('multifd_send_thread_start');
+    this.#made.push(() => watch?.end());
     const sender = await createSender({
       address,
       blocks: ram.engineBlocks,
@@ -115,6 +129,7 @@ class DemoSource {
       maxBandwidth: this.#plan.maxBandwidth,
       onZeroPages: zeroPageDetection === 'legacy' ? zeroRanges.add : undefined,
       signal: this.#signal,
+      ...(tls && { tls: tls.client }),
     });
     this.#made.push(() => sender.close());
     sender.done.catch((error) => lastWords(error, this.#signal).then(() => this.#stop.abort(error)));
@@ -154,6 +169,8 @@ class DemoSource {
       seconds,
       startupSeconds,
       bytesPerSecond: counts.bytes / seconds,
+      tls:
+        this.#plan.tls === null ? null : { credentials: credentialsText(this.#plan.tls), ...watch?.agreed },
       dirtyPages: this.#dirtyCounts,
       blocks: this.#blocks.map(({ name, size }): BlockResult => {
         const [sha256Source, sha256Destination] = [ours[name], theirs[name]];
@@ -180,6 +197,21 @@ class DemoSource {
     const sourceFile = inPlace ? file : directory.file('source.ram');
     const ram = new FileRam(this.#blocks, sourceFile, inPlace ? 'r' : 'w+');
     return { ram: inPlace ? this.#own(ram) : await this.#fill(ram), directory, sourceFile };
+  }
+
+  /** @param directory of the RAM, where it is in files */
+  async #makeTls(
+    directory: TempDirectory | undefined,
+  ): Promise<{ tls?: DemoTls; directory: TempDirectory | undefined }> {
+    const tls = this.#tlsPlan;
+    if (tls === null) return { directory };
+    if (typeof tls !== 'string') return { tls, directory };
+    let own = directory;
+    if (own === undefined) {
+      const made = (own = TempDirectory.make(0));
+      this.#made.push(() => made.remove());
+    }
+    return { tls: await throwAwayCredentials(tls, own.path, '127.0.0.1'), directory: own };
   }
 
   async #fill(ram: GuestRam): Promise<GuestRam> {

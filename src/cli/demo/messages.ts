@@ -14,6 +14,7 @@
  * Every request has one reply, with its id. `failed` may come at any time, is said once, and is the last word.
  */
 import type { Address, Compression } from '../../index.js';
+import type { TlsFolderOptions } from '../../transport/tls/options.js';
 import type { Failure } from '../cli-error.js';
 import type { Digests } from './digest.js';
 import type { BlockPlan } from './guest-ram.js';
@@ -28,6 +29,7 @@ export interface DestinationSetup {
   channels: number;
   compression: Compression;
   pageSize: number;
+  tls: TlsFolderOptions | undefined;
 }
 
 export type Request =

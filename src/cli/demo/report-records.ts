@@ -4,6 +4,7 @@
  */
 import type { Compression, ZeroPageDetection } from '../../index.js';
 import type { Progress } from '../terminal/progress-line.js';
+import type { TlsReport } from './demo-tls.js';
 import type { DirtyCounts } from './dirty-pages.js';
 import type { BlockPlan } from './guest-ram.js';
 
@@ -58,4 +59,6 @@ export interface DemoResult extends DemoSettings {
   /** Pages dirtied between syncs, by what became of them. */
   dirtyPages: DirtyCounts;
   blocks: BlockResult[];
+  /** null without. */
+  tls: TlsReport | null;
 }

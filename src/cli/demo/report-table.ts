@@ -15,6 +15,7 @@ import type { Paint } from '../terminal/colour.js';
 import { wrap } from '../terminal/columns.js';
 import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
 import { table } from '../terminal/output.js';
+import { tlsText } from './demo-tls.js';
 import type { BlockResult, DemoResult } from './report-records.js';
 
 /** Of 64: enough for eyes, and the comparison has been made. */
@@ -38,6 +39,7 @@ export function formatResult(result: DemoResult, paint: Paint, columns: number):
     ['start-up', `${result.startupSeconds.toFixed(3)} s`],
     ['migration', `${result.seconds.toFixed(3)} s, ${formatRate(result.bytesPerSecond)}`],
   ];
+  if (result.tls !== null) rows.splice(3, 0, ['TLS', tlsText(result.tls)]);
   if (result.dirtyRounds > 0) {
     const what = `${rewritten} rewritten, ${becameZero} became zero, ${stoppedBeingZero} stopped being zero`;
     rows.splice(1, 0, ['dirty pages', `${what}, in ${result.dirtyRounds} rounds`]);
