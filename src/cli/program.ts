@@ -38,6 +38,11 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'say what such a file holds',
     load: async () => (await import('./commands/inspect.js')).addInspectCommand,
   },
+  'tls-creds': {
+    usage: 'tls-creds <folder>',
+    summary: 'write new TLS credentials for a pair of hosts',
+    load: async () => (await import('./commands/tls-creds.js')).addTlsCredsCommand,
+  },
   demo: {
     usage: 'demo',
     summary: 'migrate a guest from one process to another, and prove it',

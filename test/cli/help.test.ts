@@ -7,9 +7,10 @@ import { addInspectCommand } from '../../src/cli/commands/inspect.js';
 import { addReceiveCommand } from '../../src/cli/commands/receive.js';
 import { addRelayCommand } from '../../src/cli/commands/relay.js';
 import { addSendCommand } from '../../src/cli/commands/send.js';
+import { addTlsCredsCommand } from '../../src/cli/commands/tls-creds.js';
 import { run } from './cli.js';
 
-const COMMANDS = ['receive', 'send', 'relay', 'inspect', 'demo'];
+const COMMANDS = ['receive', 'send', 'relay', 'inspect', 'tls-creds', 'demo'];
 
 t.test('a command line that asks for help is one that commander answers as it should', async (t) => {
   const cases: [string[], string[]][] = [
@@ -49,6 +50,7 @@ t.test('the help of each command has examples, and fits 80 columns', async (t) =
     addSendCommand(program);
     addRelayCommand(program);
     addInspectCommand(program);
+    addTlsCredsCommand(program);
     addDemoCommand(program);
     t.same(
       program.commands.map((command) => command.name()),
