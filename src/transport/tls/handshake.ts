@@ -223,7 +223,13 @@ function accept(
     // It listens nowhere. One for each connection, so that what happens is known to be of this one.
     const server = tls.createServer(maxVersion === undefined ? options : { ...options, maxVersion });
     stopTickets(server);
-    server.once('secureConnection', resolve);
+    // A peer that ends in the middle of it is gone: half open nothing would be heard of that.
+    const { allowHalfOpen } = socket;
+    socket.allowHalfOpen = false;
+    server.once('secureConnection', (secure) => {
+      socket.allowHalfOpen = secure.allowHalfOpen = allowHalfOpen;
+      resolve(secure);
+    });
     server.once('tlsClientError', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ERR_TLS_HANDSHAKE_TIMEOUT') failure.timeoutMs = timeoutMs;
       if (error.code === 'ECONNRESET' && error.syscall === undefined) failure.closed = true;
