@@ -49,6 +49,12 @@ export class MainConnection {
       this.#broken ??= brokenBy(tls, error, 'main stream broke');
       this.#end();
     });
+    // Of a TLS connection that came whole in one piece this has been told already.
+    if (socket.errored || socket.readableEnded || socket.destroyed) {
+      early(socket.errored ?? undefined);
+      if (socket.errored) this.#broken ??= brokenBy(tls, socket.errored, 'main stream broke');
+      this.#end();
+    }
     socket.resume();
     this.reader = new ByteReader(this.#read(), { name: 'main stream' });
   }

@@ -6,6 +6,7 @@
  *                                                                           +-- does not: the socket is not read until resume()
  *
  *     TLS: a record is decrypted into Node's own buffer --> intake.push(record), which copies it where it belongs
+ *          an end that comes while the intake rests is told at the next resume(): what came before it is not used up yet
  *
  * Who owns the bytes: what view() gives is the kernel's to write from that call to the next read(); guest RAM mostly, so
  * that no byte is copied on its way.
@@ -48,6 +49,10 @@ export class ReceiveConnection {
   readonly #socket: net.Socket;
   readonly #raw: net.Socket;
   readonly #unwatch: () => void;
+  /** With TLS: nothing is wanted now. */
+  #resting = false;
+  /** With TLS: an end, or a break, that came meanwhile; the first counts. */
+  #over: (() => void) | undefined;
 
   constructor(options: ReceiveConnectionOptions) {
     const { from, intake, stallTimeoutMs, moved, ended, broke, stalled } = options;
@@ -55,22 +60,39 @@ export class ReceiveConnection {
     this.secured = tlsAgreed(socket);
     this.#raw = raw;
     if (tls !== undefined) {
+      this.#resting = true;
       socket.on('data', (bytes: Buffer) => {
-        if (!intake.push(bytes)) socket.pause();
+        if (intake.push(bytes)) return;
+        this.#resting = true;
+        socket.pause();
       });
     }
     this.#socket = socket;
     socket.pause();
-    socket.on('error', (error) => broke(brokenBy(tls, error, 'connection broke')));
-    socket.on('end', ended);
-    socket.on('close', ended);
+    const broken = (error: Error): void =>
+      this.#inTurn(() => broke(brokenBy(tls, error, 'connection broke')));
+    const end = (): void => this.#inTurn(ended);
+    socket.on('error', broken);
+    socket.on('end', end);
+    socket.on('close', end);
+    // A connection that was here before may have had its end already.
+    if (socket.errored) broken(socket.errored);
+    else if (socket.readableEnded || socket.destroyed) end();
     this.#unwatch = watchStall(stallTimeoutMs, moved, stalled);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
   }
 
   /** Reads on. */
   resume(): void {
-    this.#socket.resume();
+    this.#resting = false;
+    const over = this.#over;
+    if (over === undefined) this.#socket.resume();
+    else over();
+  }
+
+  #inTurn(act: () => void): void {
+    if (this.#resting) this.#over ??= act;
+    else act();
   }
 
   /** Waits until the descriptor is closed. */
