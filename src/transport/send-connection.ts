@@ -100,15 +100,25 @@ export class SendConnection {
 
   /**
    * Node takes partly written data for progress, and lets a period pass in which there was some; so it is asked four
-   * times as often, and four periods in a row without any are a stall: after one stallTimeoutMs, or a quarter more.
+   * times as often, and four periods in a row without any are a stall: after one stallTimeoutMs, or a quarter more. Of TLS
+   * Node sees nothing between a write's begin and its end; there the queue beneath is looked at here.
    */
   #watchStall(socket: net.Socket, stallTimeoutMs: number): void {
     const periodMs = Math.ceil(stallTimeoutMs / STALL_PERIODS);
     let periods = 0;
     let last = 0;
+    let queued = 0;
     socket.setTimeout(periodMs);
     socket.on('timeout', () => {
       const now = performance.now();
+      const left = this.#raw === socket ? 0 : queuedBytes(this.#raw);
+      if (left !== queued) {
+        queued = left;
+        last = now;
+        periods = 0;
+        socket.setTimeout(periodMs);
+        return;
+      }
       // A period that was not silent, or not waited for, lies between.
       if (!this.#writing || now - last > 1.5 * periodMs + STALL_SLACK_MS) periods = 0;
       last = now;
@@ -181,4 +191,10 @@ export class SendConnection {
       raw.destroy();
     });
   }
+}
+
+/** What the kernel has not taken yet. Node has no public name for it. */
+function queuedBytes(raw: net.Socket | undefined): number {
+  const { _handle: handle } = raw as unknown as { _handle: { writeQueueSize?: number } | null };
+  return handle?.writeQueueSize ?? 0;
 }
