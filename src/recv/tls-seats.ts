@@ -45,6 +45,8 @@ interface Given {
   husk: TakenConnection['husk'];
   /** Its hello was good. */
   id: number | undefined;
+  /** Its seat has been told so, and has not closed it yet. */
+  dropped: boolean;
 }
 
 export class TlsSeats {
@@ -71,7 +73,7 @@ export class TlsSeats {
     const seat = this.#seatFor();
     const n = this.#next++;
     seat.load++;
-    this.#given.set(n, { seat, husk, id: undefined });
+    this.#given.set(n, { seat, husk, id: undefined, dropped: false });
     this.#post(seat, { kind: 'take', n, fd, surplus, maxVersion });
   }
 
@@ -97,10 +99,14 @@ export class TlsSeats {
   }
 
   #dropOldest(): void {
-    const strays = [...this.#given].filter(([, { id }]) => id === undefined);
+    const strays = [...this.#given].filter(([, { id, dropped }]) => id === undefined && !dropped);
     if (strays.length < this.#options.maxStrays) return;
-    const [n, { seat }] = strays[0];
-    this.#post(seat, { kind: 'drop', n });
+    this.#drop(...strays[0]);
+  }
+
+  #drop(n: number, given: Given): void {
+    given.dropped = true;
+    this.#post(given.seat, { kind: 'drop', n });
   }
 
   #seatFor(): Seat {
@@ -135,6 +141,8 @@ export class TlsSeats {
   }
 
   #hello(n: number, given: Given, bytes: Buffer): void {
+    // On its way when it was dropped.
+    if (given.dropped) return;
     const { admission, admitted, refused } = this.#options;
     try {
       const { id, uuid } = admission.check(bytes);
@@ -142,7 +150,7 @@ export class TlsSeats {
       given.id = id;
     } catch (thrown) {
       const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'hello');
-      this.#post(given.seat, { kind: 'drop', n });
+      this.#drop(n, given);
       // As without TLS: who speaks our magic and gets the rest wrong is a source that is set up wrongly.
       if (codeOf(error) !== 'ERR_MULTIFD_MAGIC') refused(error);
       return;

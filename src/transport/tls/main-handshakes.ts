@@ -3,17 +3,19 @@
  * its handshake: the first one whose handshake is done is main, as for QEMU, which connects its channels only then.
  *
  *     connections with a ClientHello, in the order they came
- *        the first     shakes hands; after PATIENCE_MS so does the next one beside it, since the first may be anybody
+ *        the first     shakes hands; after PATIENCE_MS so does the next one beside it, since the first may be anybody; the
+ *                      more are under way, the sooner, so that main is not behind hundreds that say nothing more
+ *        authorize     is asked: nobody else begins meanwhile, since channels may wait here already
  *        one is done   it is main; those that have not begun are channels, and go to their threads as they are
  *
  * A connection that has begun here cannot go to another thread any more. A source's channels come when its main stream's
- * handshake is done, so none of them has, unless main's last message is on its way for longer than PATIENCE_MS.
+ * handshake is done, so none of them has, unless main's last message is on its way for longer than that patience.
  */
 import type net from 'node:net';
 import { MultifdError } from '../../errors.js';
 import type { CheckedTls } from './check-options.js';
 import { handshake } from './handshake.js';
-import type { TlsVersion } from './options.js';
+import type { TlsPeer, TlsVersion } from './options.js';
 
 const PATIENCE_MS = 1000;
 
@@ -78,12 +80,18 @@ export class MainHandshakes {
       this.#next();
       return;
     }
-    this.#patience = setTimeout(() => this.#next(), PATIENCE_MS);
     void this.#shake(pending);
+    this.#patience = setTimeout(() => this.#next(), PATIENCE_MS / this.#begun.size ** 2);
   }
 
   async #shake({ raw, maxVersion }: PendingHandshake): Promise<void> {
-    const { credentials, authorize } = this.#tls;
+    const { credentials, authorize: consent } = this.#tls;
+    const authorize =
+      consent &&
+      ((peer: TlsPeer) => {
+        clearTimeout(this.#patience);
+        return consent(peer);
+      });
     const options = { timeoutMs: this.#timeoutMs, maxVersion, ...(authorize && { authorize }) };
     this.#begun.add(raw);
     try {
