@@ -9,10 +9,13 @@ export interface TlsAgreed {
   cipher: string;
 }
 
-/** @returns undefined without TLS */
+/** @returns undefined without TLS, and of a connection that has broken */
 export function tlsAgreed(socket: net.Socket): TlsAgreed | undefined {
   // By what it has: without TLS nothing of it is loaded.
   if (!('getCipher' in socket)) return undefined;
   const secure = socket as TLSSocket;
-  return { tlsVersion: secure.getProtocol() ?? 'unknown', cipher: secure.getCipher().name };
+  // Null once it is gone, whatever its type says.
+  const cipher = secure.getCipher() as ReturnType<TLSSocket['getCipher']> | null;
+  const tlsVersion = secure.getProtocol();
+  return cipher === null || tlsVersion === null ? undefined : { tlsVersion, cipher: cipher.name };
 }
