@@ -22,7 +22,6 @@ import { Control, STOP_RUN } from '../shared/control.js';
 import type { Connection } from '../transport/connect.js';
 import { destroyed, readAhead, reopen, type RawSocket } from '../transport/reopened.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';
-import { handshake } from '../transport/tls/handshake.js';
 import type { TlsPeer, TlsVersion } from '../transport/tls/options.js';
 import { HELLO_BYTES } from '../wire/hello.js';
 import { runReceiveChannel, type ReceiveChannelTask } from './channel.js';
@@ -151,6 +150,8 @@ class TlsSeat {
         candidate.consent = resolve;
         this.#post({ kind: 'ask', n, peer });
       });
+    // As in connect().
+    const { handshake } = await import('../transport/tls/handshake.js');
     const { socket } = await handshake(raw, tls, {
       timeoutMs: this.#helloMs,
       maxVersion,

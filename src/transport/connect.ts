@@ -3,7 +3,6 @@ import net from 'node:net';
 import { MultifdError } from '../errors.js';
 import { formatAddress, type Address } from './address.js';
 import type { TlsCredentials } from './tls/credentials.js';
-import { handshake } from './tls/handshake.js';
 
 /** A connection that stands: TCP or unix, with TLS or without. */
 export interface Connection {
@@ -70,6 +69,8 @@ export async function connect(
     socket.on('error', () => {});
   }
   if (tls === undefined) return { socket, raw: socket, tls };
+  // Loaded where it is used: a thread without TLS starts some milliseconds sooner.
+  const { handshake } = await import('./tls/handshake.js');
   const { socket: secure } = await handshake(socket, tls, { timeoutMs, ...(signal && { signal }) });
   secure.on('error', () => {});
   return { socket: secure, raw: socket, tls };

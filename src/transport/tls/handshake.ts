@@ -116,6 +116,8 @@ export async function handshake(
   const remember = (error: Error): void => void (failure.error ??= error);
   try {
     if (signal?.aborted) throw aborted(signal);
+    // While this was loaded, or the connection waited for its turn.
+    if (socket.destroyed) throw Object.assign(new Error('closed'), { code: 'ECONNRESET' });
     secure = await (credentials.role === 'client' ? connect : accept)(
       socket,
       credentials,
