@@ -1,7 +1,7 @@
 /** A destination with TLS among strangers: whoever else connects, and whatever the source does, costs no migration. */
 import { once } from 'node:events';
 import fs from 'node:fs';
-import type net from 'node:net';
+import net from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
@@ -10,8 +10,16 @@ import {
   type ReceiveMigrationOptions,
   type ReceivedMigration,
   receiveMigration,
+  sendMigration,
 } from '../../src/index.js';
-import { eventually, failure, hold, temporaryDirectory } from '../support/raw-channel.js';
+import {
+  Leftovers,
+  eventually,
+  failure,
+  hold,
+  isPending,
+  temporaryDirectory,
+} from '../support/raw-channel.js';
 import {
   CREDENTIALS,
   WRONG_KEY,
@@ -111,15 +119,21 @@ t.test(
   },
 );
 
-t.test('a main stream whose handshake is followed by its end at once is told at once', async (t) => {
-  const migration = await receiving(t, { connectTimeoutMs: FAR_MS });
-  const raw = await connectPlain(t, migration.address);
-  // In one piece with the handshake's last message.
-  const secure = beginTls(raw);
-  secure.once('secureConnect', () => secure.end());
-  const error = await failure(migration.result, 'receiveMigration()');
-  t.match(error.code, /^ERR_MULTIFD_(EOF|CONNECTION|STREAM)$/, error.message);
-});
+for (const how of ['ends', 'resets'] as const) {
+  t.test(`a main stream that ${how} while authorize() thinks about it is told at once`, async (t) => {
+    const authorize = async (): Promise<boolean> => {
+      await sleep(500);
+      return true;
+    };
+    const tls = { ...CREDENTIALS, authorize };
+    const migration = await receiving(t, { tls, connectTimeoutMs: FAR_MS, acceptTimeoutMs: FAR_MS });
+    const { secure, raw } = await connectTls(t, migration.address);
+    if (how === 'ends') secure.end();
+    else raw.resetAndDestroy();
+    const error = await failure(migration.result, 'receiveMigration()');
+    t.match(error.code, /^ERR_MULTIFD_(EOF|CONNECTION|STREAM|TLS)$/, error.message);
+  });
+}
 
 for (const how of ['ends', 'resets'] as const) {
   t.test(
@@ -240,3 +254,102 @@ t.test('a source with more channels than here is refused by name', async (t) => 
   const error = await failure(migration.result, 'receiveMigration()');
   t.equal(error.code, 'ERR_MULTIFD_CHANNEL_ID', error.message);
 });
+
+// ---- authorize() and ends, while main is waited for ----
+
+t.test('an authorize() that throws ends nothing as long as a source comes', async (t) => {
+  const authorize = ({ identity }: { identity: string | undefined }): boolean => {
+    if (identity === 'odd') throw new Error('no directory');
+    return true;
+  };
+  const keys = { qemu: CREDENTIALS.psk, odd: CREDENTIALS.psk };
+  const migration = await receiving(t, { tls: { psk: keys, authorize } });
+  const odd = await connectTls(t, migration.address, { identity: 'odd' });
+  await within(odd.gone, WAIT_MS, 'who may not come goes');
+  await play(t, migration.address);
+  await arrives(t, migration);
+});
+
+const never = () => new Promise<boolean>(() => undefined);
+const MOMENTS: Record<
+  string,
+  [(t: Test, address: Address) => Promise<unknown>, Partial<ReceiveMigrationOptions>?]
+> = {
+  'a ClientHello is half there': [(t, address) => strangers(t, address, 3, hello.subarray(0, 40))],
+  'main shakes hands, and others wait': [(t, address) => strangers(t, address, 3, hello)],
+  'authorize() hangs': [
+    async (t, address) => {
+      await connectTls(t, address);
+      for (const raw of await strangers(t, address, 2)) beginTls(raw);
+    },
+    { tls: { ...CREDENTIALS, authorize: never } },
+  ],
+  'main is in and channels shake hands': [
+    async (t, address) => {
+      const main = await connectTls(t, address);
+      main.secure.write(streams.main.subarray(0, 4));
+      await strangers(t, address, 3, hello);
+    },
+  ],
+  'channels are in and wait for what main says': [
+    async (t, address) => {
+      const main = await connectTls(t, address);
+      main.secure.write(streams.main.subarray(0, 4));
+      for (const bytes of streams.channels) (await connectTls(t, address)).secure.write(bytes);
+    },
+  ],
+};
+
+for (const [moment, [make, options]] of Object.entries(MOMENTS)) {
+  t.test(`abort while ${moment}: nothing is left`, async (t) => {
+    const leftovers = new Leftovers();
+    const abort = new AbortController();
+    const migration = await receiving(t, { signal: abort.signal, ...options });
+    await make(t, migration.address);
+    t.ok(await isPending(migration.result));
+    abort.abort();
+    t.equal((await failure(migration.result, 'receiveMigration()')).code, 'ERR_MULTIFD_ABORTED');
+    t.same(await leftovers.found(), []);
+    t.same(fs.readdirSync(path.dirname(migration.out)), []);
+  });
+}
+
+// ---- what sendMigration() bears ----
+
+for (const [what, answer] of [
+  ['says nothing', undefined],
+  ['is aborted', 'abort'],
+] as const) {
+  t.test(
+    `a destination that ${what} while main shakes hands: sendMigration() ends, and nothing is left`,
+    async (t) => {
+      const file = path.join(temporaryDirectory(t), 'vm.mig');
+      const migration = await receiving(t, { out: file, tls: CREDENTIALS });
+      await play(t, migration.address);
+      await within(migration.result, WAIT_MS, 'receiveMigration()');
+      const server = net.createServer((socket) => {
+        socket.on('error', () => {}).resume();
+        if (answer === 'abort') socket.once('data', () => abort.abort());
+      });
+      const abort = new AbortController();
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+      const leftovers = new Leftovers();
+      const sending = sendMigration({
+        file,
+        to: { host: '127.0.0.1', port: (server.address() as net.AddressInfo).port },
+        tls: CREDENTIALS,
+        connectTimeoutMs: answer === 'abort' ? FAR_MS : 500,
+        signal: abort.signal,
+      });
+      const error = await failure(sending, 'sendMigration()');
+      t.match(
+        error.code,
+        answer === 'abort' ? 'ERR_MULTIFD_ABORTED' : /^ERR_MULTIFD_(TLS|TIMEOUT)$/,
+        error.message,
+      );
+      t.same(await leftovers.found(), []);
+      server.close();
+    },
+  );
+}

@@ -1,4 +1,5 @@
 /** A receiver with TLS: each connection does its handshake on a channel's thread; what strangers cost, and what an end leaves. */
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import diagnostics from 'node:diagnostics_channel';
 import net from 'node:net';
@@ -55,6 +56,23 @@ async function open(
   });
   t.teardown(() => receiver.close());
   return { receiver, ram: Buffer.from(memory) };
+}
+
+function hasOpenssl(): boolean {
+  return spawnSync('openssl', ['version']).status === 0;
+}
+
+/** Both ends of a connection. */
+async function pair(t: Test): Promise<[net.Socket, net.Socket]> {
+  const server = net.createServer();
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const coming = once(server, 'connection') as Promise<[net.Socket]>;
+  const far = await connectPlain(t, { host: '127.0.0.1', port: (server.address() as net.AddressInfo).port });
+  const [near] = await coming;
+  server.close();
+  t.teardown(() => void near.destroy());
+  return [near.on('error', () => {}), far];
 }
 
 /** A source of src's own, as it should be. */
@@ -236,6 +254,67 @@ t.test('255 channels', async (t) => {
   // Only against hanging: 510 threads, each with its own handshake.
   await migrate(t, receiver, ram, 255, 200_000);
   t.same(await leftovers.found(WAIT_MS), []);
+});
+
+t.test('who does not go on has ten seconds, however slowly the bytes come', async (t) => {
+  const { receiver, ram } = await open(t);
+  const { address } = receiver;
+  const [quiet, half, begun] = await Promise.all([0, 1, 2].map(() => connectPlain(t, address)));
+  half.write(hello.subarray(0, -1));
+  begun.write(hello);
+  const noHello = (await connectTls(t, address)).raw;
+  const halfHello = await connectTls(t, address);
+  halfHello.secure.write(helloBytes({ id: 0 }).subarray(0, 63));
+  // Its handshake's last flight comes byte by byte.
+  const slow = await connectPlain(t, address);
+  const [near, far] = await pair(t);
+  slow.pipe(near);
+  near.once('data', (first: Buffer) => {
+    slow.write(first);
+    void (async () => {
+      for await (const chunk of near) {
+        for (const byte of chunk as Buffer) {
+          if (slow.destroyed) return;
+          slow.write(Buffer.of(byte));
+          await sleep(1000);
+        }
+      }
+    })().catch(() => {});
+  });
+  beginTls(far);
+  const all = [quiet, half, begun, noHello, halfHello.raw, slow];
+  for (const socket of all) socket.resume();
+  await within(
+    Promise.all(all.filter((one) => !one.closed).map((one) => once(one, 'close'))),
+    WAIT_MS,
+    'all go',
+  );
+  await migrate(t, receiver, ram);
+});
+
+t.test('keys that are changed on the way', { skip: !hasOpenssl() && 'no openssl' }, async (t) => {
+  const { receiver } = await open(t, { channels: 1 });
+  const { port } = receiver.address as { port: number };
+  const psk = ['-psk', KEY.toString('hex'), '-psk_identity', 'qemu'];
+  const suite = ['-tls1_3', '-ciphersuites', 'TLS_AES_128_GCM_SHA256'];
+  const peer = spawn('openssl', ['s_client', '-connect', `127.0.0.1:${port}`, ...psk, ...suite]);
+  t.teardown(() => peer.kill());
+  let said = '';
+  peer.stdout.on('data', (bytes: Buffer) => (said += bytes.toString('latin1')));
+  peer.stderr.on('data', (bytes: Buffer) => (said += bytes.toString('latin1')));
+  const update = async (): Promise<void> => {
+    const count = said.split('KEYUPDATE').length;
+    peer.stdin.write('K\n');
+    await eventually(() => said.split('KEYUPDATE').length > count, 'new keys');
+  };
+  await eventually(() => said.includes('read R BLOCK') || said.includes('Verif'), 'the handshake');
+  for (let i = 0; i < 5; i++) await update();
+  peer.stdin.write(helloBytes({ id: 0 }));
+  await within(receiver.ready, PROMPT_MS, 'ready');
+  for (let i = 0; i < 5; i++) await update();
+  peer.stdin.write(syncBytes());
+  await within(receiver.sync(), PROMPT_MS, 'sync()');
+  await within(receiver.end(), PROMPT_MS, 'end()');
 });
 
 // ---- ends ----
