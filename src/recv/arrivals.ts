@@ -26,6 +26,7 @@ import { TlsSeats } from './tls-seats.js';
 
 /** How long a source may be waited for when somebody's handshake has failed and nobody is in. */
 const REFUSED_GRACE_MS = 5000;
+const RETRY_MS = 250;
 
 /** The receiver. */
 export interface ArrivalsSession {
@@ -214,8 +215,16 @@ export class Arrivals {
     // Who began a handshake and did not go on has no credentials that could be wrong.
     const slow = codeOf(error.cause) === 'ERR_TLS_HANDSHAKE_TIMEOUT';
     if (slow || this.#grace !== undefined || !this.#isEmpty) return;
-    const graceMs = Math.min(REFUSED_GRACE_MS, this.#options.connectTimeoutMs);
-    this.#grace = setTimeout(() => this.#session.fail(this.#tlsError as MultifdError), graceMs);
+    this.#endGrace(Math.min(REFUSED_GRACE_MS, this.#options.connectTimeoutMs));
+  }
+
+  #endGrace(ms: number): void {
+    this.#grace = setTimeout(() => {
+      // Somebody is at it just now: has its time (HELLO_MS, and authorize's), and may be the good one.
+      const isTried = this.#listener.handshakes + (this.#seats?.underWay ?? 0) > 0;
+      if (isTried) this.#endGrace(RETRY_MS);
+      else this.#session.fail(this.#tlsError as MultifdError);
+    }, ms);
   }
 
   /** Nobody else is let in. */

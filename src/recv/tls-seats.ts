@@ -98,8 +98,17 @@ export class TlsSeats {
     this.#closed.length = 0;
   }
 
+  /** Connections that may still become channels. */
+  get underWay(): number {
+    return this.#strays().length;
+  }
+
+  #strays(): [number, Given][] {
+    return [...this.#given].filter(([, { id, dropped }]) => id === undefined && !dropped);
+  }
+
   #dropOldest(): void {
-    const strays = [...this.#given].filter(([, { id, dropped }]) => id === undefined && !dropped);
+    const strays = this.#strays();
     if (strays.length < this.#options.maxStrays) return;
     this.#drop(...strays[0]);
   }

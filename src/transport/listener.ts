@@ -230,6 +230,11 @@ export class Listener {
     if (connection !== undefined) this.#events.candidate?.(connection, maxVersion);
   }
 
+  /** Handshakes that may still be those of a main stream. */
+  get handshakes(): number {
+    return this.#mainHandshakes?.count ?? 0;
+  }
+
   #notSecured(error: MultifdError): void {
     this.strays++;
     trace('multifd_recv_new_channel', () => ({ stray: error.message }));

@@ -30,6 +30,7 @@ import {
   connectTls,
   listenTls,
 } from '../support/tls-peers.js';
+import { ALL } from '../support/some.js';
 import { within } from '../support/within.js';
 
 const MiB = 2 ** 20;
@@ -248,11 +249,12 @@ t.test('authorize() that answers late and differently for each', async (t) => {
   await within(other.gone, PROMPT_MS, 'who may not come goes');
 });
 
-t.test('255 channels', async (t) => {
+const MANY = ALL ? 255 : 24;
+t.test(`${MANY} channels`, async (t) => {
   const leftovers = new Leftovers();
-  const { receiver, ram } = await open(t, { channels: 255 });
-  // Only against hanging: 510 threads, each with its own handshake.
-  await migrate(t, receiver, ram, 255, 200_000);
+  const { receiver, ram } = await open(t, { channels: MANY });
+  // Only against hanging: two threads for each, each with its own handshake.
+  await migrate(t, receiver, ram, MANY, 200_000);
   t.same(await leftovers.found(WAIT_MS), []);
 });
 
@@ -285,7 +287,10 @@ t.test('who does not go on has ten seconds, however slowly the bytes come', asyn
   const all = [quiet, half, begun, noHello, halfHello.raw, slow];
   for (const socket of all) socket.resume();
   await within(
-    Promise.all(all.filter((one) => !one.closed).map((one) => once(one, 'close'))),
+    // Not once(): it rejects for a reset, which is a way to go as well.
+    Promise.all(
+      all.filter((one) => !one.closed).map((one) => new Promise((resolve) => one.once('close', resolve))),
+    ),
     WAIT_MS,
     'all go',
   );
