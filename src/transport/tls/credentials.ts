@@ -10,13 +10,13 @@
  */
 import type { TlsRole, TlsVersion } from './options.js';
 
-/** @internal A pattern, as it crosses to a thread. */
+/** A pattern, as it crosses to a thread. */
 export interface PlainPattern {
   source: string;
   flags: string;
 }
 
-/** @internal Credentials as they cross to a thread. Holds keys: for `workerData` and messages alone. */
+/** Credentials as they cross to a thread. Holds keys: for `workerData` and messages alone. */
 export interface PlainTlsCredentials {
   kind: 'x509' | 'psk';
   role: TlsRole;
