@@ -4,8 +4,10 @@
  * channels from 10.0 on, never on main, and which whoever cuts a connection leaves out.
  */
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import tls from 'node:tls';
 import t, { type Test } from 'tap';
 import { type Address, MultifdError, type ReceivedMigration, receiveMigration } from '../../src/index.js';
 import { connect, type Connection } from '../../src/transport/connect.js';
@@ -17,6 +19,8 @@ import { PC_RAM, ramOf, streamsOf } from './captures.js';
 import { askingMain, SHUT_0, tailAt } from './peers.js';
 
 const WAIT_MS = 20_000;
+/** Less than a handshake may take. */
+const HANDSHAKE_MS = 8000;
 const HELLO_BYTES = 64;
 /** Of 4 KiB pages. */
 const PACKET_BYTES = 1344;
@@ -154,6 +158,47 @@ async function succeeds(t: Test, it: Played): Promise<void> {
   t.equal(outcome.returnPath, it.returnPath === true);
   t.ok((await ramOf(out)).equals(PC_RAM), 'RAM');
 }
+
+/** What a client of TLS says first. */
+async function clientHello(t: Test): Promise<Buffer> {
+  let heard!: (bytes: Buffer) => void;
+  const hello = new Promise<Buffer>((resolve) => (heard = resolve));
+  const server = net.createServer((socket) => socket.on('error', () => {}).once('data', heard));
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const client = tls.connect({ host: '127.0.0.1', port: (server.address() as net.AddressInfo).port });
+  client.on('error', () => {});
+  t.teardown(() => {
+    client.destroy();
+    server.close();
+  });
+  return within(hello, WAIT_MS, 'a ClientHello');
+}
+
+t.test('a client that closes inside the handshake fails a call in which nobody else is in', async (t) => {
+  const hello = await clientHello(t);
+  const out = path.join(fs.mkdtempSync(path.join(folder, 'out-')), 'vm.mig');
+  const listen = (address: Address): void => {
+    const client = net.connect(address as net.NetConnectOpts).on('error', () => {});
+    client.once('data', () => client.end());
+    client.write(hello);
+    t.teardown(() => client.destroy());
+  };
+  const call = receiveMigration({
+    address: { host: '127.0.0.1', port: 0 },
+    tls: { dir: x509 },
+    connectTimeoutMs: 500,
+    out,
+    onListening: listen,
+  });
+  const error = await within(
+    call.catch((error: unknown) => error as MultifdError),
+    HANDSHAKE_MS,
+    'an error',
+  );
+  t.ok(error instanceof MultifdError && error.code === 'ERR_MULTIFD_TLS');
+  t.match((error as MultifdError).message, /closed the connection during the handshake/);
+  t.notOk(fs.existsSync(`${out}.part`), 'no partial file');
+});
 
 t.test('the capture has what is cut here', async (t) => {
   t.ok(syncs.length > 1, `${syncs.length} SYNC packets`);
