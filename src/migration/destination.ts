@@ -58,13 +58,22 @@ export function sentOf(
   return `machine ${printable(machine)}, ${withTheirNames.join(', ')}`;
 }
 
-/** QEMU closes its connections where it refuses, and says why only in its own log. */
-export function explain(error: MultifdError, sent: string): MultifdError {
+/**
+ * QEMU closes its connections where it refuses, and says why only in its own log.
+ *
+ * @param earlyEnd main's: it has not said a word, so it may have refused the credentials as well
+ */
+export function explain(error: MultifdError, sent: string, earlyEnd: string | undefined): MultifdError {
   // It closes its listening socket as well: a channel that comes later cannot connect any more, where the main stream could.
   const isLateChannel = error.code === 'ERR_MULTIFD_CONNECT' && error.channel !== undefined;
-  if (error.code !== 'ERR_MULTIFD_CONNECTION' && !isLateChannel) return error;
-  const message = `${error.message}; the destination may have refused (its log says why) what was sent: ${sent}`;
-  const explained = new MultifdError(error.code, message, { ...error, cause: error.cause });
+  const isClosed = error.code === 'ERR_MULTIFD_CONNECTION' || isLateChannel;
+  const isTold = earlyEnd !== undefined && error.message.includes(earlyEnd);
+  if (!isClosed && !isTold) return error;
+  const credentials = earlyEnd === undefined || isTold ? '' : `; ${earlyEnd}`;
+  const what = `the destination may have refused (its log says why) what was sent: ${sent}`;
+  const message = `${error.message}${credentials}; ${earlyEnd === undefined ? '' : 'or '}${what}`;
+  const code = earlyEnd === undefined ? error.code : 'ERR_MULTIFD_TLS';
+  const explained = new MultifdError(code, message, { ...error, cause: error.cause });
   explained.suppressed.push(...error.suppressed);
   return explained;
 }

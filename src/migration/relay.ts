@@ -292,7 +292,8 @@ class Relay implements ReceiverHooks, ForthRelay {
     if (side === 'source' && !this.#forth.inTail) return this.#errors.named(brokenOff(error));
     const named = this.#errors.named(error);
     if (side !== 'destination') return named;
-    return explain(named, sentOf(this.#forth.machine, this.#options.outgoing, this.#uuid));
+    const sent = sentOf(this.#forth.machine, this.#options.outgoing, this.#uuid);
+    return explain(named, sent, this.#sink?.earlyEnd);
   }
 
   destroy(): void {

@@ -191,7 +191,8 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     outgoing?.breakOff();
     main.destroy();
     await sender?.abandon(error);
-    throw explain(sender?.error ?? error, sentOf(description.machine, options, options.uuid));
+    const sent = sentOf(description.machine, options, options.uuid);
+    throw explain(sender?.error ?? error, sent, main.earlyEnd);
   } finally {
     main.destroy();
     await handle.close().catch(() => {});

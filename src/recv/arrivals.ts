@@ -211,7 +211,9 @@ export class Arrivals {
    * more often than not, and who waits for it shall be told.
    */
   #notSecured(error: MultifdError): void {
-    this.#tlsError = error;
+    // A source that is refused closes its channels inside their handshakes: that says less than what came before.
+    const isClosed = codeOf(error.cause) === 'ECONNRESET';
+    if (!isClosed || this.#tlsError === undefined) this.#tlsError = error;
     // Who began a handshake and did not go on has no credentials that could be wrong.
     const slow = codeOf(error.cause) === 'ERR_TLS_HANDSHAKE_TIMEOUT';
     if (slow || this.#grace !== undefined || !this.#isEmpty) return;

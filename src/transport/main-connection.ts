@@ -7,6 +7,7 @@ import { MultifdError } from '../errors.js';
 import { ByteReader } from '../stream/byte-reader.js';
 import type { Connection } from './connect.js';
 import { brokenBy, brokenEarly } from './tls/broken.js';
+import { explainEarlyEnd } from './tls/explain.js';
 
 /** Read ahead of the consumer at most, and so much again that is on its way when the socket is paused. */
 const READ_AHEAD_BYTES = 2 ** 20;
@@ -34,10 +35,8 @@ export class MainConnection {
     this.#isTcp = raw.remoteAddress !== undefined;
     if (begun.length > 0) this.#take(begun);
     socket.on('data', (chunk: Buffer) => this.#take(chunk));
-    /** A server such as QEMU judges a client behind its handshake, and says nothing. */
     const early = (cause?: Error): void => {
-      if (tls?.role !== 'client' || this.#taken > 0 || this.#isOver) return;
-      this.#broken ??= brokenEarly(tls, cause);
+      this.#broken ??= this.#early(cause);
     };
     socket.on('end', () => {
       early();
@@ -88,6 +87,18 @@ export class MainConnection {
     this.#wake?.();
   }
 
+  /** A QEMU judges the other side behind the handshake, in either role, and says nothing. */
+  #early(cause?: Error): MultifdError | undefined {
+    const { tls } = this.#connection;
+    return tls === undefined || this.#taken > 0 || this.#isOver ? undefined : brokenEarly(tls, cause);
+  }
+
+  /** What an end would mean now, if that can only be guessed: that the other side did not like this one's credentials. */
+  get earlyEnd(): string | undefined {
+    const { tls } = this.#connection;
+    return tls === undefined || this.#taken > 0 ? undefined : explainEarlyEnd(tls);
+  }
+
   #end(): void {
     this.#ended = true;
     this.#wake?.();
@@ -118,7 +129,10 @@ export class MainConnection {
         if (error === undefined || error === null) {
           this.#moved += bytes.length;
           resolve();
-        } else reject(brokenBy(this.#connection.tls, error, 'main stream broke'));
+        } else {
+          // It may be known before the peer's end is read.
+          reject(this.#early(error) ?? brokenBy(this.#connection.tls, error, 'main stream broke'));
+        }
       });
     });
   }

@@ -1,12 +1,12 @@
-/** What breaks a connection behind its handshake: an alert, or a server that judges its client only then. */
+/** What breaks a connection behind its handshake: an alert, or a peer that judges this side only then. */
 import { MultifdError } from '../../errors.js';
 import type { TlsCredentials } from './credentials.js';
 import { explainEarlyEnd, explainTlsFailure, isTlsError } from './explain.js';
 
-/** For a client whose connection has ended, or broken, before a byte came. */
+/** For a connection that has ended, or broken, before a byte came. */
 export function brokenEarly(tls: TlsCredentials, cause?: Error): MultifdError {
   if (isTlsError(cause)) return explainTlsFailure({ credentials: tls, error: cause });
-  return new MultifdError('ERR_MULTIFD_TLS', `TLS as client: ${explainEarlyEnd(tls)}`, { cause });
+  return new MultifdError('ERR_MULTIFD_TLS', `TLS as ${tls.role}: ${explainEarlyEnd(tls)}`, { cause });
 }
 
 /** For an error of a socket, with TLS or without. */

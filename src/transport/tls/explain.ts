@@ -32,6 +32,9 @@ export interface TlsFailure {
   timeoutMs?: number;
 }
 
+/** What a client looks at in a server's certificate. */
+const SERVER_CHECKS = 'its authority, its names, its dates; QEMU: tls-hostname';
+
 type Explain = (failure: TlsFailure) => string;
 
 const option = ({ credentials }: TlsFailure, name: string): string => `option ${credentials.option}.${name}`;
@@ -158,13 +161,16 @@ export function explainTlsFailure(failure: TlsFailure): MultifdError {
 }
 
 /**
- * For a client whose connection ended before a byte came: servers such as QEMU judge a client after the handshake, so it
- * may have been refused then.
+ * For a connection that ended before a byte came: a QEMU judges the other side behind the handshake, in either role, so it
+ * may have refused this one then.
  */
 export function explainEarlyEnd(credentials: TlsCredentials): string {
-  if (credentials.role !== 'client') return '';
-  const what = credentialsOf({ credentials });
-  return `the server closed right after the TLS handshake: it may have refused ${what} (tls-authz, verify-peer); its log says more`;
+  const failure = { credentials };
+  const checks = credentials.role === 'client' ? 'tls-authz, verify-peer' : SERVER_CHECKS;
+  return (
+    `the ${other(failure)} closed right after the TLS handshake: ` +
+    `it may have refused ${credentialsOf(failure)} (${checks}); its log says more`
+  );
 }
 
 /** Is it a failure of TLS, such as an alert that came after the handshake? */
@@ -210,11 +216,12 @@ function closedByPeer(failure: TlsFailure): string {
     // QEMU sends no alert: of credentials of another kind or of a PSK that it has not, it says nothing either.
     why =
       role === 'client'
-        ? `it said nothing, so it may speak plain text (QEMU: no tls-creds), or not know ${credentialsOf(failure)}`
+        ? `it said nothing, so it may speak plain text (QEMU: no tls-creds), not know ${credentialsOf(failure)}, ` +
+          'or have no version of TLS or cipher in common (options minVersion, maxVersion, ciphers; QEMU: priority)'
         : 'it said nothing';
   } else if (kind === 'x509' && role === 'server') {
     why =
-      `it may have refused this side's certificate, of ${origin} (its authority, its names, its dates), ` +
+      `it may have refused this side's certificate, of ${origin} (${SERVER_CHECKS}), ` +
       'or have credentials of another kind';
   }
   return `the ${other(failure)} closed the connection during the handshake: ${why}; its log says more`;
