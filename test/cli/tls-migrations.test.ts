@@ -1,38 +1,14 @@
 /** receive, send and relay through TLS, by their flags: the same RAM, wrong credentials, and that no key is told. */
 import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { checkAddress } from '../../src/transport/address.js';
-import { writePskCredentials, writeX509Credentials } from '../../src/transport/tls/make-credentials.js';
 import { CAPTURES, PC_RAM, play, ramOf, streamsOf } from '../migration/captures.js';
 import { Run, run, type Line } from './cli.js';
+import { host, other, psk, tellsNoKey } from './tls-folders.js';
 
 const ZSTD = CAPTURES[2];
 const TIMEOUT = { timeout: 60_000 };
-
-const root = fs.mkdtempSync(path.join(os.tmpdir(), 'mft-'));
-t.teardown(() => fs.rmSync(root, { recursive: true, force: true }));
-const [psk, other, x509] = ['psk', 'other', 'x509'].map((name) => path.join(root, name));
-await writePskCredentials(psk);
-await writePskCredentials(other, { identity: 'other' });
-const [host] = await writeX509Credentials(x509, ['host1,127.0.0.1']);
-/** Every run of digits of a key that could be told by mistake. */
-const secrets = [psk, other].map(
-  (dir) => /:(\S+)/.exec(fs.readFileSync(path.join(dir, 'keys.psk'), 'utf8'))![1],
-);
-secrets.push(
-  ...fs
-    .readFileSync(path.join(host, 'server-key.pem'), 'utf8')
-    .split('\n')
-    .filter((line) => /^[^-]/.test(line)),
-);
-
-function tellsNoKey(t: Test, ...texts: string[]): void {
-  for (const secret of secrets) {
-    for (const text of texts) t.notOk(text.includes(secret), 'no key is told');
-  }
-}
 
 async function listening(t: Test, args: string[]): Promise<{ command: Run; address: string }> {
   const command = new Run(t, [...args, '--json', '--verbose']);

@@ -1,40 +1,15 @@
 /** `--tls-creds` and its fellows: what is refused and in which words, what passes through TLS, and that no key is told. */
-import fs from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
-import t, { type Test } from 'tap';
-import { writePskCredentials, writeX509Credentials } from '../../src/transport/tls/make-credentials.js';
+import t from 'tap';
 import { run } from './cli.js';
+import { host, other, psk, root, tellsNoKey } from './tls-folders.js';
 
 const TIMEOUT = { timeout: 60_000 };
 
-const root = fs.mkdtempSync(path.join(os.tmpdir(), 'mft-'));
-t.teardown(() => fs.rmSync(root, { recursive: true, force: true }));
-const [psk, other, x509] = ['psk', 'other', 'x509'].map((name) => path.join(root, name));
-await writePskCredentials(psk);
-await writePskCredentials(other, { identity: 'other' });
-const [host] = await writeX509Credentials(x509, ['host1,127.0.0.1']);
 const socket = `unix:${path.join(root, 's')}`;
 const receive = ['receive', '--listen', socket, '--out', path.join(root, 'out')];
 const send = ['send', path.join(root, 'no.mig'), '--to', socket];
 const relay = ['relay', '--listen', socket, '--to', `unix:${path.join(root, 't')}`];
-
-/** Every run of digits of a key that could be told by mistake. */
-const secrets = [psk, other].map(
-  (dir) => /:(\S+)/.exec(fs.readFileSync(path.join(dir, 'keys.psk'), 'utf8'))![1],
-);
-secrets.push(
-  ...fs
-    .readFileSync(path.join(host, 'server-key.pem'), 'utf8')
-    .split('\n')
-    .filter((line) => /^[^-]/.test(line)),
-);
-
-function tellsNoKey(t: Test, ...texts: string[]): void {
-  for (const secret of secrets) {
-    for (const text of texts) t.notOk(text.includes(secret), 'no key is told');
-  }
-}
 
 const WRONG: [string[], RegExp][] = [
   [[...receive, '--tls-authz', 'CN=a'], /'--tls-authz' needs option '--tls-creds <folder>'/],
