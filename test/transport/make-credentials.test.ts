@@ -81,6 +81,12 @@ t.test('no link is followed to another file', async (t) => {
   t.notOk(existsSync(path.join(root, 'elsewhere')));
 });
 
+t.test('a folder that cannot be made is an error at once, also where nothing is ever made', async (t) => {
+  for (const dir of ['/proc/x', '/proc/x/y', '/dev/null', '/dev/null/x']) {
+    await t.rejects(writePskCredentials(dir), { code: 'ERR_MULTIFD_IO', message: `${dir} cannot be made` });
+  }
+});
+
 t.test('an identity that no keys.psk can have is refused', async (t) => {
   for (const identity of ['', 'a:b', 'a\nb', 'i'.repeat(257)]) {
     await t.rejects(writePskCredentials(root, { identity }), {

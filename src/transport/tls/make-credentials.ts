@@ -10,7 +10,7 @@
  * later. Without `overwrite` nothing that is there is replaced: the other host would be locked out.
  */
 import crypto from 'node:crypto';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import net from 'node:net';
 import path from 'node:path';
 import { codeOf, describeThrown, MultifdError } from '../../errors.js';
@@ -135,9 +135,22 @@ function checkNames(hosts: string[][]): void {
 
 async function makeFolder(dir: string): Promise<void> {
   try {
-    await mkdir(dir, { recursive: true, mode: FOLDER_MODE });
+    await makeFolders(path.resolve(dir));
   } catch (error) {
     throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', `${dir} cannot be made`);
+  }
+}
+
+/** Not mkdir's own `recursive`: where a file system says ENOENT whatever there is above (/proc), that never ends. */
+async function makeFolders(dir: string, above = true): Promise<void> {
+  try {
+    await mkdir(dir, { mode: FOLDER_MODE });
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === 'EEXIST' && (await stat(dir)).isDirectory()) return;
+    if (code !== 'ENOENT' || !above) throw error;
+    await makeFolders(path.dirname(dir));
+    await makeFolders(dir, false);
   }
 }
 
