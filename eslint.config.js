@@ -1,5 +1,8 @@
 import tseslint from 'typescript-eslint';
 
+const SOCKETS = ['net', 'tls', 'dgram', 'http', 'https', 'http2'];
+const message = 'Sockets belong to src/transport/.';
+
 export default tseslint.config(
   { ignores: ['dist/', 'coverage/', '.tap/', 'bench/node_modules/'] },
   ...tseslint.configs.recommendedTypeChecked.map((config) => ({ ...config, files: ['**/*.ts'] })),
@@ -21,13 +24,12 @@ export default tseslint.config(
       'no-restricted-imports': [
         'error',
         {
-          paths: ['net', 'node:net', 'tls', 'node:tls', 'dgram', 'node:dgram', 'http', 'node:http'].map(
-            (name) => ({
-              name,
-              message: 'Sockets belong to src/transport/.',
-            }),
-          ),
+          paths: SOCKETS.flatMap((name) => [name, `node:${name}`]).map((name) => ({ name, message })),
         },
+      ],
+      'no-restricted-syntax': [
+        'error',
+        { selector: `ImportExpression > Literal[value=/^(node:)?(${SOCKETS.join('|')})$/]`, message },
       ],
     },
   },

@@ -20,6 +20,7 @@ import type { Connection } from '../transport/connect.js';
 import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
 import { HELLO_MS, Listener } from '../transport/listener.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
+import { isOfCredentials } from '../transport/tls/explain.js';
 import type { ReceiveChannelTask } from './channel.js';
 import type { TlsSeatTask } from './tls-seat.js';
 import { TlsSeats } from './tls-seats.js';
@@ -214,9 +215,7 @@ export class Arrivals {
     // A source that is refused closes its channels inside their handshakes: that says less than what came before.
     const isClosed = codeOf(error.cause) === 'ECONNRESET';
     if (!isClosed || this.#tlsError === undefined) this.#tlsError = error;
-    // Who began a handshake and did not go on has no credentials that could be wrong.
-    const slow = codeOf(error.cause) === 'ERR_TLS_HANDSHAKE_TIMEOUT';
-    if (slow || this.#grace !== undefined || !this.#isEmpty) return;
+    if (!isOfCredentials(error) || this.#grace !== undefined || !this.#isEmpty) return;
     this.#endGrace(Math.min(REFUSED_GRACE_MS, this.#options.connectTimeoutMs));
   }
 

@@ -29,6 +29,14 @@ const WRONG: [string[], RegExp][] = [
     [...receive, '--tls-creds', host, '--tls-ciphers', 'none-such'],
     /option --tls-ciphers: given "none-such"/,
   ],
+  [
+    [...receive, '--tls-creds', psk, '--tls-ciphers', 'HIGH:!SHA1:PSK-NULL-SHA256'],
+    /given "PSK-NULL-SHA256", allowed ciphers that encrypt/,
+  ],
+  [
+    [...receive, '--tls-creds', host, '--tls-ciphers', 'aNULL'],
+    /given "aNULL", allowed ciphers that encrypt/,
+  ],
   [[...receive, '--tls-creds', ''], /option --tls-creds: given an empty string, allowed a folder's path/],
   [[...send, '--tls-hostname', 'a'], /'--tls-hostname' needs option '--tls-creds <folder>'/],
   [[...send, '--tls-identity', 'a'], /'--tls-identity' needs option '--tls-creds <folder>'/],

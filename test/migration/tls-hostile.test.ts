@@ -90,6 +90,17 @@ async function strangers(t: Test, address: Address, count: number, bytes?: Buffe
   );
 }
 
+t.test('handshakes that are none end nothing, however long nobody else comes', async (t) => {
+  const migration = await receiving(t, { connectTimeoutMs: 3000 });
+  // A ClientHello with nothing in it.
+  const sockets = await strangers(t, migration.address, 20, Buffer.from('160301000401000000', 'hex'));
+  t.equal(sockets.length, 20);
+  await sleep(4000);
+  t.ok(await isPending(migration.result), 'beyond the time that a failed handshake leaves');
+  await play(t, migration.address);
+  await arrives(t, migration);
+});
+
 t.test(
   'a main stream behind 250 others that began their handshakes and fell silent is in before its source gives up',
   async (t) => {

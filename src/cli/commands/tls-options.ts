@@ -143,18 +143,23 @@ export function sayInFlags(error: unknown): void {
 
 /** `option in.tls.authorize` is `option --tls-authz-in`. */
 function inFlags(message: string): string {
-  return message
-    .replaceAll(
-      /\boption (?:(in|out)\.)?tls(?:\.(\w+))?(?![\w-])/g,
-      (all, side: string | undefined, name: string = 'dir') => {
-        const flag = (FLAGS as Record<string, string | undefined>)[name];
-        return flag === undefined ? all : `option ${flag}${side === undefined ? '' : `-${side}`}`;
-      },
-    )
-    .replace('options minVersion, maxVersion', `option ${FLAGS.minVersion}`)
-    .replace(/ since verifyPeer is (?:not )?false/, (said) =>
-      said.includes('not') ? ` without ${FLAGS.verifyPeer}` : ` since ${FLAGS.verifyPeer} is given`,
-    )
-    .replace(/(verify-peer\S*): given false, allowed true with a PSK/, '$1: allowed with certificates only')
-    .replace(/(verify-peer\S*) false here/, '$1 here');
+  return (
+    message
+      .replaceAll(
+        /\boption (?:(in|out)\.)?tls(?:\.(\w+))?(?![\w-])/g,
+        (all, side: string | undefined, name: string = 'dir') => {
+          const flag = (FLAGS as Record<string, string | undefined>)[name];
+          return flag === undefined ? all : `option ${flag}${side === undefined ? '' : `-${side}`}`;
+        },
+      )
+      // Who names all three already.
+      .replaceAll(/option (--tls-creds(?:-in|-out)?), --tls-creds/g, '$1')
+      .replace('options minVersion, maxVersion, ciphers', `${FLAGS.minVersion}, ${FLAGS.ciphers}`)
+      .replace('options minVersion, maxVersion', `option ${FLAGS.minVersion}`)
+      .replace(/ since verifyPeer is (?:not )?false/, (said) =>
+        said.includes('not') ? ` without ${FLAGS.verifyPeer}` : ` since ${FLAGS.verifyPeer} is given`,
+      )
+      .replace(/(verify-peer\S*): given false, allowed true with a PSK/, '$1: allowed with certificates only')
+      .replace(/(verify-peer\S*) false here/, '$1 here')
+  );
 }

@@ -73,6 +73,13 @@ function checkCommon(given: Partial<Record<string, unknown>>, role: TlsRole, opt
   if (ciphers !== undefined && (typeof ciphers !== 'string' || ciphers === '')) {
     throw wrong(`${option}.ciphers`, kindOf(ciphers), 'a list of OpenSSL such as TLS_AES_128_GCM_SHA256');
   }
+  // Names of OpenSSL for those without encryption or without proof of who it is; those behind a ! are left out of the list.
+  const open = ciphers
+    ?.split(/[:, ]/)
+    .find((name) => /^[^!-].*(?:NULL|ADH|AECDH|anon|SECLEVEL=0)|^NULL/i.test(name));
+  if (open !== undefined) {
+    throw wrong(`${option}.ciphers`, quote(open), 'ciphers that encrypt, and prove who is there');
+  }
   const { authz, authorize } = checkAuthorize(given.authorize, `${option}.authorize`);
   const asks = authorize !== undefined;
   if (given.authorize !== undefined) {

@@ -32,6 +32,18 @@ export interface TlsFailure {
   timeoutMs?: number;
 }
 
+const UNREADABLE = 'the handshake failed';
+
+/**
+ * Did the other side go far enough to have credentials, or plain text, that are told apart here? Else it may be anybody, who
+ * tries what is there or is slow.
+ *
+ * @param error of explainTlsFailure(), from another thread as well
+ */
+export function isOfCredentials({ message, cause }: MultifdError): boolean {
+  return codeOf(cause) !== 'ERR_TLS_HANDSHAKE_TIMEOUT' && !message.includes(`: ${UNREADABLE}`);
+}
+
 /** What a client looks at in a server's certificate. */
 const SERVER_CHECKS = 'its authority, its names, its dates; QEMU: tls-hostname';
 
@@ -206,7 +218,10 @@ function reason(failure: TlsFailure): string {
   const known = REASONS[code.replace(/^ERR_SSL_/, '')] as Explain | undefined;
   if (known !== undefined) return known(failure);
   if (closed === true || ['ECONNRESET', 'EPIPE'].includes(code)) return closedByPeer(failure);
-  return error === undefined ? 'the handshake failed' : `the handshake failed: ${describeThrown(error)}`;
+  if (error === undefined) return UNREADABLE;
+  // OpenSSL's whole text has addresses and file names of its own in it.
+  const said = (error as { reason?: unknown }).reason;
+  return `${UNREADABLE}: ${typeof said === 'string' ? said : describeThrown(error)}`;
 }
 
 function closedByPeer(failure: TlsFailure): string {
