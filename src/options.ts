@@ -16,7 +16,8 @@ import {
   type StreamBlockOptions,
 } from './ram/block.js';
 import { checkAddress, type Address, type AddressText } from './transport/address.js';
-import { checkTlsOptions, type CheckedTls } from './transport/tls/check-options.js';
+import type { CheckedTls } from './transport/tls/check-options.js';
+import { loadedTls } from './transport/tls/loaded.js';
 import type { TlsOptions, TlsRole } from './transport/tls/options.js';
 import { parseUuid } from './wire/hello.js';
 
@@ -243,6 +244,8 @@ function checkCommon(
 }
 
 /**
+ * To be called when loadTls() is done.
+ *
  * @param option its name, for messages
  * @param address what a client connects to
  * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_TLS
@@ -253,7 +256,7 @@ export function checkTls(
   option: string,
   address: Address,
 ): CheckedTls | undefined {
-  return options === undefined ? undefined : checkTlsOptions(options, role, option, address);
+  return options === undefined ? undefined : loadedTls().checkTlsOptions(options, role, option, address);
 }
 
 /** By what is used of it: one of another realm (a vm context, jest's) is no instance of this one's AbortSignal. */

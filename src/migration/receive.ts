@@ -35,6 +35,7 @@ import { FileRam } from './file-ram.js';
 import { ItemsAhead } from './items-ahead.js';
 import { settles } from './limits.js';
 import type { Connection } from '../transport/connect.js';
+import { loadTls } from '../transport/tls/loaded.js';
 import { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -113,6 +114,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   if (typeof out !== 'string' || out === '') {
     throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
   }
+  await loadTls(receiverOptions.tls);
   const checked = checkReceiverOptions(
     {
       ...receiverOptions,

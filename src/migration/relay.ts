@@ -38,6 +38,7 @@ import { brokenOff } from './blame.js';
 import { allChannelsIn, connectMain, explain, sentOf } from './destination.js';
 import { settles } from './limits.js';
 import type { Connection } from '../transport/connect.js';
+import { loadTls } from '../transport/tls/loaded.js';
 import { MainConnection } from '../transport/main-connection.js';
 import { callHook } from './options.js';
 import { MainBack } from './relay-back.js';
@@ -58,6 +59,7 @@ export type { RelayMigrationOptions, RelayedMigration, RelaySide } from './relay
  *   refused, here or by the destination
  */
 export async function relayMigration(options: RelayMigrationOptions): Promise<RelayedMigration> {
+  await loadTls(options?.in?.tls, options?.out?.tls);
   const relay = new Relay(checkRelay(options));
   try {
     await relay.receiver.open();

@@ -38,6 +38,7 @@ import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
+import { loadTls } from '../transport/tls/loaded.js';
 import { settles, withLimit } from './limits.js';
 import type { MainConnection } from '../transport/main-connection.js';
 import {
@@ -120,6 +121,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     );
   }
   checkOutgoing({ ...senderOptions, address });
+  await loadTls(tlsOptions);
   const tls = checkTls(tlsOptions, 'client', 'tls', address);
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
   const handle = await openToRead(file);

@@ -29,6 +29,7 @@ import { STAT_PACKETS, slotDataBytes } from '../shared/layout.js';
 import { watchStall } from '../transport/stall.js';
 import { trace } from '../trace.js';
 import { formatUuid } from '../wire/hello.js';
+import { loadTls } from '../transport/tls/loaded.js';
 import { Arrivals } from './arrivals.js';
 import type { ReceiveChannelTask } from './channel.js';
 import { Delivery } from './delivery.js';
@@ -63,6 +64,7 @@ export interface ReceiverStats extends Stats {
 
 /** The session with all that is internal of it; embedders get it from src/public-session.ts. */
 export async function createReceiver(options: ReceiverOptions): Promise<Receiver> {
+  await loadTls((options as Partial<ReceiverOptions> | null | undefined)?.tls);
   const checked = checkReceiverOptions(options);
   const files = BlockFiles.open(checked.blocks, 'r+');
   let receiver: Receiver;

@@ -31,6 +31,7 @@ import {
 } from '../options.js';
 import { formatAddress } from '../transport/address.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
+import { loadTls } from '../transport/tls/loaded.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import { Session } from '../session.js';
@@ -70,6 +71,7 @@ export async function createSender(
   explained = false,
   tls?: CheckedTls,
 ): Promise<Sender> {
+  if (tls === undefined) await loadTls((options as Partial<AnySenderOptions> | null | undefined)?.tls);
   const checked = checkSenderOptions(options, tls);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;

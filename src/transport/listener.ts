@@ -30,9 +30,9 @@ import { takeDescriptor, type TakenConnection } from './descriptor.js';
 import type { CheckedTls } from './tls/check-options.js';
 import { explainTlsFailure } from './tls/explain.js';
 import { offersTls12 } from './tls/client-hello.js';
-import { MainHandshakes, type PendingHandshake } from './tls/main-handshakes.js';
+import { loadedTls } from './tls/loaded.js';
+import type { MainHandshakes, PendingHandshake } from './tls/main-handshakes.js';
 import type { TlsVersion } from './tls/options.js';
-import { ticketsCanBeStopped } from './tls/session-tickets.js';
 import { listenOnUnixSocket } from './unix-socket.js';
 
 /** "QEVM": what the main migration stream begins with. */
@@ -92,6 +92,7 @@ export class Listener {
     this.#events = events;
     this.#tls = tls;
     if (tls !== undefined && events.main !== undefined) {
+      const { MainHandshakes } = loadedTls();
       this.#mainHandshakes = new MainHandshakes(tls, HELLO_MS, {
         main: (socket, raw) => this.#securedMain({ socket, raw, tls: tls.credentials }),
         rest: (pending) => this.#candidate(pending),
@@ -194,7 +195,8 @@ export class Listener {
       if (record > TLS_RECORD_BYTES) this.#drop(socket, 'no TLS record');
       else if (begun.length >= TLS_HEADER_BYTES + record) {
         const hello = begun.subarray(0, TLS_HEADER_BYTES + record);
-        const old = !ticketsCanBeStopped() && credentials.minVersion === 'TLSv1.2' && offersTls12(hello);
+        const old =
+          !loadedTls().ticketsCanBeStopped() && credentials.minVersion === 'TLSv1.2' && offersTls12(hello);
         const maxVersion = old ? 'TLSv1.2' : undefined;
         this.#secure({ raw: socket, maxVersion }, Buffer.concat([begun, rest]));
       }
