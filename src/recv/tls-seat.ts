@@ -20,7 +20,7 @@ import type { ChannelOutcome, ChannelTask } from '../channel-thread.js';
 import { MultifdError, type PlainError } from '../errors.js';
 import { Control, STOP_RUN } from '../shared/control.js';
 import type { Connection } from '../transport/connect.js';
-import { destroyed, readAhead, reopen, type RawSocket } from '../transport/reopened.js';
+import { destroyed, readAhead, reopen, type RawSocket } from '../transport/raw-socket.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';
 import type { TlsPeer, TlsVersion } from '../transport/tls/options.js';
 import { HELLO_BYTES } from '../wire/hello.js';

@@ -14,6 +14,7 @@
 import net from 'node:net';
 import type { MultifdError } from '../errors.js';
 import type { Connection } from './connect.js';
+import { destroyed } from './raw-socket.js';
 import { watchStall } from './stall.js';
 import { tlsAgreed, type TlsAgreed } from './tls/agreed.js';
 import { brokenBy } from './tls/broken.js';
@@ -99,12 +100,7 @@ export class ReceiveConnection {
   async close(): Promise<void> {
     this.#unwatch();
     this.#socket.destroy();
-    const raw = this.#raw;
-    if (raw.closed) return;
-    await new Promise<void>((resolve) => {
-      raw.once('close', () => resolve());
-      raw.destroy();
-    });
+    await destroyed(this.#raw);
   }
 }
 

@@ -12,6 +12,7 @@ import { MultifdError } from '../errors.js';
 import type { Address } from './address.js';
 import type net from 'node:net';
 import { connect } from './connect.js';
+import { destroyed } from './raw-socket.js';
 import { brokenBy } from './tls/broken.js';
 import { tlsAgreed, type TlsAgreed } from './tls/agreed.js';
 import type { TlsCredentials } from './tls/credentials.js';
@@ -184,12 +185,7 @@ export class SendConnection {
   /** Waits until the descriptor is closed. */
   async close(): Promise<void> {
     this.#socket?.destroy();
-    const raw = this.#raw;
-    if (raw === undefined || raw.closed) return;
-    await new Promise<void>((resolve) => {
-      raw.once('close', () => resolve());
-      raw.destroy();
-    });
+    if (this.#raw !== undefined) await destroyed(this.#raw);
   }
 }
 

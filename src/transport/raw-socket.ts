@@ -1,6 +1,4 @@
-/**
- * A connection that another thread has accepted, opened by its descriptor where its handshake will be done.
- */
+/** The socket beneath a connection: opened by a descriptor that another thread has accepted, read ahead, closed for sure. */
 import net from 'node:net';
 
 export type RawSocket = net.Socket;
@@ -38,7 +36,7 @@ export async function readAhead(
   });
 }
 
-/** Waits until the descriptor is closed. */
+/** Closes a connection, or waits for it to be closed: its descriptor is free then. */
 export async function destroyed(raw: RawSocket): Promise<void> {
   if (raw.closed) return;
   await new Promise<void>((resolve) => {
