@@ -1,6 +1,6 @@
 /** One end of a start-up, a child of startup.ts: everything is loaded and waits, then a session up to its first packet. */
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
-import { createReceiver, createSender, type Address } from '../../src/index.js';
+import type { Address } from '../../src/index.js';
 import { serve, type Peer } from './child.js';
 import { monotonicMs } from './measure.js';
 
@@ -8,6 +8,10 @@ export interface StartupStart {
   role: 'send' | 'receive';
   channels: number;
 }
+
+// What an embedder loads, which is no module of src.
+const library = new URL('../../lib/index.js', import.meta.url).href;
+const { createReceiver, createSender } = (await import(library)) as typeof import('../../src/index.js');
 
 const PAGE = 4096;
 const FILLER = 0x5a;

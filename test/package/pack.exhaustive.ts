@@ -50,7 +50,7 @@ t.test('the tarball holds the built library, its workers and the CLI, and no tes
     'README.md',
     'LICENSE',
     'CHANGELOG.md',
-    'dist/src/index.js',
+    'dist/lib/index.js',
     'dist/src/index.d.ts',
     'dist/src/cli/main.js',
     'dist/workers/send-channel.cjs',
