@@ -1,0 +1,69 @@
+/**
+ * The door to C: the only file that loads `koffi`, an optional dependency. Whoever wants a library of the system asks here,
+ * and hears in one sentence why there is none.
+ *
+ *     koffi.ts            loads it, once a thread
+ *     system-calls.ts     the C library's calls, as they are: numbers, and -1 with an errno
+ *     sockets.ts  memory.ts  files.ts      what is done with them: units, checks, errors
+ *     libzstd.ts          the system's libzstd
+ *
+ * What is loaded runs in the process itself: a wrong address ends it. So addresses are only ever those of memory that a
+ * typed array has, lengths are taken from the same array, and nothing keeps one behind the call, but for pages that are
+ * sent without a copy (src/transport/zero-copy.ts says until when).
+ */
+import { createRequire } from 'node:module';
+import { MultifdError } from '../errors.js';
+
+/** A function of C's. Pointers are typed arrays, addresses, or null. */
+export type CFunction = (...args: (number | bigint | Uint8Array | null)[]) => number | bigint;
+
+/** What is used of koffi 3. */
+export interface Koffi {
+  /** @param file null: the program itself, and with it the C library */
+  load(file: string | null): { func(declaration: string): CFunction };
+  address(view: Uint8Array): bigint;
+  /** The C library's own, of the last call in this thread. */
+  errno(): number;
+}
+
+/** Layouts of structures and values of constants are those of 64-bit little-endian Linux; these have no others. */
+const ARCHITECTURES = ['x64', 'arm64', 'riscv64', 'loong64'];
+
+let loaded: Koffi | undefined;
+let missing: string | undefined;
+
+/** Undefined where there is none: whyNoKoffi() says why. */
+export function findKoffi(): Koffi | undefined {
+  if (loaded !== undefined || missing !== undefined) return loaded;
+  if (process.platform !== 'linux' || !ARCHITECTURES.includes(process.arch)) {
+    missing = `it is for 64-bit Linux, not for ${process.platform} on ${process.arch}`;
+    return undefined;
+  }
+  try {
+    loaded = createRequire(import.meta.url)('koffi') as Koffi;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    missing =
+      code === 'MODULE_NOT_FOUND'
+        ? 'it needs the package koffi, which is not installed: npm install koffi'
+        : code === 'ERR_DLOPEN_DISABLED'
+          ? 'it needs the package koffi, an addon, and this Node may load none: --allow-addons'
+          : `it needs the package koffi, which cannot be loaded: ${(error as Error).message.split('\n', 1)[0]}`;
+  }
+  return loaded;
+}
+
+/** In one sentence, for a message that names the option before it. */
+export function whyNoKoffi(): string {
+  return missing ?? '';
+}
+
+/**
+ * @param option what it is needed for
+ * @throws MultifdError ERR_MULTIFD_RUNTIME
+ */
+export function requireKoffi(option: string): Koffi {
+  const koffi = findKoffi();
+  if (koffi === undefined) throw new MultifdError('ERR_MULTIFD_RUNTIME', `${option}: ${whyNoKoffi()}`);
+  return koffi;
+}
