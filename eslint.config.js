@@ -2,6 +2,7 @@ import tseslint from 'typescript-eslint';
 
 const SOCKETS = ['net', 'tls', 'dgram', 'http', 'https', 'http2'];
 const message = 'Sockets belong to src/transport/.';
+const koffi = 'The door to C is src/native/koffi.ts.';
 
 export default tseslint.config(
   { ignores: ['dist/', 'coverage/', '.tap/', 'bench/node_modules/'] },
@@ -30,9 +31,11 @@ export default tseslint.config(
       'no-restricted-syntax': [
         'error',
         { selector: `ImportExpression > Literal[value=/^(node:)?(${SOCKETS.join('|')})$/]`, message },
+        { selector: "Literal[value='koffi']", message: koffi },
       ],
     },
   },
+  { files: ['src/native/koffi.ts'], rules: { 'no-restricted-syntax': 'off' } },
   {
     // tap's t.test() returns a promise that the parent test already waits for.
     files: ['test/**/*.ts'],

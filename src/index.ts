@@ -20,6 +20,7 @@
  *                     reads and writes, stalls, ends; plain or tls/
  *     methods/        none, zlib, zstd                            shared/  slots and semaphores, the only Atomics
  *     wire/  ram/     bytes of hello and packets; blocks, bitmaps, zero pages
+ *     native/         the door to C's libraries, where the optional koffi is installed
  *     errors.ts       options.ts: every option, checked in one place
  *
  *     calling thread   migration, the queueing side and the receiver, main's connection and handshake
