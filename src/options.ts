@@ -10,6 +10,7 @@ import {
   MAX_PAGE_SIZE,
   MIN_PAGE_SIZE,
   makeBlocks,
+  type DirectBlockOptions,
   type RAMBlock,
   type RAMBlockOptions,
   type SessionBlock,
@@ -79,9 +80,9 @@ export interface SenderOptions extends CommonOptions {
   onZeroPages?: (block: SessionBlock, offset: number, length: number) => void | Promise<void>;
 }
 
-/** With the blocks of a relay, which are in no memory. */
+/** With the blocks of a relay, which are in no memory, and of a file that is read past the page cache. */
 export type AnySenderOptions = Omit<SenderOptions, 'blocks'> & {
-  blocks: readonly (RAMBlockOptions | StreamBlockOptions)[];
+  blocks: readonly (RAMBlockOptions | StreamBlockOptions | DirectBlockOptions)[];
 };
 
 /** A device that takes DEVICE_STATE packets. */

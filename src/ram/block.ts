@@ -66,6 +66,14 @@ export interface FileBlockOptions extends AnyBlockOptions {
   memory?: undefined;
 }
 
+/** For the migrations' own files, with option directIo. */
+export const DIRECT = Symbol('direct');
+
+/** A RAM block in a file whose pages go by a second descriptor of it, opened with O_DIRECT (direct-io.ts). */
+export interface DirectBlockOptions extends FileBlockOptions {
+  [DIRECT]: { readonly fd: number } | undefined;
+}
+
 /** A RAM block as the embedder describes it: `memory`, or `file` and `size`. */
 export type RAMBlockOptions = MemoryBlockOptions | FileBlockOptions;
 
@@ -87,6 +95,7 @@ type GivenBlock = AnyBlockOptions &
     offset: number;
     size: number;
     stream: unknown;
+    [DIRECT]: { readonly fd: number } | undefined;
   }>;
 
 const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'fresh'];
@@ -102,6 +111,8 @@ export interface BlockDescription {
   buffer?: SharedArrayBuffer;
   /** kind file: its descriptor, which the calling thread has opened and closes. */
   fd?: number;
+  /** kind file, with option directIo: its second descriptor, for the pages. */
+  directFd?: number;
   /** Where the block begins in its buffer or file, in bytes. */
   base: number;
   /** All of it was zero when the session was opened. */
@@ -132,6 +143,7 @@ export class RAMBlock implements SessionBlock {
   readonly path: string | undefined;
   /** Given, or opened by openBlockFiles(). */
   fd: number | undefined;
+  readonly directFd: number | undefined;
   readonly base: number;
   readonly fresh: boolean;
 
@@ -178,6 +190,7 @@ export class RAMBlock implements SessionBlock {
       size = options.size;
       if (fd === undefined) this.path = file as string;
       else this.fd = fd;
+      this.directFd = options[DIRECT]?.fd;
       this.kind = 'file';
     }
     if (!Number.isSafeInteger(size) || size <= 0 || size % pageSize !== 0) {
@@ -201,6 +214,7 @@ export class RAMBlock implements SessionBlock {
     if (this.fresh) description.fresh = true;
     if (this.kind === 'shared') description.buffer = this.memory?.buffer as SharedArrayBuffer;
     if (this.fd !== undefined) description.fd = this.fd;
+    if (this.directFd !== undefined) description.directFd = this.directFd;
     return description;
   }
 }
@@ -211,7 +225,7 @@ export class RAMBlock implements SessionBlock {
  * @throws MultifdError ERR_MULTIFD_BLOCK
  */
 export function makeBlocks(
-  options: readonly (RAMBlockOptions | StreamBlockOptions)[],
+  options: readonly (RAMBlockOptions | StreamBlockOptions | DirectBlockOptions)[],
   pageSize: number,
 ): RAMBlock[] {
   if (!Array.isArray(options) || options.length === 0) {

@@ -7,14 +7,18 @@
  *     descriptor `fd`   whoever gave it, before            the same, after the session
  *
  * In a channel's thread synchronous (FileBlock): the thread is the channel's own, and the page cache answers at memory
- * speed. On the calling thread asynchronous (BlockFiles).
+ * speed; with option directIo by the file's second descriptor (direct-io.ts), and the disk answers. On the calling thread
+ * asynchronous (BlockFiles).
  */
 import fs from 'node:fs';
 import { promisify } from 'node:util';
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { BlockDescription, RAMBlock } from './block.js';
+import { directError, endsWithin } from './direct-io.js';
 
 export class FileBlock {
+  /** By O_DIRECT: memory, place and length must suit it. */
+  readonly isDirect: boolean;
   readonly #fd: number;
   readonly #name: string;
   readonly #base: number;
@@ -22,16 +26,19 @@ export class FileBlock {
   constructor(block: BlockDescription) {
     this.#name = block.name;
     this.#base = block.base;
-    this.#fd = block.fd as number;
+    this.isDirect = block.directFd !== undefined;
+    this.#fd = block.directFd ?? (block.fd as number);
   }
 
   /** Fills `into` from `at` on with `length` bytes from byte `offset` of the block. */
   read(into: Uint8Array, at: number, length: number, offset: number): void {
     let done = 0;
     while (done < length) {
-      let count: number;
+      let count = 0;
       try {
-        count = fs.readSync(this.#fd, into, at + done, length - done, this.#base + offset + done);
+        if (!this.isDirect || !endsWithin(done)) {
+          count = fs.readSync(this.#fd, into, at + done, length - done, this.#base + offset + done);
+        }
       } catch (error) {
         throw this.#failed(error, `read at ${offset + done}`);
       }
@@ -57,7 +64,8 @@ export class FileBlock {
   }
 
   #failed(error: unknown, what: string): MultifdError {
-    return MultifdError.wrap(error, 'ERR_MULTIFD_IO', `RAM block ${JSON.stringify(this.#name)}: ${what}`);
+    const where = `RAM block ${JSON.stringify(this.#name)}: ${what}`;
+    return this.isDirect ? directError(error, where) : MultifdError.wrap(error, 'ERR_MULTIFD_IO', where);
   }
 }
 

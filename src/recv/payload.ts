@@ -15,6 +15,7 @@
  * decodes into a buffer of its own keeps it until the next packet. Nothing is allocated for a packet but views.
  */
 import type { ReceiveMethod } from '../methods/methods.js';
+import { alignedBuffer } from '../ram/aligned.js';
 import type { Control } from '../shared/control.js';
 import { MAX_PAYLOAD_BYTES, MULTIFD_PACKET_BYTES, type PacketHeader } from '../wire/packet.js';
 import { Placement, type PlacementOptions } from './placement.js';
@@ -47,7 +48,10 @@ export class Payload {
     this.#pageSize = options.pageSize;
     this.#method = method;
     if (method !== undefined) this.#compressed = Buffer.allocUnsafeSlow(MAX_PAYLOAD_BYTES);
-    this.#pages = Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
+    const isDirect = options.blocks.some(({ directFd }) => directFd !== undefined);
+    this.#pages = isDirect
+      ? alignedBuffer(MULTIFD_PACKET_BYTES)
+      : Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES);
     this.#decoded = this.#pages;
     this.#placement = new Placement(options, this.#pages);
   }

@@ -8,6 +8,7 @@
 import { viewBitmaps } from '../ram/bitmap.js';
 import type { BlockDescription } from '../ram/block.js';
 import { copyPages } from '../ram/copy.js';
+import { DirectPages } from '../ram/direct-pages.js';
 import { FileBlock } from '../ram/file-block.js';
 import { runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
@@ -32,6 +33,8 @@ export class Placement {
   readonly #blocks: readonly BlockDescription[];
   readonly #shared: (Windows | undefined)[];
   readonly #files: (FileBlock | undefined)[] = [];
+  /** For files with O_DIRECT. */
+  #direct: DirectPages | undefined;
   readonly #received: Int32Array[];
   readonly #present: Int32Array[] | undefined;
   /** Of a packet's pages, for what has to be looked at before it is zeroed. */
@@ -55,6 +58,7 @@ export class Placement {
     for (const block of this.#blocks) {
       this.#files.push(block.kind === 'file' ? new FileBlock(block) : undefined);
     }
+    if (this.#files.some((file) => file?.isDirect)) this.#direct = new DirectPages(this.#pageSize);
   }
 
   /** May the channel put this block's pages in place itself? */
@@ -89,6 +93,8 @@ export class Placement {
     const { block, normalPages } = packet;
     const windows = this.#shared[block];
     const file = this.#files[block];
+    const isDirect = file?.isDirect === true;
+    if (isDirect && pages !== undefined) this.#direct?.write(file, packet, pages);
     for (let i = 0; i < normalPages;) {
       const run = this.runLength(packet, i, normalPages);
       const offset = packet.pages[i] * size;
@@ -96,7 +102,7 @@ export class Placement {
         if (windows !== undefined) {
           const window = windows.windowAt(offset);
           copyPages(pages, i * size, window, offset % Windows.WINDOW_BYTES, run * size);
-        } else file?.write(pages, i * size, run * size, offset);
+        } else if (!isDirect) file?.write(pages, i * size, run * size, offset);
       }
       markPages(this.#received[block], packet.pages[i], run);
       if (this.#present !== undefined) markPages(this.#present[block], packet.pages[i], run);

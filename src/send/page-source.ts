@@ -8,7 +8,9 @@
  * Who owns the bytes: guest RAM is the embedder's; a staging buffer is the packet's that was read into it until that packet
  * is with the kernel, or with the codec, and next() comes to it again only after that.
  */
+import { alignedBuffer } from '../ram/aligned.js';
 import type { BlockDescription } from '../ram/block.js';
+import { DirectPages } from '../ram/direct-pages.js';
 import { FileBlock } from '../ram/file-block.js';
 import { runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
@@ -19,6 +21,8 @@ export class PageSource {
   readonly #pageSize: number;
   readonly #shared: (Windows | undefined)[];
   readonly #files: (FileBlock | undefined)[];
+  /** For files with O_DIRECT. */
+  readonly #direct: DirectPages | undefined;
   readonly #staging: Buffer[] = [];
   #turn = 0;
 
@@ -29,7 +33,12 @@ export class PageSource {
       block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     );
     this.#files = blocks.map((block) => (block.kind === 'file' ? new FileBlock(block) : undefined));
-    if (blocks.some((block) => block.kind === 'file')) {
+    if (this.#files.some((file) => file?.isDirect)) {
+      this.#direct = new DirectPages(pageSize);
+      const memory = alignedBuffer(stagings * MULTIFD_PACKET_BYTES);
+      for (let at = 0; at < memory.length; at += MULTIFD_PACKET_BYTES)
+        this.#staging.push(memory.subarray(at, at + MULTIFD_PACKET_BYTES));
+    } else if (blocks.some((block) => block.kind === 'file')) {
       for (let i = 0; i < stagings; i++) this.#staging.push(Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES));
     }
   }
@@ -63,6 +72,10 @@ export class PageSource {
     const file = this.#files[block];
     if (file === undefined) return;
     const { staging } = this;
+    if (file.isDirect) {
+      this.#direct?.read(file, pages, num, staging);
+      return;
+    }
     const size = this.#pageSize;
     for (let i = 0; i < num;) {
       let run = 1;
