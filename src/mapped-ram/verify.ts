@@ -3,15 +3,16 @@
  * a digest of each block as the guest will see it (pages that are not there count as zero).
  */
 import { createHash } from 'node:crypto';
+import type { FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
+import { checkDirectIo, openDirect } from '../ram/direct-io.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { STREAM_ERRORS, quote } from '../stream/codes.js';
-import { openToRead, readAt } from '../stream/positioned-file.js';
+import { openToRead } from '../stream/positioned-file.js';
 import type { MappedRamDescription } from './description.js';
 import { readPageRuns } from './pages.js';
-
-const PIECE_BYTES = 2 ** 20;
+import { PIECE_BYTES, PageReader, tryDirectReads } from './read-pages.js';
 
 export interface VerifiedBlock {
   name: string;
@@ -24,11 +25,13 @@ export interface VerifiedBlock {
 
 export interface VerifyOptions {
   signal?: AbortSignal;
+  /** Read the pages past the page cache (O_DIRECT; default false). QEMU: direct-io. */
+  directIo?: boolean;
   /** Called after each piece with the bytes of RAM done so far, holes included. */
   onProgress?: (bytes: number) => void;
 }
 
-const OPTIONS: Record<keyof VerifyOptions, true> = { signal: true, onProgress: true };
+const OPTIONS: Record<keyof VerifyOptions, true> = { signal: true, directIo: true, onProgress: true };
 
 /**
  * @param description of this file; must be sound
@@ -40,12 +43,19 @@ export async function verifyMappedRam(
   options: VerifyOptions = {},
 ): Promise<VerifiedBlock[]> {
   checkKeys(options, Object.keys(OPTIONS));
+  const directIo = checkDirectIo(options.directIo);
   const { pageSize } = description;
   const zeros = Buffer.alloc(PIECE_BYTES);
   const verified: VerifiedBlock[] = [];
   let done = 0;
   const handle = await openToRead(file);
+  let direct: FileHandle | undefined;
   try {
+    if (directIo) {
+      direct = await openDirect(file, 'r', handle);
+      await tryDirectReads(direct, description);
+    }
+    const reader = new PageReader(direct ?? handle, directIo);
     for (const block of description.blocks) {
       const hash = createHash('sha256');
       let presentZeroPages = 0;
@@ -58,7 +68,7 @@ export async function verifyMappedRam(
           const length = Math.min(PIECE_BYTES, end - at);
           let bytes: Buffer = zeros.subarray(0, length);
           if (present) {
-            bytes = await readAt(handle, block.pagesOffset + at, length);
+            bytes = await reader.read(block.pagesOffset + at, length);
             if (bytes.length < length) {
               const message = `mapped-ram file: pages of ${quote(block.name)}: received ${at + bytes.length} bytes, expected ${end}`;
               throw new MultifdError(STREAM_ERRORS.eof, message);
@@ -84,6 +94,7 @@ export async function verifyMappedRam(
     }
     return verified;
   } finally {
+    await direct?.close();
     await handle.close();
   }
 }

@@ -5,21 +5,25 @@
  * Called on the calling thread, between two sync points. The channels write the same blocks and bitmaps from their threads;
  * no page is on both ways within a phase.
  */
-import type { FileHandle } from 'node:fs/promises';
 import type { MappedRamWriter } from '../mapped-ram/writer.js';
-import { makeBlocks, type RAMBlock } from '../ram/block.js';
+import { alignedBuffer } from '../ram/aligned.js';
+import { DIRECT, makeBlocks, type RAMBlock } from '../ram/block.js';
+import { writeDirect } from '../ram/direct-io.js';
 import type { Receiver } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import { writeAt } from '../stream/positioned-file.js';
+import type { OutputFile } from './output-file.js';
 
 export class FileRam {
   readonly #receiver: Receiver;
-  readonly #handle: FileHandle;
+  readonly #file: Pick<OutputFile, 'handle' | 'direct'>;
   #byName = new Map<string, RAMBlock>();
+  /** A page of the main stream on its way to `direct`. */
+  #page: Buffer | undefined;
 
-  constructor(receiver: Receiver, handle: FileHandle) {
+  constructor(receiver: Receiver, file: Pick<OutputFile, 'handle' | 'direct'>) {
     this.#receiver = receiver;
-    this.#handle = handle;
+    this.#file = file;
   }
 
   /** The file is laid out: every block is a range of it. */
@@ -28,7 +32,8 @@ export class FileRam {
     const blocks = makeBlocks(
       laidOut.map((block) => ({
         name: block.name,
-        file: this.#handle,
+        file: this.#file.handle,
+        [DIRECT]: this.#file.direct,
         offset: block.pagesOffset,
         size: block.usedLength,
       })),
@@ -53,7 +58,16 @@ export class FileRam {
   }
 
   async page(name: string, offset: number, data: Buffer): Promise<void> {
-    await writeAt(this.#handle, data, this.#block(name).base + offset);
+    await this.#write(data, this.#block(name).base + offset);
     markPages(this.present(name), offset / this.#receiver.pageBytes, 1);
+  }
+
+  async #write(data: Buffer, position: number): Promise<void> {
+    const { handle, direct } = this.#file;
+    if (direct === undefined) return writeAt(handle, data, position);
+    // As the channels do it: a page that one of them writes next is in no cache then.
+    this.#page ??= alignedBuffer(this.#receiver.pageBytes);
+    data.copy(this.#page);
+    await writeDirect(direct, this.#page, data.length, position);
   }
 }

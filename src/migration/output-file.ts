@@ -5,6 +5,7 @@
  *                 lock (output-lock.ts)                            a living receiver of OUT: ERR_MULTIFD_IO
  *                 OUT.part, new, O_EXCL, mode 0600                 what a dead one left: only with `overwrite`
  *     handle      whoever writes into the file does it through this descriptor, the channel threads too
+ *     direct      with option directIo: the same file once more, for its pages (ram/direct-io.ts)
  *     name()      rename: THE moment; in one turn of the event loop with the caller's last look at his session
  *     onDisk()    fsync of the folder
  *     unname()    back to OUT.part: the folder could not be written, or the source could not be told
@@ -18,6 +19,7 @@ import fs from 'node:fs';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { MultifdError } from '../errors.js';
+import { openDirect, tryDirectWrite } from '../ram/direct-io.js';
 import { OutputLock } from './output-lock.js';
 
 /** A guest's memory holds its keys and passwords. */
@@ -42,6 +44,7 @@ export class OutputFile {
   /** The name until it is whole. */
   readonly part: string;
   readonly handle: FileHandle;
+  readonly direct: FileHandle | undefined;
   readonly #overwrite: boolean;
   readonly #lock: OutputLock;
   /** Is OUT.part this file, as far as it was done here? */
@@ -52,7 +55,7 @@ export class OutputFile {
     out: string,
     resolved: string,
     overwrite: boolean,
-    handle: FileHandle,
+    [handle, direct]: [FileHandle, FileHandle | undefined],
     lock: OutputLock,
   ) {
     this.out = out;
@@ -60,11 +63,15 @@ export class OutputFile {
     this.part = `${this.#path}.part`;
     this.#overwrite = overwrite;
     this.handle = handle;
+    this.direct = direct;
     this.#lock = lock;
   }
 
-  /** @throws MultifdError ERR_MULTIFD_IO */
-  static async make(out: string, overwrite: boolean): Promise<OutputFile> {
+  /**
+   * @param directIo shall `direct` be there?
+   * @throws MultifdError ERR_MULTIFD_IO
+   */
+  static async make(out: string, overwrite: boolean, directIo = false): Promise<OutputFile> {
     // Once, since the working directory may be another one after a wait.
     const resolved = path.resolve(out);
     const part = `${resolved}.part`;
@@ -83,15 +90,21 @@ export class OutputFile {
         const message = `${part} exists, and whoever made it has ended: look into it, remove it, or give option overwrite`;
         throw new MultifdError('ERR_MULTIFD_IO', message, { cause: error });
       }
+      let direct: FileHandle | undefined;
       try {
         // An umask may have taken bits from the owner as well.
         await handle.chmod(MODE);
+        if (directIo) {
+          direct = await openDirect(part, 'r+', handle);
+          await tryDirectWrite(direct, part);
+        }
       } catch (error) {
+        await direct?.close();
         await handle.close();
         await rm(part, { force: true });
         throw error;
       }
-      return new OutputFile(out, resolved, overwrite, handle, lock);
+      return new OutputFile(out, resolved, overwrite, [handle, direct], lock);
     } catch (error) {
       await lock[Symbol.asyncDispose]();
       throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', part);
@@ -165,8 +178,9 @@ export class OutputFile {
     await this.close();
   }
 
-  /** To be called when no thread uses the descriptor any more. */
+  /** To be called when no thread uses the descriptors any more. */
   async close(): Promise<void> {
+    await this.direct?.close().catch(() => {});
     await this.handle.close().catch(() => {});
     await this.#lock[Symbol.asyncDispose]();
   }

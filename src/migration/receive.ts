@@ -19,6 +19,7 @@
 import { MultifdError, codeOf, receivedExpected } from '../errors.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { countWordsInTurns } from '../ram/bitmap.js';
+import { checkDirectIo } from '../ram/direct-io.js';
 import { publicReceiver, type Receiver as PublicReceiver } from '../public-session.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import type { Address } from '../transport/address.js';
@@ -62,6 +63,11 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
   /** After a failure, leave the partial file under `OUT.part` (default false: it is removed). */
   keepPartial?: boolean;
   /**
+   * Write the pages past the page cache (O_DIRECT; default false). A file system that does not let that be done is refused
+   * before anything is listened on. QEMU: direct-io.
+   */
+  directIo?: boolean;
+  /**
    * With the return path: the source's SWITCHOVER_ACK, without which one with capability switchover-ack goes on for ever.
    * Default `auto`: where the source can be told to bear it; see switchover-ack.ts.
    */
@@ -80,6 +86,7 @@ const OWN_OPTIONS: Record<Exclude<keyof ReceiveMigrationOptions, keyof ReceiverO
   out: true,
   overwrite: true,
   keepPartial: true,
+  directIo: true,
   switchoverAck: true,
   onListening: true,
   onStart: true,
@@ -108,7 +115,8 @@ export interface ReceivedMigration {
 export async function receiveMigration(options: ReceiveMigrationOptions): Promise<ReceivedMigration> {
   const { out, overwrite, keepPartial, switchoverAck, onListening, onStart, onSession, ...others } =
     requireOptions(options);
-  const { maxRam, maxBlocks, maxDescription, ...receiverOptions } = others;
+  const { maxRam, maxBlocks, maxDescription, directIo: direct, ...receiverOptions } = others;
+  const directIo = checkDirectIo(direct);
   const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const ack = new AckOwed(checkSwitchoverAck(switchoverAck));
   if (typeof out !== 'string' || out === '') {
@@ -124,7 +132,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     Object.keys(OWN_OPTIONS),
   );
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
-  const file = await OutputFile.make(out, overwrite === true);
+  const file = await OutputFile.make(out, overwrite === true, directIo);
   const { pageSize } = receiverOptions;
   const incoming = new IncomingMigration(file, { onStart, ack, pageSize, bounds });
   const receiver = new Receiver(checked, {
@@ -219,7 +227,7 @@ class IncomingMigration {
     const bounds = this.#bounds;
     const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize, bounds }));
     const writer = (this.#writer = new MappedRamWriter(handle, { pageSize }));
-    const state = (this.#state = new FileRam(receiver, handle));
+    const state = (this.#state = new FileRam(receiver, this.#file));
     const scanner = new TailScanner({ maxBytes: bounds.maxDescription });
     const items = new ItemsAhead(stream);
     for (;;) {

@@ -25,6 +25,8 @@ import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
 import { checkTls, type SenderOptions, type ZeroPageDetection } from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
+import { DIRECT } from '../ram/block.js';
+import { checkDirectIo, openDirect } from '../ram/direct-io.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session-stats.js';
@@ -34,6 +36,7 @@ import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readOtherSections, readPageRunBatches, readTail } from '../mapped-ram/pages.js';
 import { readMappedRam } from '../mapped-ram/read.js';
+import { tryDirectReads } from '../mapped-ram/read-pages.js';
 import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { readReturnPath } from '../stream/return-path.js';
@@ -60,6 +63,8 @@ export interface SendMigrationOptions
   file: string;
   /** Where the stream begins in the file, in bytes (default 0). */
   offset?: number;
+  /** Read the pages past the page cache (O_DIRECT; default false). QEMU: direct-io. */
+  directIo?: boolean;
   /** Where a QEMU waits: an object, `tcp:HOST:PORT`, `unix:PATH`. */
   to: Address | AddressText;
   /** The destination's program version, such as `7.2`, where it is older than the machine type asks for. */
@@ -79,6 +84,7 @@ const OWN_OPTIONS: Record<Exclude<keyof SendMigrationOptions, keyof SenderOption
   ...BOUND_KEYS,
   file: true,
   offset: true,
+  directIo: true,
   to: true,
   peer: true,
   onStart: true,
@@ -107,7 +113,8 @@ export interface SentMigration extends OutgoingStart {
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
   const { file, to, peer, onStart, onSession, offset: given, ...others } = requireOptions(options);
-  const { maxRam, maxBlocks, maxDescription, tls: tlsOptions, ...senderOptions } = others;
+  const { maxRam, maxBlocks, maxDescription, directIo: direct, tls: tlsOptions, ...senderOptions } = others;
+  const directIo = checkDirectIo(direct);
   checkKeys(senderOptions, OUTGOING_KEYS, '', [...Object.keys(OWN_OPTIONS), 'tls']);
   const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const offset = checkOffset(given);
@@ -125,14 +132,18 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   const tls = checkTls(tlsOptions, 'client', 'tls', address);
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
   const handle = await openToRead(file);
+  let pages: FileHandle | undefined;
   let description: MappedRamDescription;
   let main: MainConnection;
   try {
+    if (directIo) pages = await openDirect(file, 'r', handle);
     description = await readMappedRam(handle, { offset, pageSize: options.pageSize, ...bounds });
     requireSound(description);
     requirePageSizeTold(description.pageSize, options.pageSize);
+    if (pages !== undefined) await tryDirectReads(pages, description);
     main = await connectMain(address, connectTimeoutMs, options.signal, tls);
   } catch (error) {
+    await pages?.close();
     await handle.close();
     throw error;
   }
@@ -162,6 +173,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
         blocks: description.blocks.map((block) => ({
           name: block.name,
           file: handle,
+          [DIRECT]: pages,
           offset: block.pagesOffset,
           size: block.usedLength,
         })),
@@ -197,6 +209,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     throw explain(sender?.error ?? error, sent, main.earlyEnd);
   } finally {
     main.destroy();
+    await pages?.close().catch(() => {});
     await handle.close().catch(() => {});
   }
 }
