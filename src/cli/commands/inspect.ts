@@ -4,10 +4,10 @@ import { describeMigrationFile, type MigrationFileDescription } from '../../migr
 import type { Bounds } from '../../stream/bounds.js';
 import { quote } from '../../stream/codes.js';
 import { verifyMappedRam, type VerifiedBlock } from '../../mapped-ram/verify.js';
-import { CliError, EXIT_FAILED, EXIT_OK } from '../cli-error.js';
+import { CliError, EXIT_FAILED, EXIT_OK, UsageError } from '../cli-error.js';
 import { columnsOf } from '../terminal/columns.js';
 import { formatShare, formatSize } from '../terminal/format.js';
-import { addBoundOptions, addOutputOptions } from './migration-options.js';
+import { addBoundOptions, addOutputOptions, checked, directIoOption } from './migration-options.js';
 import { sizeFrom } from './option-values.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -17,6 +17,7 @@ const MAX_LINES = 200;
 
 interface InspectFlags extends OutputFlags, Bounds {
   verify?: true;
+  directIo?: true;
   offset: number;
 }
 
@@ -37,12 +38,17 @@ export function addInspectCommand(program: Command): void {
     .description('Says what a mapped-ram file, or a capture of a main migration stream, holds.')
     .argument('<file>', 'a mapped-ram file, or a capture of a main stream')
     .option('--verify', 'read all pages and say whether the file is sound')
+    .addOption(directIoOption('with --verify: read'))
     .addOption(
       new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
     );
   addOutputOptions(addBoundOptions(command))
     .addHelpText('after', EXAMPLES)
-    .action(async (file: string, flags: InspectFlags) => {
+    .action(async (file: string, flags: InspectFlags, command: Command) => {
+      checked(command, () => {
+        if (flags.directIo === true && flags.verify !== true)
+          throw new UsageError("option '--direct-io' is for the pages: allowed only with --verify.");
+      });
       await runCommand(flags.verbose === true, (cancelled) => inspect(file, flags, cancelled));
     });
 }
@@ -58,7 +64,8 @@ async function inspect(file: string, flags: InspectFlags, cancelled: AbortSignal
       maxDescription: flags.maxDescription,
     });
     const sound = !problemsOf(description).some((problem) => problem.fatal);
-    const verified = flags.verify === true && sound ? await verify(file, description, output, cancelled) : [];
+    const verified =
+      flags.verify === true && sound ? await verify(file, flags, description, output, cancelled) : [];
     const record = { file, ...recordOf(description, verified), sound, verified: verified.length > 0 };
     const problem = problemsOf(description).find(({ fatal }) => fatal);
     const error = problem === undefined ? undefined : new CliError('ERR_CLI_UNSOUND', problem.message);
@@ -73,6 +80,7 @@ async function inspect(file: string, flags: InspectFlags, cancelled: AbortSignal
 
 async function verify(
   file: string,
+  flags: InspectFlags,
   description: MigrationFileDescription,
   output: Output,
   cancelled: AbortSignal,
@@ -82,6 +90,7 @@ async function verify(
   let told = performance.now();
   return verifyMappedRam(file, description, {
     signal: cancelled,
+    directIo: flags.directIo === true,
     onProgress: (bytes) => {
       if (performance.now() - told < 200) return;
       told = performance.now();

@@ -83,6 +83,11 @@ export function switchoverAckOption(auto: string): Option {
     .default('auto');
 }
 
+/** @param what is done with the file */
+export function directIoOption(what: string): Option {
+  return new Option('--direct-io', `${what} its pages past the page cache (O_DIRECT); QEMU's direct-io`);
+}
+
 export function listenModeOption(): Option {
   return new Option('--listen-mode <octal>', 'mode of the unix socket: who may write to it may connect')
     .default(0o600, '600')

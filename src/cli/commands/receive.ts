@@ -15,6 +15,7 @@ import {
   addressFrom,
   channelsOption,
   compressionOption,
+  directIoOption,
   listenModeOption,
   maxStraysOption,
   pageSizeOption,
@@ -41,6 +42,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags, Bounds {
   switchoverAck: SwitchoverAck;
   overwrite?: true;
   keepPartial?: true;
+  directIo?: true;
 }
 
 const EXAMPLES = `
@@ -78,6 +80,7 @@ export function addReceiveCommand(program: Command): void {
       'replace the file if it exists, at the very end; take over what a killed receiver left',
     )
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
+    .addOption(directIoOption('write'))
     .addOption(listenModeOption())
     .addOption(maxStraysOption())
     .addOption(acceptTimeoutOption())
@@ -123,6 +126,7 @@ async function receive(
         switchoverAck: flags.switchoverAck,
         overwrite: flags.overwrite === true,
         keepPartial: flags.keepPartial === true,
+        directIo: flags.directIo === true,
         signal: cancelled,
         onListening: (address) => {
           const text = formatAddress(address);

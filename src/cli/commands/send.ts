@@ -15,6 +15,7 @@ import {
   channelsOption,
   checked,
   compressionOption,
+  directIoOption,
   levelFor,
   requireOptions,
   sessionOptions,
@@ -35,6 +36,7 @@ interface SendFlags extends SessionFlags, OutputFlags, Bounds {
   zeroPageDetection?: ZeroPageDetection;
   peer?: string;
   offset: number;
+  directIo?: true;
   maxBandwidth: number;
 }
 
@@ -80,6 +82,7 @@ export function addSendCommand(program: Command): void {
     .addOption(
       new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
     )
+    .addOption(directIoOption('read'))
     .addOption(
       new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
         .default(0)
@@ -129,6 +132,7 @@ async function send(
         file,
         to: flags.to,
         offset: flags.offset,
+        directIo: flags.directIo === true,
         channels: flags.channels,
         compression: flags.compression,
         ...(flags.zeroPageDetection !== undefined && { zeroPageDetection: flags.zeroPageDetection }),
