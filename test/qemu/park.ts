@@ -53,6 +53,7 @@ export interface ParkOptions extends Outgoing {
   /** Is the guest paused before? */
   paused?: boolean;
   tls?: ParkTls;
+  directIo?: boolean;
 }
 
 /** Credentials at both ends. */
@@ -116,6 +117,7 @@ export async function park(t: Test, source: Qemu, options: ParkOptions): Promise
     compression: options.compression,
     ...(options.tls && { tls: ourTls(options.tls.kind, options.tls.dir, 'server') }),
     out: file,
+    directIo: options.directIo === true,
     onListening: listen,
   });
   result.catch(() => {});
@@ -166,11 +168,11 @@ export async function load(
   program: Program,
   parked: Pick<Parked, 'file' | 'machine' | 'ram' | 'counter'>,
   folder: string,
-  { channels = 0 }: { channels?: number } = {},
+  { channels = 0, directIo = false }: { channels?: number; directIo?: boolean } = {},
 ): Promise<void> {
   const destination = await Qemu.start(t, program, folder, { machine: parked.machine, incoming: true });
   await destination.setCapabilities({ 'mapped-ram': true, multifd: channels > 0 });
-  if (channels > 0) await destination.setParameters({ 'multifd-channels': channels });
+  if (channels > 0) await destination.setParameters({ 'multifd-channels': channels, 'direct-io': directIo });
   await destination.execute('migrate-incoming', { uri: `file:${parked.file}` });
   await checkGuest(t, destination, parked);
 }
@@ -181,6 +183,7 @@ export interface SendOptions {
   channels: number;
   compression: Compression;
   tls?: ParkTls;
+  directIo?: boolean;
 }
 
 /** Sends the file into a fresh QEMU. */
