@@ -2,9 +2,9 @@
  * The inner loops on one thread: zero-page detection beside its plain twin, a packet's header in both directions, and
  * every backend of each codec in both directions. What a channel can reach at most follows from these.
  */
-import { createRequire } from 'node:module';
 import { createZlibReceiver, createZlibSender } from '../src/methods/zlib.js';
-import { createZstdReceiver, createZstdSender, hasNodeZstd } from '../src/methods/zstd.js';
+import { createZstdReceiver, createZstdSender, zstdBackends } from '../src/methods/zstd.js';
+import { zstdBinding } from '../src/methods/zstd-binding.js';
 import type { ReceiveMethod, SendMethod } from '../src/methods/contract.js';
 import { isZeroRange, isZeroRangePlain } from '../src/ram/zero-page.js';
 import {
@@ -126,7 +126,7 @@ interface Backend {
 }
 
 const zlibStream = (): SendMethod => createZlibSender(ZLIB_LEVEL, true);
-const zstdBinding = (): SendMethod => createZstdSender(ZSTD_LEVEL, false);
+const ZSTD_NAMES = { node: 'zstd, Node', libzstd: "zstd, the system's libzstd", binding: 'zstd, binding' };
 
 const BACKENDS: Backend[] = [
   { name: 'zlib, Node, one stream', sender: zlibStream, receiver: () => createZlibReceiver(PAGE, true) },
@@ -136,26 +136,17 @@ const BACKENDS: Backend[] = [
     receiver: () => createZlibReceiver(PAGE, false),
     payloads: (pages) => compressAll(zlibStream(), pages),
   },
-  ...(hasNodeZstd
-    ? [
-        {
-          name: 'zstd, Node',
-          sender: () => createZstdSender(ZSTD_LEVEL, true),
-          receiver: () => createZstdReceiver(PAGE, true),
-        },
-      ]
-    : []),
-  { name: 'zstd, binding', sender: zstdBinding, receiver: () => createZstdReceiver(PAGE, false) },
-  {
-    name: 'zstd, our decoder on a frame that goes on',
-    receiver: () => createZstdReceiver(PAGE, false),
-    payloads: async (pages) => {
-      const binding = createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as {
-        compress(data: Buffer, level: number): Promise<Buffer>;
-      };
-      return endlessFrame(await binding.compress(Buffer.concat(pages), ZSTD_LEVEL), pages.length);
-    },
-  },
+  ...zstdBackends().map((backend) => ({
+    name: ZSTD_NAMES[backend],
+    sender: () => createZstdSender(ZSTD_LEVEL, backend),
+    receiver: () => createZstdReceiver(PAGE, backend),
+  })),
+  ...zstdBackends().map((backend) => ({
+    name: `${backend === 'binding' ? 'zstd, our decoder' : ZSTD_NAMES[backend]} on a frame that goes on`,
+    receiver: () => createZstdReceiver(PAGE, backend),
+    payloads: async (pages: Buffer[]) =>
+      endlessFrame(await zstdBinding().compress(Buffer.concat(pages), ZSTD_LEVEL), pages.length),
+  })),
 ];
 
 /** Copies: a sender's payload is valid until the call after the next. */

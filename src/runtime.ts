@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import zlib from 'node:zlib';
 import { MultifdError } from './errors.js';
+import { outsideZstd } from './methods/zstd-outside.js';
 import type { Compression } from './options.js';
 
 /** Node's permission model; undefined without --permission. Not in every version of the types. */
@@ -84,19 +85,9 @@ function requirePermission(scope: string, flag: string, why: string): void {
   );
 }
 
-/** Under --permission an addon needs a flag of its own, which cannot be asked for: it is tried. */
+/** Asked here, or a channel's thread says it when the peer is connected. */
 function requireZstd(): void {
-  const { permission } = process as unknown as { permission?: Permission };
-  if (permission === undefined || 'createZstdCompress' in zlib) return;
-  try {
-    createRequire(import.meta.url)('@mongodb-js/zstd/bindings');
-  } catch (cause) {
-    throw new MultifdError(
-      'ERR_MULTIFD_RUNTIME',
-      'received --permission without --allow-addons, expected both: on this Node zstd is a native addon',
-      { cause },
-    );
-  }
+  if (!('createZstdCompress' in zlib)) outsideZstd();
 }
 
 function threadFile(name: string): string {

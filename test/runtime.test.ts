@@ -6,6 +6,7 @@ import { fileURLToPath } from 'node:url';
 import zlib from 'node:zlib';
 import { build } from 'esbuild';
 import t from 'tap';
+import { findLibzstd } from '../src/native/libzstd.js';
 import { WITHOUT_TAP } from './cli/cli.js';
 
 const INDEX = fileURLToPath(new URL('../src/index.js', import.meta.url));
@@ -66,6 +67,43 @@ t.test(
       'ERR_MULTIFD_RUNTIME received --permission without --allow-addons, expected both: on this Node zstd is a native addon';
     t.strictSame(node(flags, use), { lines: [expected, expected], status: 0 });
     t.strictSame(node([...flags, '--allow-addons'], use), { lines: ['ok'], status: 0 });
+    t.end();
+  },
+);
+
+/** Packages that are not installed, as far as the calling thread sees. */
+const hide = (pattern: RegExp): string => `
+import Module from 'node:module';
+const resolve = Module._resolveFilename;
+Module._resolveFilename = function (name, ...rest) {
+  if (!${pattern}.test(name)) return resolve.call(this, name, ...rest);
+  throw Object.assign(new Error('Cannot find module ' + name), { code: 'MODULE_NOT_FOUND' });
+};
+`;
+
+t.test(
+  'zstd that nothing here can do is refused before anything connects, with what to install',
+  { skip: 'createZstdCompress' in zlib ? 'this Node has a zstd of its own' : false },
+  (t) => {
+    const use = IMPORT + USE.replaceAll('blocks: blocks() }', "blocks: blocks(), compression: 'zstd' }");
+    const PART = /^@mongodb-js.zstd-/;
+    const KOFFI = /^koffi$/;
+    const { lines, status } = node([], hide(new RegExp(`${PART.source}|${KOFFI.source}`)) + use);
+    t.equal(status, 0);
+    t.equal(lines.length, 2);
+    for (const line of lines) {
+      t.match(
+        line,
+        /^ERR_MULTIFD_RUNTIME compression zstd: this Node has none of its own \(22\.15 and later/,
+      );
+      if (process.platform === 'linux') t.match(line, 'not installed: npm install koffi');
+      const part = `its part for ${process.platform} on ${process.arch} is not installed: npm install --include=optional`;
+      t.ok(line.endsWith(`@mongodb-js/zstd cannot be loaded (${part})`), line);
+    }
+    t.strictSame(node([], hide(KOFFI) + use), { lines: ['ok'], status: 0 }, 'the binding alone is enough');
+    const libzstd = findLibzstd() !== undefined;
+    const alone = node([], hide(PART) + use);
+    t.match(alone.lines[0], libzstd ? /^ok$/ : /^ERR_MULTIFD_RUNTIME/, "the system's libzstd alone is");
     t.end();
   },
 );

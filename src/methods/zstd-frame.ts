@@ -8,7 +8,7 @@
  * A real QEMU's frame begins in a channel's first payload and never ends; every other payload is bare blocks. The
  * walker therefore keeps its place from payload to payload.
  *
- * There are three decoders, of four versions: which takes a frame depends on the Node that runs. libzstd's releases differ
+ * There are four decoders, of many versions: which takes a frame depends on the Node and the system that run. libzstd's releases differ
  * in what they let pass, and none has our bounds. Whatever can be told without decoding is therefore told here, in one way
  * for all: what is not a frame (skippable ones too, which QEMU refuses), headers and blocks that break a rule, frames and
  * payloads that cannot come to the bytes that they promise, and more blocks than an honest encoder makes.

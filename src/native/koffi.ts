@@ -19,8 +19,11 @@ export type CFunction = (...args: (number | bigint | Uint8Array | null)[]) => nu
 
 /** What is used of koffi 3. */
 export interface Koffi {
-  /** @param file null: the program itself, and with it the C library */
-  load(file: string | null): { func(declaration: string): CFunction };
+  /**
+   * @param file null: the program itself, and with it the C library
+   * @param options `deep`: what the library calls of its own is its own, whatever else is loaded (RTLD_DEEPBIND)
+   */
+  load(file: string | null, options?: { deep?: boolean }): { func(declaration: string): CFunction };
   address(view: Uint8Array): bigint;
   /** The C library's own, of the last call in this thread. */
   errno(): number;

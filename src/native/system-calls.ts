@@ -79,7 +79,7 @@ export function callSystem(
 const addresses = new WeakMap<ArrayBufferLike, bigint>();
 
 /** Where the view's bytes are: memory of an ArrayBuffer, shared or not, stays where it is until it is detached. */
-export function addressOf(calls: SystemCalls, view: Uint8Array): bigint {
+export function addressOf(calls: Pick<SystemCalls, 'address'>, view: Uint8Array): bigint {
   let base = addresses.get(view.buffer);
   if (base === undefined) {
     base = calls.address(new Uint8Array(view.buffer));

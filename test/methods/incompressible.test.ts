@@ -11,7 +11,7 @@ import t from 'tap';
 import { inBlocks, isIncompressible } from '../../src/methods/incompressible.js';
 import type { ReceiveMethod, SendMethod } from '../../src/methods/contract.js';
 import { createZlibReceiver, createZlibSender } from '../../src/methods/zlib.js';
-import { createZstdReceiver, createZstdSender, hasNodeZstd } from '../../src/methods/zstd.js';
+import { createZstdReceiver, createZstdSender, zstdBackends } from '../../src/methods/zstd.js';
 import { Random } from '../support/random.js';
 
 const PAGE = 4096;
@@ -144,8 +144,9 @@ const SENDERS: Record<string, () => SendMethod> = {
   'zlib, one stream, level 0': () => createZlibSender(0, true),
   'zlib, one stream, level 9': () => createZlibSender(9, true),
   'zlib, a packet at a time': () => createZlibSender(1, false),
-  'zstd by @mongodb-js/zstd': () => createZstdSender(1, false),
-  ...(hasNodeZstd && { 'zstd by node:zlib': () => createZstdSender(1, true) }),
+  ...Object.fromEntries(
+    zstdBackends().map((backend) => [`zstd by ${backend}`, () => createZstdSender(1, backend)]),
+  ),
 };
 
 const RECEIVERS: Record<'zlib' | 'zstd', Record<string, () => ReceiveMethod>> = {
@@ -153,10 +154,9 @@ const RECEIVERS: Record<'zlib' | 'zstd', Record<string, () => ReceiveMethod>> = 
     'node:zlib': () => createZlibReceiver(PAGE, true),
     fflate: () => createZlibReceiver(PAGE, false),
   },
-  zstd: {
-    '@mongodb-js/zstd': () => createZstdReceiver(PAGE, false),
-    ...(hasNodeZstd && { 'node:zlib': () => createZstdReceiver(PAGE, true) }),
-  },
+  zstd: Object.fromEntries(
+    zstdBackends().map((backend) => [backend, () => createZstdReceiver(PAGE, backend)]),
+  ),
 };
 
 for (const [name, create] of Object.entries(SENDERS)) {
@@ -208,7 +208,7 @@ for (const [name, create] of Object.entries(SENDERS)) {
 }
 
 t.test('raw blocks cost next to nothing', async (t) => {
-  for (const create of [() => createZlibSender(1), () => createZstdSender(1, false)]) {
+  for (const create of [() => createZlibSender(1), () => createZstdSender(1, 'binding')]) {
     const sender = create();
     const raw = [crypto.randomBytes(2 ** 19)];
     const payload = await payloadOf(sender, { packed: Buffer.alloc(0), raw });

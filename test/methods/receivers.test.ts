@@ -1,5 +1,5 @@
 /**
- * The receiving halves of zlib and zstd, each with both of its backends, packet by packet: real captures, every
+ * The receiving halves of zlib and zstd, each with all of its backends, packet by packet: real captures, every
  * encoding of the tables in specification 3.2 and 3.3, and payloads that lie.
  *
  * The judge of the captures is test/support/reference-decoder.ts, which shares nothing with src.
@@ -13,7 +13,9 @@ import t, { type Test } from 'tap';
 import { MultifdError } from '../../src/errors.js';
 import type { ReceiveMethod } from '../../src/methods/contract.js';
 import { createZlibReceiver } from '../../src/methods/zlib.js';
-import { createZstdReceiver, hasNodeZstd } from '../../src/methods/zstd.js';
+import { createZstdReceiver } from '../../src/methods/zstd.js';
+import { hasNodeZstd } from '../../src/methods/zstd-node.js';
+import { findLibzstd, whyNoLibzstd } from '../../src/native/libzstd.js';
 import { Random } from '../support/random.js';
 import { decodeChannel, readCapture } from '../support/reference-decoder.js';
 
@@ -34,14 +36,20 @@ const ZLIB: Backend[] = [
 ];
 const NODE_ZSTD: Backend = {
   name: 'zstd by node:zlib',
-  create: (pageSize = PAGE) => createZstdReceiver(pageSize, true),
+  create: (pageSize = PAGE) => createZstdReceiver(pageSize, 'node'),
 };
 if (!hasNodeZstd) NODE_ZSTD.skip = 'this Node has no zstd of its own';
+const LIBZSTD: Backend = {
+  name: "zstd by the system's libzstd",
+  create: (pageSize = PAGE) => createZstdReceiver(pageSize, 'libzstd'),
+};
+if (findLibzstd() === undefined) LIBZSTD.skip = whyNoLibzstd();
 const ZSTD: Backend[] = [
   NODE_ZSTD,
+  LIBZSTD,
   {
     name: 'zstd by @mongodb-js/zstd and our decoder',
-    create: (pageSize = PAGE) => createZstdReceiver(pageSize, false),
+    create: (pageSize = PAGE) => createZstdReceiver(pageSize, 'binding'),
   },
 ];
 const BACKENDS = { zlib: ZLIB, zstd: ZSTD };
@@ -685,7 +693,7 @@ for (const compression of ['zlib', 'zstd'] as const) {
 }
 
 t.test("an endless zstd frame without Node's own zstd: nothing of what came before is held", async (t) => {
-  const method = createZstdReceiver(PAGE, false);
+  const method = createZstdReceiver(PAGE, 'binding');
   const page = Buffer.alloc(128 * PAGE);
   const collect = (): number => {
     v8.setFlagsFromString('--expose-gc');
@@ -715,7 +723,7 @@ t.test("a window beyond that of QEMU's highest level is refused before it is mem
   const take = async (exponent: number): Promise<unknown> => {
     const header = Buffer.concat([FRAME_MAGIC, Buffer.of(0, (exponent - 10) << 3)]);
     const payload = Buffer.concat([header, zstdBlock('raw', Buffer.alloc(PAGE, 1), false)]);
-    return createZstdReceiver(PAGE, false).decompress(payload, Buffer.alloc(PAGE));
+    return createZstdReceiver(PAGE, 'binding').decompress(payload, Buffer.alloc(PAGE));
   };
   await t.resolves(take(25));
   await t.rejects(take(26), {

@@ -53,7 +53,7 @@ t.test('a buffer that native code owns is given back', async (t) => {
 
 t.test('zstd without that of Node: sending holds a few payloads', async (t) => {
   await staysSmall(t, async (packets) => {
-    const sender = createZstdSender(1, false);
+    const sender = createZstdSender(1, 'binding');
     let bytes = 0;
     // Two under way, as a channel has them.
     let earlier: Promise<Buffer> | undefined;
@@ -69,7 +69,7 @@ t.test('zstd without that of Node: sending holds a few payloads', async (t) => {
 });
 
 t.test('zstd without that of Node: a payload is valid until the third call after its own', async (t) => {
-  const sender = createZstdSender(1, false);
+  const sender = createZstdSender(1, 'binding');
   const lent: Buffer[] = [];
   for (let i = 0; i < 8; i++) {
     const made = sender.compress(noise.subarray(i * PAGE, (i + 4) * PAGE));
@@ -81,7 +81,7 @@ t.test('zstd without that of Node: a payload is valid until the third call after
 });
 
 t.test('zstd without that of Node: receiving holds one packet', async (t) => {
-  const sender = createZstdSender(1, false);
+  const sender = createZstdSender(1, 'binding');
   const payload = Buffer.from(await sender.compress(noise));
   const raw = sender.raw([noise.subarray(0, PAGE)]);
   sender.close();
@@ -90,7 +90,7 @@ t.test('zstd without that of Node: receiving holds one packet', async (t) => {
     [Buffer.concat([payload, ...raw]), PAGE],
   ] as const) {
     await staysSmall(t, async (packets) => {
-      const receiver = createZstdReceiver(PAGE, false);
+      const receiver = createZstdReceiver(PAGE, 'binding');
       const into = Buffer.alloc(PACKET + more);
       for (let i = 0; i < packets; i++) {
         const own = await receiver.decompress(packet, into);

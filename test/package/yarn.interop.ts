@@ -46,6 +46,7 @@ function installed(
 }
 
 const USE = `
+import { createRequire } from 'node:module';
 import { createReceiver, createSender } from 'multifd';
 const memory = new SharedArrayBuffer(2 ** 20);
 const target = new SharedArrayBuffer(2 ** 20);
@@ -59,6 +60,12 @@ for (const compression of ['none', 'zlib', 'zstd']) {
   await Promise.all([sender.end(), receiver.end()]);
   console.log(compression, Buffer.from(memory).equals(Buffer.from(target)));
   Buffer.from(target).fill(0);
+}
+try {
+  const require = createRequire(createRequire(import.meta.url).resolve('multifd'));
+  console.log('koffi', require('koffi').version);
+} catch {
+  console.log('koffi absent');
 }
 `;
 
@@ -95,5 +102,10 @@ t.test("under Yarn's Plug'n'Play each method migrates", { timeout: 120_000 }, as
   await under(['install', '--no-immutable']);
   t.notOk(fs.existsSync(path.join(project, 'node_modules/multifd')), 'it lies in an archive');
   const used = await under(['node', 'use.js']);
-  t.equal(used.stdout, 'none true\nzlib true\nzstd true\n');
+  // An optional dependency: with its addon, or not at all.
+  const koffi = path.join(root, 'node_modules/koffi/package.json');
+  const version = fs.existsSync(koffi)
+    ? (JSON.parse(fs.readFileSync(koffi, 'utf8')) as Manifest).version
+    : 'absent';
+  t.equal(used.stdout, `none true\nzlib true\nzstd true\nkoffi ${version}\n`);
 });
