@@ -2,13 +2,15 @@
  * Methods zlib and zstd at level 1 on program bytes, against what the codec alone could do with these cores for both
  * ends: cores / (1 / compress + 1 / decompress), each measured on one thread in packets of 512 KiB in the same run.
  *
- * Where the codec has threads of its own (zstd on Node 20) it is measured on all cores at once as well: two busy cores of
+ * Where the codec has threads of its own (zstd on a Node without one, by @mongodb-js/zstd) it is measured on all cores at once as well: two busy cores of
  * a shared machine are not twice one, and its allocations meet in the kernel.
  */
-import { createRequire } from 'node:module';
 import os from 'node:os';
 import zlib from 'node:zlib';
 import type { Compression } from '../src/index.js';
+import { zstdBackend } from '../src/methods/zstd.js';
+import { zstdBinding } from '../src/methods/zstd-binding.js';
+import { ZstdCompressor, ZstdDecompressor, findLibzstd, type Libzstd } from '../src/native/libzstd.js';
 import { Engine, mustBeEqual, rate } from './support/engine.js';
 import { fillImage, prefault } from './support/image.js';
 import { alternate, row, type Plot, type Row } from './support/measure.js';
@@ -25,29 +27,46 @@ interface Codec {
   threaded?: boolean;
 }
 
-/** Node's own zstd where it has one, else the binding: what the methods use as well. */
+/** Node's own zstd where it has one, the system's libzstd, else the binding: what the methods use as well. */
 function zstd(): Codec {
+  const backend = zstdBackend();
+  if (backend === 'libzstd') return libzstd();
+  if (backend === 'binding') {
+    return {
+      compress: (pages) => zstdBinding().compress(pages, 1),
+      decompress: (payload) => zstdBinding().decompress(payload),
+      threaded: true,
+    };
+  }
   const node = zlib as unknown as {
-    zstdCompressSync?: (data: Buffer, options: object) => Buffer;
+    zstdCompressSync: (data: Buffer, options: object) => Buffer;
     zstdDecompressSync: (data: Buffer) => Buffer;
     constants: { ZSTD_c_compressionLevel: number };
   };
-  const compress = node.zstdCompressSync;
-  if (compress !== undefined) {
-    const params = { [node.constants.ZSTD_c_compressionLevel]: 1 };
-    return {
-      compress: (pages) => compress(pages, { params }),
-      decompress: (payload) => node.zstdDecompressSync(payload),
-    };
-  }
-  const binding = createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as {
-    compress(data: Buffer, level: number): Promise<Buffer>;
-    decompress(data: Buffer): Promise<Buffer>;
-  };
+  const params = { [node.constants.ZSTD_c_compressionLevel]: 1 };
   return {
-    compress: (pages) => binding.compress(pages, 1),
-    decompress: (payload) => binding.decompress(payload),
-    threaded: true,
+    compress: (pages) => node.zstdCompressSync(pages, { params }),
+    decompress: (payload) => node.zstdDecompressSync(payload),
+  };
+}
+
+function libzstd(): Codec {
+  const library = findLibzstd() as Libzstd;
+  const compressor = new ZstdCompressor(library, 1);
+  const decompressor = new ZstdDecompressor(library);
+  const payload = Buffer.alloc(2 * PACKET);
+  const pages = Buffer.alloc(PACKET);
+  return {
+    // A copy, of a third of the bytes: the payloads are kept.
+    compress: (input) => Buffer.from(payload.subarray(0, compressor.compress(input, payload))),
+    decompress: (input) => {
+      let read = 0;
+      for (let filled = 0; read < input.length; filled = pages.length - decompressor.outputLeft) {
+        if (!decompressor.run(input, read, pages, filled)) throw new Error(decompressor.failure);
+        read = input.length - decompressor.inputLeft;
+      }
+      return pages;
+    },
   };
 }
 
