@@ -18,7 +18,7 @@
  *
  * What no checker can see: a corrupt compressed block. Most are refused by all decoders. Of those that libzstd takes, since
  * it does not look at everything, ours takes all but 1 in 1000, and the other way round; 1 in 100 where the first Huffman table of an endless frame is hit.
- * That is libzstd 1.5.7; of 1.5.4 it is 1 in 200, and 1 in 60 has other bytes.
+ * That is libzstd 1.5.7; of 1.5.4 it is 1 in 200, and 1 in 40 has other bytes.
  */
 import { findLibzstd, ZstdCompressor, ZstdDecompressor, type Libzstd } from '../native/libzstd.js';
 import type { ReceiveMethod, SendMethod } from './contract.js';
