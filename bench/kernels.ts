@@ -6,6 +6,7 @@ import { createZlibReceiver, createZlibSender } from '../src/methods/zlib.js';
 import { createZstdReceiver, createZstdSender, zstdBackends } from '../src/methods/zstd.js';
 import { zstdBinding } from '../src/methods/zstd-binding.js';
 import type { ReceiveMethod, SendMethod } from '../src/methods/contract.js';
+import { allocateRam } from '../src/ram/allocate.js';
 import { isZeroRange, isZeroRangePlain } from '../src/ram/zero-page.js';
 import {
   MULTIFD_PACKET_BYTES,
@@ -26,9 +27,10 @@ const SIDE_MS = 20;
 const ZSTD_LEVEL = 1;
 const ZLIB_LEVEL = 1;
 const PACKETS = 32;
+const RAM_BYTES = 2 ** 28;
 
 export async function run(): Promise<Row[]> {
-  return [...(await zeroDetection()), ...(await headers()), ...(await codecs())];
+  return [...(await zeroDetection()), ...(await headers()), ...(await codecs()), ...(await firstTouch())];
 }
 
 /** Nanoseconds of one call, over as many as take SIDE_MS. */
@@ -112,6 +114,24 @@ async function headers(): Promise<Row[]> {
     row('kernels', `${side}, a packet of ${pages.length} pages`, 'ns', values, {
       plot: { chart: 'header', series: side, x: `${pages.length} pages` },
     }),
+  );
+}
+
+/** A guest's RAM that nobody has written yet: what the kernel, and the host of a virtual machine, take for its pages. */
+async function firstTouch(): Promise<Row[]> {
+  const touch = (make: (bytes: number) => SharedArrayBuffer) => (): Promise<number> => {
+    const bytes = new Uint8Array(make(RAM_BYTES));
+    const begun = performance.now();
+    for (let at = 0; at < bytes.length; at += PAGE) bytes[at] = 1;
+    return Promise.resolve(RAM_BYTES / 1e6 / (performance.now() - begun));
+  };
+  const sides = {
+    'plain memory': touch((bytes) => new SharedArrayBuffer(bytes)),
+    'allocateRam()': touch(allocateRam),
+  };
+  const figures = await alternate(sides, ROUNDS);
+  return Object.entries(figures).map(([side, values]) =>
+    row('kernels', `first touch of ${RAM_BYTES / 2 ** 20} MiB: ${side}`, 'GB/s', values),
   );
 }
 

@@ -54,6 +54,7 @@ export type {
   TlsVersion,
   TlsX509Options,
 } from './transport/tls/options.js';
+export { adviseHugePages, allocateRam } from './ram/allocate.js';
 export type { BlockMemory, FixedMemory, WasmMemory, WasmMemoryRange } from './ram/memory.js';
 export type { ReceivedBitmap } from './ram/bitmap.js';
 export { ERROR_CODES, MultifdError, type ErrorCode } from './errors.js';
