@@ -1,8 +1,8 @@
 /**
  * Decodes the blocks of zstd frames (RFC 8878), straight into the pages, with the frame's history beside them.
  *
- * It is the decoder of all frames that no native one gets: on a Node without zstd of its own the endless frame of a real
- * QEMU, see zstd.ts. All its memory is made once: 400 KiB, and a history of the frame's window.
+ * It is the decoder of all frames that no native one gets: on a Node without zstd of its own, and without libzstd, the endless
+ * frame of a real QEMU, see zstd.ts. All its memory is made once: 400 KiB, and a history of the frame's window.
  * A block costs what its bytes cost, however small it is and however large the window. As strict as libzstd 1.5.7, and where
  * that depends on its state of the moment (an offset beyond the window that is still in its buffer), as the RFC.
  *
