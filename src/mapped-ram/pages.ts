@@ -14,7 +14,6 @@ import type { MappedRamBlock } from './layout.js';
 
 /** A bitmap is read in pieces, each one turn of the event loop: 256 KiB are 2 Mi pages, and as many runs at the worst. */
 const BITMAP_CHUNK_BYTES = 2 ** 18;
-const RUN_BATCH = 1024;
 
 /**
  * A block's bitmap in pieces.
@@ -55,37 +54,78 @@ export async function* readPageRuns(
   file: ReadableFile,
   block: MappedRamBlock,
 ): AsyncGenerator<PageRun, void, undefined> {
-  for await (const runs of readPageRunBatches(file, block)) yield* runs;
-}
-
-/** The same, many at a time: a wait for each run costs more than what is done with it. */
-export async function* readPageRunBatches(
-  file: ReadableFile,
-  block: MappedRamBlock,
-): AsyncGenerator<PageRun[], void, undefined> {
   let run: PageRun = { page: 0, count: 0, present: false };
-  let batch: PageRun[] = [];
-  for await (const { bytes, page } of readBitmap(file, block)) {
-    const count = Math.min(block.pageCount - page, 8 * bytes.length);
-    for (let i = 0; i < count;) {
-      const byte = bytes[i >>> 3];
-      // A byte of eight equal bits is one step.
-      const step = (i & 7) === 0 && count - i >= 8 && (byte === 0x00 || byte === 0xff) ? 8 : 1;
-      const present = (byte & (1 << (i & 7))) !== 0;
-      if (present !== run.present) {
-        if (run.count > 0) batch.push(run);
-        if (batch.length === RUN_BATCH) {
-          yield batch;
-          batch = [];
-        }
-        run = { page: page + i, count: 0, present };
+  for await (const { edges, num, present } of readPageEdges(file, block)) {
+    for (let i = 0; i + 1 < num; i++) {
+      const isPresent = (i & 1) === 0 ? present : !present;
+      const count = edges[i + 1] - edges[i];
+      // The piece before may have ended within it.
+      if (isPresent === run.present) run.count += count;
+      else {
+        if (run.count > 0) yield run;
+        run = { page: edges[i], count, present: isPresent };
       }
-      run.count += step;
-      i += step;
     }
   }
-  if (run.count > 0) batch.push(run);
-  if (batch.length > 0) yield batch;
+  if (run.count > 0) yield run;
+}
+
+/** Runs of pages side by side, that are in the file and zero pages in turn: run `i` is from `edges[i]` up to `edges[i + 1]`. */
+export interface PageEdges {
+  /** Page indexes, ascending; the consumer's until it asks for the next ones. */
+  edges: Uint32Array;
+  /** How many of them there are, one more than runs. */
+  num: number;
+  /** Are the pages of the first run in the file? */
+  present: boolean;
+}
+
+/** The same, those of a piece of the bitmap at a time, and without an object for each of them. */
+export async function* readPageEdges(
+  file: ReadableFile,
+  block: MappedRamBlock,
+): AsyncGenerator<PageEdges, void, undefined> {
+  let words = new Int32Array(0);
+  let edges = new Uint32Array(0);
+  for await (const { bytes, page } of readBitmap(file, block)) {
+    const count = Math.min(block.pageCount - page, 8 * bytes.length);
+    const wordCount = Math.ceil(bytes.length / 4);
+    if (words.length < wordCount) {
+      words = new Int32Array(wordCount);
+      // Before the first page, after each, and the end.
+      edges = new Uint32Array(32 * wordCount + 2);
+    }
+    words[wordCount - 1] = 0;
+    new Uint8Array(words.buffer).set(bytes);
+    edges[0] = page;
+    let num = findEdges(words, wordCount, page, edges);
+    // Bits behind the last page are nobody's.
+    while (num > 1 && edges[num - 1] >= page + count) num--;
+    edges[num++] = page + count;
+    yield { edges, num, present: (words[0] & 1) !== 0 };
+  }
+}
+
+/**
+ * Where the bits change, from the second one on: a loop over words, not over pages, and small, since it runs once and is
+ * never compiled.
+ *
+ * @returns the number of edges, that at 0 included
+ */
+function findEdges(words: Int32Array, count: number, page: number, edges: Uint32Array): number {
+  let num = 1;
+  let before = words[0] & 1;
+  for (let i = 0; i < count; i++) {
+    const word = words[i];
+    let changes = word ^ ((word << 1) | before);
+    before = word >>> 31;
+    while (changes !== 0) {
+      const lowest = changes & -changes;
+      edges[num++] = page + 32 * i + 31 - Math.clz32(lowest);
+      changes ^= lowest;
+    }
+  }
+  return num;
 }
 
 /** Other sections in pieces, each the consumer's. */

@@ -34,7 +34,7 @@ import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js'
 import { machineRules, parseQemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
-import { readOtherSections, readPageRunBatches, readTail } from '../mapped-ram/pages.js';
+import { readOtherSections, readPageEdges, readTail } from '../mapped-ram/pages.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
 import { openToRead } from '../stream/positioned-file.js';
@@ -168,8 +168,8 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
         address,
         connectTimeoutMs,
         pageSize: description.pageSize,
-        // Absent pages are known; whether a present page is zero is asked in the channels or not at all.
-        zeroPageDetection: mode === 'multifd' ? 'multifd' : 'none',
+        // Absent pages are known, and whoever made the file has looked at the others; again only for who says so.
+        zeroPageDetection: options.zeroPageDetection === 'multifd' ? 'multifd' : 'none',
         blocks: description.blocks.map((block) => ({
           name: block.name,
           file: handle,
@@ -280,14 +280,13 @@ class OutgoingMigration {
     }
     await this.#write(builder.part());
     for (const block of description.blocks) {
-      // Apart, since a packet whose pages need not be looked at is one of its own.
-      for (const wanted of [true, false]) {
-        for await (const runs of readPageRunBatches(handle, block)) {
-          for (const { page, count, present } of runs) {
-            if (present !== wanted) continue;
-            const offset = page * description.pageSize;
-            const length = count * description.pageSize;
-            if (present) await sender.queueRange(block.name, offset, length);
+      for await (const { edges, num, present } of readPageEdges(handle, block)) {
+        // Apart, since a packet whose pages need not be looked at is one of its own.
+        for (const wanted of [true, false]) {
+          for (let i = wanted === present ? 0 : 1; i + 1 < num; i += 2) {
+            const offset = edges[i] * description.pageSize;
+            const length = (edges[i + 1] - edges[i]) * description.pageSize;
+            if (wanted) await sender.queueRange(block.name, offset, length);
             else if (mode === 'multifd') await sender.queueZeroRange(block.name, offset, length);
             else await this.#zeroRecords(block.name, offset, length);
           }

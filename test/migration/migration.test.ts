@@ -121,6 +121,39 @@ for (const name of ['q100-mappedram-multifd', 'q100-mappedram-single']) {
   }
 }
 
+t.test(
+  'a page that the file has is sent as it is, and looked at again only where that is asked for',
+  async (t) => {
+    const directory = folder(t);
+    const file = path.join(directory, 'qemu.mig');
+    const bytes = readBytes('q100-mappedram-multifd.mig');
+    fs.writeFileSync(file, bytes);
+    const [block] = (await readMappedRam(file)).blocks;
+    // All of its pages are there now, and those that were not read as zero.
+    bytes.fill(0xff, block.bitmapOffset, block.bitmapOffset + block.pageCount / 8);
+    const { zeroPages } = block;
+    t.ok(zeroPages > 0);
+    fs.writeFileSync(file, bytes);
+    for (const asked of [undefined, 'multifd'] as const) {
+      const out = path.join(directory, `${asked}.mig`);
+      const { address, result } = await listening((onListening) =>
+        receiveMigration({ address: TCP, channels: 2, out, onListening }),
+      );
+      const sending = sendMigration({
+        file,
+        to: address,
+        channels: 2,
+        ...(asked !== undefined && { zeroPageDetection: asked }),
+      });
+      await within(sending, WAIT_MS, 'sendMigration()');
+      const { blocks } = await within(result, WAIT_MS, 'receiveMigration()');
+      const there = blocks.find(({ name }) => name === block.name)?.presentPages;
+      t.equal(there, asked === undefined ? block.pageCount : block.presentPages, `pages, ${asked}`);
+      t.ok((await ramOf(out)).equals(PC_RAM), 'RAM');
+    }
+  },
+);
+
 for (const capture of some(CAPTURES, 3)) {
   t.test(`${capture.name}: relayed with other channels and zstd, received equal`, async (t) => {
     const out = path.join(folder(t), 'vm.mig');
