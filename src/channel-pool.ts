@@ -1,5 +1,10 @@
 /**
  * The threads of a session's channels, on the calling thread: made one after the other, one task each, ended with it.
+ *
+ *     new ChannelThreads()   the first of them start, before there is a session where it has to read something first
+ *     new ChannelPool()      they are the session's, which ends them
+ *
+ * A thread's start is 30 ms and more of its own, so that it is worth to be beside what else there is to do.
  */
 import diagnostics from 'node:diagnostics_channel';
 import type { MessagePort } from 'node:worker_threads';
@@ -8,7 +13,7 @@ import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError } from './errors.js';
 import type { Compression } from './options.js';
 import { threadOptions } from './runtime.js';
-import { STOP_RUN, type Control } from './shared/control.js';
+import { STOP_RUN, makeBooted, type Control } from './shared/control.js';
 import { isTraceMessage } from './trace.js';
 
 /**
@@ -24,6 +29,48 @@ export interface ChannelPoolEvents {
   broke(error: MultifdError): void;
 }
 
+export class ChannelThreads {
+  /** @internal */
+  readonly pool: Piscina;
+  /** For Control.create(). */
+  readonly booted: SharedArrayBuffer;
+
+  /**
+   * @param booted of a Control that there is already
+   * @throws MultifdError ERR_MULTIFD_RUNTIME
+   */
+  constructor(
+    thread: 'send-channel' | 'recv-channel',
+    channels: number,
+    compression: Compression,
+    booted = makeBooted(),
+  ) {
+    this.booted = booted;
+    this.pool = new Piscina({
+      ...threadOptions(thread, compression),
+      name: 'default',
+      // The first ones at once, for who has something to wait for; see ChannelPool's #mayStart() for the others.
+      minThreads: Math.min(channels, MAX_BOOTING),
+      maxThreads: channels,
+      // The workers' event loops must turn between tasks: they own sockets.
+      atomics: 'disabled',
+      concurrentTasksPerWorker: 1,
+      // Workers are the session's and end with it.
+      idleTimeout: Infinity,
+      // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
+      resourceLimits: { maxYoungGenerationSizeMb: 3 },
+      workerData: { booted, compression } satisfies ChannelThread,
+    });
+    // Until a session listens.
+    this.pool.on('error', () => {});
+  }
+
+  /** Ends them, whatever they do. Once they are a session's that is the session's to do. */
+  async destroy(): Promise<void> {
+    await this.pool.destroy();
+  }
+}
+
 export class ChannelPool {
   readonly #control: Control;
   readonly #events: ChannelPoolEvents;
@@ -34,29 +81,10 @@ export class ChannelPool {
   #started = 0;
   #gone = false;
 
-  constructor(
-    thread: 'send-channel' | 'recv-channel',
-    control: Control,
-    compression: Compression,
-    events: ChannelPoolEvents,
-  ) {
+  constructor(control: Control, threads: ChannelThreads, events: ChannelPoolEvents) {
     this.#control = control;
     this.#events = events;
-    this.#pool = new Piscina({
-      ...threadOptions(thread, compression),
-      name: 'default',
-      // The first ones at once, for a receiver that waits for its source; see #mayStart() for the others.
-      minThreads: Math.min(control.channels, MAX_BOOTING),
-      maxThreads: control.channels,
-      // The workers' event loops must turn between tasks: they own sockets.
-      atomics: 'disabled',
-      concurrentTasksPerWorker: 1,
-      // Workers are the session's and end with it.
-      idleTimeout: Infinity,
-      // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
-      resourceLimits: { maxYoungGenerationSizeMb: 3 },
-      workerData: { control: control.shared.control, compression } satisfies ChannelThread,
-    });
+    this.#pool = threads.pool;
     this.#pool.on('message', (message: unknown) => {
       if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);
     });

@@ -14,7 +14,8 @@ import type { TraceMessage, TracePoint } from './trace.js';
 
 /** What a channel's thread is told at its start. */
 export interface ChannelThread {
-  control: SharedArrayBuffer;
+  /** makeBooted() */
+  booted: SharedArrayBuffer;
   compression: Compression;
 }
 
@@ -42,9 +43,9 @@ export interface Channel {
 
 /** The last of what a thread loads; until then it counts among those that the session keeps few at a time. */
 export async function loadThread(): Promise<void> {
-  const { control, compression } = workerData as ChannelThread;
+  const { booted, compression } = workerData as ChannelThread;
   await METHODS[compression].load?.();
-  markBooted(control);
+  markBooted(booted);
 }
 
 /**

@@ -16,10 +16,9 @@
  */
 import { performance } from 'node:perf_hooks';
 import type { MessagePort } from 'node:worker_threads';
-import { ChannelPool } from './channel-pool.js';
+import { ChannelPool, type ChannelThreads } from './channel-pool.js';
 import { MultifdError, describeThrown, type ErrorCode } from './errors.js';
 import { checkKeys } from './option-checks.js';
-import { type Compression } from './options.js';
 import { BlockFiles } from './ram/file-block.js';
 import { STOP_END, STOP_FAIL, STOP_RUN, type Control } from './shared/control.js';
 import { STAT_BYTES } from './shared/layout.js';
@@ -61,10 +60,9 @@ export abstract class Session implements AsyncDisposable {
   #watchers = 0;
 
   protected constructor(
-    thread: 'send-channel' | 'recv-channel',
+    threads: ChannelThreads,
     control: Control,
     pageSize: number,
-    compression: Compression,
     signal: AbortSignal | undefined,
   ) {
     this.control = control;
@@ -75,7 +73,7 @@ export abstract class Session implements AsyncDisposable {
       this.#rejectDone = reject;
     });
     this.done.catch(() => {});
-    this.#pool = new ChannelPool(thread, control, compression, {
+    this.#pool = new ChannelPool(control, threads, {
       failed: (error, first) => (first ? this.#settle(error) : void this.#later.push(error)),
       broke: (error) => this.fail(error),
     });

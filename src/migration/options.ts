@@ -1,6 +1,11 @@
 /** What the migrations check of their options before anything is opened. */
 import { MultifdError, receivedExpected } from '../errors.js';
-import { SENDER_KEYS, checkSenderOptions, type SenderOptions } from '../options.js';
+import {
+  SENDER_KEYS,
+  checkSenderOptions,
+  type CheckedSenderOptions,
+  type SenderOptions,
+} from '../options.js';
 import { SET_UP } from '../set-up.js';
 import { atMost } from '../stream/bounds.js';
 import { refusal } from '../stream/codes.js';
@@ -24,14 +29,14 @@ export const OUTGOING_KEYS = SENDER_KEYS.filter(
 );
 
 /**
- * All of a sender's options but the blocks, which are not known yet.
+ * All of a sender's options but the blocks, which are not known yet: those stand for nothing in what is returned.
  *
  * @throws MultifdError ERR_MULTIFD_OPTION
  */
-export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): void {
+export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): CheckedSenderOptions {
   const { pageSize = 4096 } = options;
   const size = Number.isInteger(pageSize) && pageSize > 0 ? pageSize : 4096;
-  checkSenderOptions({
+  return checkSenderOptions({
     ...options,
     ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
     blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],

@@ -28,6 +28,7 @@ import { checkAddress, type Address, type AddressText } from '../transport/addre
 import { DIRECT } from '../ram/block.js';
 import { checkDirectIo, openDirect } from '../ram/direct-io.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
+import { ChannelThreads } from '../channel-pool.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session-stats.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
@@ -127,7 +128,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
     );
   }
-  checkOutgoing({ ...senderOptions, address });
+  const { channels, compression } = checkOutgoing({ ...senderOptions, address });
   await loadTls(tlsOptions);
   const tls = checkTls(tlsOptions, 'client', 'tls', address);
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
@@ -135,8 +136,11 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   let pages: FileHandle | undefined;
   let description: MappedRamDescription;
   let main: MainConnection;
+  let threads: ChannelThreads | undefined;
   try {
     if (directIo) pages = await openDirect(file, 'r', handle);
+    // Beside reading: both take their time.
+    threads = new ChannelThreads('send-channel', channels, compression);
     description = await readMappedRam(handle, { offset, pageSize: options.pageSize, ...bounds });
     requireSound(description);
     requirePageSizeTold(description.pageSize, options.pageSize);
@@ -144,6 +148,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     main = await connectMain(address, connectTimeoutMs, options.signal, tls);
   } catch (error) {
     await pages?.close();
+    await threads?.destroy();
     await handle.close();
     throw error;
   }
@@ -180,6 +185,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       },
       true,
       tls,
+      threads,
     );
     const session = sender;
     callHook('onSession', () => onSession?.(publicSender(session)));
@@ -210,6 +216,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   } finally {
     main.destroy();
     await pages?.close().catch(() => {});
+    if (sender === undefined) await threads.destroy();
     await handle.close().catch(() => {});
   }
 }

@@ -22,6 +22,7 @@ import { ReceivedBitmap, sharedBitmaps, viewBitmaps } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import type { Stats } from '../session-stats.js';
+import { ChannelThreads } from '../channel-pool.js';
 import { Session } from '../session.js';
 import { CHANNEL_EOF, CHANNEL_RUNNING, Control, STOP_RUN, markPages, type Slot } from '../shared/control.js';
 import { SET_UP } from '../set-up.js';
@@ -113,7 +114,9 @@ export class Receiver extends Session {
       // Only what this thread puts into place comes through the slots.
       dataBytes: slotDataBytes(options.devices.length > 0 ? options.deviceStateBytes : 0),
     });
-    super('recv-channel', control, options.pageSize, options.compression, options.signal);
+    const { booted } = control.shared;
+    const threads = new ChannelThreads('recv-channel', options.channels, options.compression, booted);
+    super(threads, control, options.pageSize, options.signal);
     this.#options = options;
     this.#address = options.address;
     this.#hooks = hooks;

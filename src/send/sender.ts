@@ -34,6 +34,7 @@ import type { CheckedTls } from '../transport/tls/check-options.js';
 import { loadTls } from '../transport/tls/loaded.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
+import { ChannelThreads } from '../channel-pool.js';
 import { Session } from '../session.js';
 import { CHANNEL_RUNNING, Control, STOP_RUN } from '../shared/control.js';
 import { slotDataBytes } from '../shared/layout.js';
@@ -65,18 +66,20 @@ const START_MS = 30_000;
  *
  * @param explained for a migration, which itself says what the destination may have refused
  * @param tls of a migration, which has checked the option
+ * @param threads of a migration, which has started them: the session's, once there is one
  */
 export async function createSender(
   options: AnySenderOptions,
   explained = false,
   tls?: CheckedTls,
+  threads?: ChannelThreads,
 ): Promise<Sender> {
   if (tls === undefined) await loadTls((options as Partial<AnySenderOptions> | null | undefined)?.tls);
   const checked = checkSenderOptions(options, tls);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
   try {
-    sender = new Sender(checked, explained);
+    sender = new Sender(checked, explained, threads);
   } catch (error) {
     await files.close();
     throw error;
@@ -105,15 +108,19 @@ export class Sender extends Session {
   #syncs = 0;
 
   /** @internal use createSender() */
-  constructor(options: CheckedSenderOptions, explained: boolean) {
-    const control = Control.create({
-      channels: options.channels,
+  constructor(options: CheckedSenderOptions, explained: boolean, threads?: ChannelThreads) {
+    const { channels, compression, pageSize } = options;
+    const shape = {
+      channels,
       clients: CLIENTS,
-      pageSize: options.pageSize,
+      pageSize,
       dataBytes: slotDataBytes(options.deviceStateBytes),
       packets: maxPackets(options),
-    });
-    super('send-channel', control, options.pageSize, options.compression, options.signal);
+    };
+    const control = Control.create(shape, threads?.booted);
+    const { booted } = control.shared;
+    const own = threads ?? new ChannelThreads('send-channel', channels, compression, booted);
+    super(own, control, pageSize, options.signal);
     this.#options = options;
     this.#explained = explained;
     this.blocks = options.blocks;

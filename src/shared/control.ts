@@ -48,7 +48,6 @@ import {
   SLOT_RANGE,
   SLOT_TYPE,
   STAT_COUNT,
-  WORD_BOOTED,
   WORD_FIRST_ERROR,
   WORD_FROZEN,
   WORD_PACKET_NUM,
@@ -80,6 +79,9 @@ export const CHANNEL_RUNNING = 1;
 export const CHANNEL_EOF = 2;
 export const CHANNEL_ENDED = 3;
 
+/** Index of the one word of makeBooted(). */
+const BOOTED = 0;
+
 const FIRST_ERROR_NONE = 0;
 const FIRST_ERROR_CALLER = 1;
 const FIRST_ERROR_CHANNEL = 2;
@@ -89,6 +91,8 @@ export interface SharedControl {
   shape: Shape;
   control: SharedArrayBuffer;
   data: SharedArrayBuffer;
+  /** The threads' own, which may be there before the session: makeBooted(). */
+  booted: SharedArrayBuffer;
 }
 
 /** One slot: plain accesses, since whoever holds it holds it alone. */
@@ -190,6 +194,7 @@ export class Control {
   readonly channels: number;
   readonly slots: Slot[];
   readonly #words: Int32Array;
+  readonly #booted: Int32Array;
   readonly #layout: Layout;
 
   private constructor(shared: SharedControl) {
@@ -197,14 +202,19 @@ export class Control {
     this.channels = shared.shape.channels;
     this.#layout = new Layout(shared.shape);
     this.#words = new Int32Array(shared.control);
+    this.#booted = new Int32Array(shared.booted);
     this.slots = [];
     for (let i = 0; i < this.#layout.slots; i++) {
       this.slots.push(new Slot(shared, this.#layout, this.#words, i));
     }
   }
 
-  /** Calling thread: the session's shared memory, all of it. Channel i begins with slot i. */
-  static create(shape: Shape): Control {
+  /**
+   * Calling thread: the session's shared memory, all of it. Channel i begins with slot i.
+   *
+   * @param booted of threads that were started before
+   */
+  static create(shape: Shape, booted = makeBooted()): Control {
     const layout = new Layout(shape);
     const dataBytes = layout.slots * layout.dataBytes;
     let data: SharedArrayBuffer;
@@ -215,7 +225,12 @@ export class Control {
       const message = `options channels, deviceStateBytes: given ${given}, allowed what memory can be had for`;
       throw new MultifdError('ERR_MULTIFD_OPTION', message, { cause });
     }
-    const control = new Control({ shape, control: new SharedArrayBuffer(layout.controlBytes), data });
+    const control = new Control({
+      shape,
+      control: new SharedArrayBuffer(layout.controlBytes),
+      data,
+      booted,
+    });
     for (let id = 0; id < shape.channels; id++) control.#words[layout.channel(id) + CHANNEL_SLOT] = id;
     return control;
   }
@@ -251,7 +266,7 @@ export class Control {
     this.postReady();
     this.postProgress();
     for (let id = 0; id < this.channels; id++) this.postSem(id);
-    Atomics.notify(this.#words, WORD_BOOTED);
+    Atomics.notify(this.#booted, BOOTED);
   }
 
   /** Resolves once STOP is above `level`. For the guard that every channel keeps beside its socket. */
@@ -273,12 +288,12 @@ export class Control {
 
   /** Threads whose modules are loaded. */
   get bootedCount(): number {
-    return Atomics.load(this.#words, WORD_BOOTED);
+    return Atomics.load(this.#booted, BOOTED);
   }
 
   /** Until it is no longer `seen`, or STOP was raised. */
   waitBooted(seen: number): Promise<void> | undefined {
-    return waitChange(this.#words, WORD_BOOTED, seen, 0);
+    return waitChange(this.#booted, BOOTED, seen, 0);
   }
 
   // ---- READY: channels to the calling thread ----
@@ -474,11 +489,16 @@ export class Control {
   }
 }
 
-/** Channel thread, once its modules are loaded; `control` is its workerData. Pairs with bootedCount. */
-export function markBooted(control: SharedArrayBuffer): void {
-  const words = new Int32Array(control);
-  Atomics.add(words, WORD_BOOTED, 1);
-  Atomics.notify(words, WORD_BOOTED);
+/** How many threads have loaded their modules: in memory of its own, since they are started before there is a Control. */
+export function makeBooted(): SharedArrayBuffer {
+  return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+}
+
+/** Channel thread, once its modules are loaded; `booted` is its workerData. Pairs with bootedCount. */
+export function markBooted(booted: SharedArrayBuffer): void {
+  const words = new Int32Array(booted);
+  Atomics.add(words, BOOTED, 1);
+  Atomics.notify(words, BOOTED);
 }
 
 /** Sets bits of a shared bitmap; several channels may do so at once. Says whether none of them was set before. */

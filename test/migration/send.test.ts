@@ -130,3 +130,27 @@ for (const [fault, act] of Object.entries(LATE)) {
     await eventually(() => destination.open === 0, 'every connection is closed');
   });
 }
+
+const threads = (): number => fs.readdirSync('/proc/self/task').length;
+
+t.test('threads that were started beside reading end with a call that fails before it sends', async (t) => {
+  const cut = path.join(folder, 'cut.mig');
+  fs.writeFileSync(cut, fs.readFileSync(file).subarray(0, -tailBytes));
+  const nobody = path.join(folder, 'nobody.sock');
+  const fails = async (): Promise<void> => {
+    await t.rejects(
+      within(sendMigration({ file: cut, to: { path: nobody } }), WAIT_MS, 'a file that is cut'),
+      {
+        code: 'ERR_MULTIFD_STREAM',
+      },
+    );
+    await t.rejects(within(sendMigration({ file, to: { path: nobody } }), WAIT_MS, 'nobody there'), {
+      code: 'ERR_MULTIFD_CONNECT',
+    });
+  };
+  // Node's own pool for files is there then.
+  await fails();
+  const before = threads();
+  for (let i = 0; i < 3; i++) await fails();
+  t.equal(threads(), before);
+});
