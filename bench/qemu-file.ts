@@ -9,20 +9,29 @@
  *
  * Both sides load the file that ours saved, into memory without pages. What each saved and what each loaded is compared with
  * the guest's RAM once.
+ *
+ * The limit is file-limit.c in our place, with a buffer as ours and without: what it sends is what ours has sent, recorded.
  */
 import fs from 'node:fs';
 import path from 'node:path';
 import { MISSING_QEMU, findQemu } from '../src/cli/demo/qemu/programs.js';
+import { sendMigration, type AddressText } from '../src/index.js';
 import { Child } from './support/child.js';
 import { Command } from './support/command.js';
+import { NO_FILE_LIMIT, buildFileLimit, type FileLimit, type Ways } from './support/file-limit.js';
 import { writeImage } from './support/image.js';
 import { alternate, ratios, row, type Row } from './support/measure.js';
+import { portOf, record } from './support/recorder.js';
 import { remark } from './support/remark.js';
 import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder, type QemuOptions } from './support/qemu.js';
 
 const PAIRS = 5;
 const FLOOR = 1;
+/** Of what the C program reaches. */
+const LIMIT_FLOOR = 0.9;
 const CHANNELS = 2;
+/** With the main stream. */
+const CONNECTIONS = CHANNELS + 1;
 const PARAMETERS = { 'multifd-channels': CHANNELS };
 
 export async function* run(): AsyncGenerator<Row> {
@@ -46,6 +55,9 @@ class FileBench {
   readonly #target: string;
   readonly #ours: string;
   readonly #qemus: string;
+  readonly #limits: string;
+  readonly #limit: FileLimit | undefined;
+  #recorded: string[] = [];
 
   constructor(folder: string) {
     this.#folder = folder;
@@ -53,6 +65,9 @@ class FileBench {
     this.#target = path.join(folder, 'target.ram');
     this.#ours = path.join(folder, 'ours.mig');
     this.#qemus = path.join(folder, 'qemu.mig');
+    this.#limits = path.join(folder, 'limit.ram');
+    this.#limit = buildFileLimit();
+    if (this.#limit === undefined) remark('qemu-file', NO_FILE_LIMIT);
     writeImage(this.#image, RAM_BYTES, 'mixed');
   }
 
@@ -62,21 +77,26 @@ class FileBench {
         qemu: () => this.#saveByQemu(),
         ours: () => this.#saveByOurs(true),
         oneWay: () => this.#saveByOurs(false),
+        ...this.#inC((limit, how) => this.#saveByLimit(limit, how), 'splice'),
       },
       PAIRS,
     );
+    fs.rmSync(this.#limits, { force: true });
     yield* rowsOf('save', seconds);
     const name = '1 GiB mixed, save: multifd, without return path';
     yield row('qemu-file', name, 's', seconds.oneWay);
     yield row('qemu-file', `${name}: speed against QEMU`, '', ratios(seconds.qemu, seconds.oneWay));
+    yield* limitRows('save', seconds);
   }
 
   async *load(): AsyncGenerator<Row> {
+    if (this.#limit !== undefined) await this.#record();
     const seconds = await alternate(
       {
         qemu: () => this.#loadByQemu(this.#ours),
         ours: () => this.#loadByOurs(),
         command: () => this.#loadByCommand(),
+        ...this.#inC((limit, how) => this.#loadByLimit(limit, how), 'sendfile'),
       },
       PAIRS,
     );
@@ -84,6 +104,7 @@ class FileBench {
     const name = '1 GiB mixed, load: multifd send, the whole command';
     yield row('qemu-file', name, 's', seconds.command);
     yield row('qemu-file', `${name}: speed against QEMU`, '', ratios(seconds.qemu, seconds.command));
+    yield* limitRows('load', seconds);
     await this.#loadByQemu(this.#qemus);
     mustBeSame(this.#image, this.#target, "QEMU, from QEMU's file");
     await this.#loadByQemu(this.#ours);
@@ -160,6 +181,53 @@ class FileBench {
     });
   }
 
+  /** The sides in C, where there is a compiler. */
+  #inC(
+    run: (limit: FileLimit, how: Ways) => Promise<number>,
+    kernel: Ways,
+  ): Record<string, () => Promise<number>> {
+    const limit = this.#limit;
+    if (limit === undefined) return {};
+    return { limit: () => run(limit, 'read'), kernel: () => run(limit, kernel) };
+  }
+
+  /** Without return path, which it cannot answer. */
+  async #saveByLimit(limit: FileLimit, how: Ways): Promise<number> {
+    fs.rmSync(this.#limits, { force: true });
+    const receiver = await limit.receive(this.#limits, CONNECTIONS, how);
+    try {
+      return await this.#withSource(['multifd'], (source) =>
+        clock(async () => {
+          await source.execute('migrate', { uri: `tcp:127.0.0.1:${receiver.port}` });
+          await Promise.all([source.migrated(), receiver.done]);
+        }),
+      );
+    } finally {
+      receiver.end();
+    }
+  }
+
+  async #loadByLimit(limit: FileLimit, how: Ways): Promise<number> {
+    return this.#withDestination(['multifd'], async (destination) => {
+      const to = await destination.listen();
+      return clock(async () => {
+        await Promise.all([limit.send(String(portOf(to)), how, this.#recorded), destination.migrated()]);
+      });
+    });
+  }
+
+  /** What ours sends, for the C program to send as well. */
+  async #record(): Promise<void> {
+    await this.#withDestination(['multifd'], async (destination) => {
+      const recording = await record(await destination.listen(), this.#folder);
+      await Promise.all([
+        sendMigration({ file: this.#ours, to: recording.address as AddressText, channels: CHANNELS }),
+        destination.migrated(),
+      ]);
+      this.#recorded = await recording.end();
+    });
+  }
+
   async #withSource<T>(capabilities: string[], use: (source: PausedQemu) => Promise<T>): Promise<T> {
     return this.#withQemu('from', { ram: this.#image, prealloc: true }, capabilities, use);
   }
@@ -199,5 +267,18 @@ function rowsOf(what: string, { qemu, ours }: { qemu: number[]; ours: number[] }
     row('qemu-file', `${name}: QEMU ${findQemu()?.version}`, 's', qemu, plot('QEMU')),
     row('qemu-file', `${name}: multifd`, 's', ours, plot('multifd')),
     row('qemu-file', `${name}: speed against QEMU`, '', ratios(qemu, ours), { floor: FLOOR }),
+  ];
+}
+
+function limitRows(what: string, seconds: { ours: number[]; limit?: number[]; kernel?: number[] }): Row[] {
+  const { ours, limit, kernel } = seconds;
+  if (limit === undefined || kernel === undefined) return [];
+  const name = `1 GiB mixed, ${what}`;
+  return [
+    row('qemu-file', `${name}: in C, over a buffer`, 's', limit),
+    row('qemu-file', `${name}: in C, by ${what === 'save' ? 'splice' : 'sendfile'}`, 's', kernel),
+    row('qemu-file', `${name}: share of what C does over a buffer`, '', ratios(limit, ours), {
+      floor: LIMIT_FLOOR,
+    }),
   ];
 }

@@ -8,7 +8,6 @@ import os from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-const SOURCE = fileURLToPath(new URL('../../../bench/support/limit.c', import.meta.url));
 /** What a bench says then. */
 export const NO_LIMIT = 'rows in C left out: no cc that compiles limit.c';
 const COMPILE_MS = 60_000;
@@ -27,17 +26,24 @@ export interface SocketsCase {
   file?: string;
 }
 
-/** Compiles limit.c; undefined where there is no `cc` that can. The directory goes with this process. */
-export function buildLimit(): Limit | undefined {
-  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-limit-'));
+/** Compiles NAME.c, which lies beside this; undefined where there is no `cc` that can. The directory goes with this process. */
+export function compile(name: string): string | undefined {
+  const source = fileURLToPath(new URL(`../../../bench/support/${name}.c`, import.meta.url));
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), `multifd-${name}-`));
   process.once('exit', () => fs.rmSync(folder, { recursive: true, force: true }));
-  const program = path.join(folder, 'limit');
+  const program = path.join(folder, name);
   try {
-    execFileSync('cc', ['-O2', '-pthread', '-o', program, SOURCE], { timeout: COMPILE_MS, stdio: 'ignore' });
+    execFileSync('cc', ['-O2', '-pthread', '-o', program, source], { timeout: COMPILE_MS, stdio: 'ignore' });
   } catch {
     return undefined;
   }
-  return new Limit(program);
+  return program;
+}
+
+/** Undefined where there is no `cc` that can compile it. */
+export function buildLimit(): Limit | undefined {
+  const program = compile('limit');
+  return program === undefined ? undefined : new Limit(program);
 }
 
 export class Limit {
