@@ -63,10 +63,36 @@ export class FileBlock {
     }
   }
 
+  /** The pieces one behind the other, from byte `offset` of the block on, in one call. */
+  writePieces(pieces: readonly Uint8Array[], offset: number): void {
+    let left = pieces.slice();
+    let at = offset;
+    while (left.length > 0) {
+      let count: number;
+      try {
+        count = fs.writevSync(this.#fd, left, this.#base + at);
+      } catch (error) {
+        throw this.#failed(error, `write at ${at}`);
+      }
+      at += count;
+      left = behind(left, count);
+    }
+  }
+
   #failed(error: unknown, what: string): MultifdError {
     const where = `RAM block ${JSON.stringify(this.#name)}: ${what}`;
     return this.isDirect ? directError(error, where) : MultifdError.wrap(error, 'ERR_MULTIFD_IO', where);
   }
+}
+
+/** What is left of the pieces behind their first `count` bytes. */
+function behind(pieces: Uint8Array[], count: number): Uint8Array[] {
+  let skip = count;
+  let i = 0;
+  while (i < pieces.length && skip >= pieces[i].length) skip -= pieces[i++].length;
+  const left = pieces.slice(i);
+  if (skip > 0) left[0] = left[0].subarray(skip);
+  return left;
 }
 
 const readFd = promisify(fs.read);

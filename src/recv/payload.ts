@@ -81,7 +81,7 @@ export class Payload {
   /** Method none into shared RAM: the next pages that lie side by side. */
   #nextRun(packet: PacketHeader): Uint8Array {
     const page = this.#nextPage;
-    const run = this.#placement.runLength(packet, page, packet.normalPages);
+    const run = this.#placement.runLength(packet.pages, page, packet.normalPages);
     this.#nextPage += run;
     return this.#placement.view(packet, page, run);
   }

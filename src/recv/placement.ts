@@ -14,7 +14,8 @@ import { runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { markPages, unmarkPages } from '../shared/control.js';
-import type { PacketHeader } from '../wire/packet.js';
+import { pagesPerPacket, type PacketHeader } from '../wire/packet.js';
+import { FilePages, ascends } from './file-pages.js';
 
 /** Method none into shared memory: runs below this on average are read as one and copied. A read costs about 4 µs. */
 const DIRECT_RUN_BYTES = 32768;
@@ -33,8 +34,9 @@ export class Placement {
   readonly #blocks: readonly BlockDescription[];
   readonly #shared: (Windows | undefined)[];
   readonly #files: (FileBlock | undefined)[] = [];
-  /** For files with O_DIRECT. */
+  /** For files with O_DIRECT, and without. */
   #direct: DirectPages | undefined;
+  readonly #filePages: FilePages;
   readonly #received: Int32Array[];
   readonly #present: Int32Array[] | undefined;
   /** Of a packet's pages, for what has to be looked at before it is zeroed. */
@@ -45,6 +47,7 @@ export class Placement {
     this.#pageSize = pageSize;
     this.#blocks = blocks;
     this.#scratch = scratch;
+    this.#filePages = new FilePages(pageSize, pagesPerPacket(pageSize));
     this.#shared = blocks.map((block) =>
       block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     );
@@ -71,12 +74,12 @@ export class Placement {
     if (this.#shared[packet.block] === undefined) return false;
     const { normalPages } = packet;
     let runs = 0;
-    for (let i = 0; i < normalPages; i += this.runLength(packet, i, normalPages)) runs++;
+    for (let i = 0; i < normalPages; i += this.runLength(packet.pages, i, normalPages)) runs++;
     return (normalPages * this.#pageSize) / runs >= Math.min(DIRECT_RUN_BYTES, normalPages * this.#pageSize);
   }
 
-  /** From entry `i` of the page list on, before `end`, how many pages lie side by side in one window. */
-  runLength({ pages }: PacketHeader, i: number, end: number): number {
+  /** From entry `i` of a page list on, before `end`, how many pages lie side by side in one window. */
+  runLength(pages: Uint32Array, i: number, end: number): number {
     const limit = Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize;
     return runLength(pages, i, Math.min(end - i, limit));
   }
@@ -93,19 +96,20 @@ export class Placement {
     const { block, normalPages } = packet;
     const windows = this.#shared[block];
     const file = this.#files[block];
-    const isDirect = file?.isDirect === true;
-    if (isDirect && pages !== undefined) this.#direct?.write(file, packet, pages);
+    let list = packet.pages;
+    if (file !== undefined && pages !== undefined) {
+      if (file.isDirect) this.#direct?.write(file, packet, pages);
+      else list = this.#filePages.write(file, list, normalPages, pages);
+    }
     for (let i = 0; i < normalPages;) {
-      const run = this.runLength(packet, i, normalPages);
-      const offset = packet.pages[i] * size;
-      if (pages !== undefined) {
-        if (windows !== undefined) {
-          const window = windows.windowAt(offset);
-          copyPages(pages, i * size, window, offset % Windows.WINDOW_BYTES, run * size);
-        } else if (!isDirect) file?.write(pages, i * size, run * size, offset);
+      const run = this.runLength(list, i, normalPages);
+      const offset = list[i] * size;
+      if (pages !== undefined && windows !== undefined) {
+        const window = windows.windowAt(offset);
+        copyPages(pages, i * size, window, offset % Windows.WINDOW_BYTES, run * size);
       }
-      markPages(this.#received[block], packet.pages[i], run);
-      if (this.#present !== undefined) markPages(this.#present[block], packet.pages[i], run);
+      markPages(this.#received[block], list[i], run);
+      if (this.#present !== undefined) markPages(this.#present[block], list[i], run);
       i += run;
     }
     this.#zeroPages(packet, windows, file);
@@ -119,8 +123,11 @@ export class Placement {
     const size = this.#pageSize;
     const end = packet.normalPages + packet.zeroPages;
     const { fresh } = this.#blocks[packet.block];
+    // QEMU's come backwards, mostly: see file-pages.ts.
+    if (!ascends(packet.pages, packet.normalPages, end))
+      packet.pages.subarray(packet.normalPages, end).sort();
     for (let i = packet.normalPages; i < end;) {
-      const run = this.runLength(packet, i, end);
+      const run = this.runLength(packet.pages, i, end);
       const offset = packet.pages[i] * size;
       const bytes = run * size;
       const first = markPages(this.#received[packet.block], packet.pages[i], run);
