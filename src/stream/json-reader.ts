@@ -12,9 +12,10 @@
  *     |  key()
  *     begin() true
  *
- * Takes what JSON.parse() takes. Every byte is looked at once. Memory: one bit a level of nesting, and CAPTURE_BYTES of a
- * key, a wanted string or a number.
+ * Takes what JSON.parse() takes. Every byte is looked at once here; what is passed over goes by flat-objects.ts where it can.
+ * Memory: one bit a level of nesting, and CAPTURE_BYTES of a key, a wanted string or a number.
  */
+import { FlatObjects } from './flat-objects.js';
 
 /** A name of 255 characters, all of them escaped as \uXXXX. */
 export const CAPTURE_BYTES = 6 * 255;
@@ -82,6 +83,7 @@ export abstract class JsonReader {
   #hexLeft = 0;
   #literal = LITERALS[0];
   #literalAt = 0;
+  readonly #flat = new FlatObjects();
 
   /** An object or an array begins. @returns are its contents to be told? */
   protected abstract begin(isArray: boolean): boolean;
@@ -124,7 +126,16 @@ export abstract class JsonReader {
   push(bytes: Uint8Array, from = 0, to = bytes.length): boolean {
     const base = this.position - from;
     let state = this.#state;
+    this.#flat.begin();
     for (let at = from; at < to;) {
+      if (this.#passing >= 0 && state <= KEY_OR_END && (state >= KEY || this.#inArray())) {
+        const next = this.#flat.skip(bytes, at, to, state >= KEY);
+        if (next > at) {
+          at = next;
+          state = this.#state = state >= KEY ? KEY : VALUE;
+          continue;
+        }
+      }
       const byte = bytes[at++];
       switch (state) {
         case IN_STRING:
@@ -141,8 +152,10 @@ export abstract class JsonReader {
         case AFTER_VALUE:
           if (isBlank(byte)) break;
           this.position = base + at;
-          if (byte === COMMA) state = this.#inArray() ? VALUE : KEY;
-          else if (byte === CLOSING_BRACKET || byte === CLOSING_BRACE)
+          if (byte === COMMA) {
+            state = this.#inArray() ? VALUE : KEY;
+            if (at < to && bytes[at] === BLANK) at++;
+          } else if (byte === CLOSING_BRACKET || byte === CLOSING_BRACE)
             state = this.#close(byte === CLOSING_BRACKET);
           else state = BROKEN;
           break;
@@ -158,7 +171,10 @@ export abstract class JsonReader {
           break;
         case AFTER_KEY:
           if (isBlank(byte)) break;
-          state = byte === COLON ? VALUE : BROKEN;
+          if (byte === COLON) {
+            state = VALUE;
+            if (at < to && bytes[at] === BLANK) at++;
+          } else state = BROKEN;
           break;
         case IN_ESCAPE:
           this.#capture(byte);
@@ -237,14 +253,10 @@ export abstract class JsonReader {
 
   /** To its end or an escape, or as far as the piece goes. @returns up to where */
   #readString(bytes: Uint8Array, from: number, to: number): number {
-    let at = from;
-    let byte = BLANK;
-    while (at < to) {
-      byte = bytes[at++];
-      if (byte === QUOTE || byte === BACKSLASH || byte < BLANK) break;
-      if (this.#capturing) this.#capture(byte);
-      byte = BLANK;
-    }
+    const plain = plainEnd(bytes, from, to);
+    if (this.#capturing) this.#captureAll(bytes, from, plain);
+    const byte = plain < to ? bytes[plain] : BLANK;
+    const at = plain < to ? plain + 1 : to;
     if (byte === BACKSLASH) {
       this.#capture(byte);
       this.escaped = true;
@@ -258,6 +270,12 @@ export abstract class JsonReader {
       }
     } else if (byte < BLANK) this.#state = BROKEN;
     return at;
+  }
+
+  #captureAll(bytes: Uint8Array, from: number, to: number): void {
+    const room = Math.min(to - from, CAPTURE_BYTES - this.capturedBytes);
+    for (let i = 0; i < room; i++) this.captured[this.capturedBytes + i] = bytes[from + i];
+    this.capturedBytes += to - from;
   }
 
   #capture(byte: number): void {
@@ -298,6 +316,17 @@ export abstract class JsonReader {
   #afterValue(): number {
     return this.#depth === 0 ? END : AFTER_VALUE;
   }
+}
+
+/** A string's first byte that is its end, an escape, or none that a string may have. */
+function plainEnd(bytes: Uint8Array, from: number, to: number): number {
+  let at = from;
+  while (at < to) {
+    const byte = bytes[at];
+    if (byte === QUOTE || byte === BACKSLASH || byte < BLANK) break;
+    at++;
+  }
+  return at;
 }
 
 function isBlank(byte: number): boolean {

@@ -17,6 +17,10 @@ class Twin extends JsonReader {
     return this.isWhole();
   }
 
+  get at(): number {
+    return this.position;
+  }
+
   #add(value: unknown): void {
     const outer = this.#open.at(-1);
     if (outer === undefined) this.result = value;
@@ -154,3 +158,77 @@ t.test('a million levels are JSON as well, and take a bit each', (t) => {
   t.equal(twin.push(Buffer.from(']')), false);
   t.end();
 });
+
+/** As QEMU writes a list of fields, of some `bytes`. */
+function fieldsText(random: Random, bytes: number): string {
+  const scalars = [
+    '8',
+    '0',
+    '-1',
+    '007',
+    '1.5',
+    '"uint64"',
+    '""',
+    '"a, \\"b\\": 1"',
+    '"\u00fc{"',
+    'null',
+    '12345',
+  ];
+  const fields: string[] = [];
+  for (let length = 0; length < bytes;) {
+    const pairs = Array.from({ length: 1 + random.below(4) }, () => {
+      // Most of them are as a VM description has them.
+      const kind = random.below(8) > 0 ? [0, 1, 5, 10][random.below(4)] : random.below(scalars.length);
+      return `"name${random.below(9)}": ${scalars[kind]}`;
+    });
+    if (random.below(6) === 0)
+      pairs.splice(random.below(2), 0, `"struct": {"fields": [{${pairs.join(', ')}}, {"size": 1}]}`);
+    const field = random.below(30) === 0 ? '{}' : `{${pairs.join(', ')}}`;
+    fields.push(field);
+    length += field.length;
+  }
+  return fields.join(', ');
+}
+
+t.test(
+  'what is passed over by whole objects is checked as byte by byte, wherever it is cut and wrong',
+  (t) => {
+    const random = new Random(13);
+    let taken = 0;
+    let refused = 0;
+    for (let round = 0; round < 3000; round++) {
+      // Longer than what is looked at in one go, now and then.
+      const length = round % 100 === 0 ? 80_000 : 20 + random.below(1500);
+      let text = `{"first": 1, "passed": [${fieldsText(random, length)}], "last": {"a": 1, "b": "2", "c": 3}, "end": 4}`;
+      // Numbers that are none, now and then.
+      if (random.below(2) === 0) text = text.replaceAll('007', '7');
+      if (random.below(3) === 0) {
+        const at = random.below(text.length);
+        text = text.slice(0, at) + ALPHABET[random.below(ALPHABET.length)] + text.slice(at + random.below(2));
+      }
+      let isJson = true;
+      try {
+        JSON.parse(text);
+      } catch {
+        isJson = false;
+      }
+      const bytes = Buffer.from(text);
+      const cut = random.below(bytes.length + 1);
+      for (const depth of [0, 1]) {
+        const twin = new Twin(depth);
+        const slow = new Twin(depth);
+        if (twin.push(bytes, 0, cut)) twin.push(bytes.subarray(cut));
+        // One byte at a time is never passed over.
+        for (let at = 0; at < bytes.length && slow.push(bytes, at, at + 1);) at++;
+        const isWhole = twin.isSound && twin.whole;
+        if (isWhole !== isJson || (slow.isSound && slow.whole) !== isJson) t.fail(`${isWhole}: ${text}`);
+        if (JSON.stringify(twin.result) !== JSON.stringify(slow.result)) t.fail(`depth ${depth}: ${text}`);
+        if (twin.at !== slow.at) t.fail(`ends at ${twin.at}, not ${slow.at}: ${text}`);
+      }
+      if (isJson) taken++;
+      else refused++;
+    }
+    t.ok(taken > 500 && refused > 500, `${taken} were JSON, ${refused} were none`);
+    t.end();
+  },
+);
