@@ -74,6 +74,8 @@ export interface SendMigrationOptions
   connectTimeoutMs?: number;
   /** The VM's uuid in text, if it has one: QEMU compares it in each channel's hello. */
   uuid?: string;
+  /** Default by the machine type. Pages that the file has are looked at again for zeros only where `multifd` is given. */
+  zeroPageDetection?: ZeroPageDetection;
   /** Called when the file has been read and the destination is connected, before anything is sent. */
   onStart?: (start: OutgoingStart) => void;
   /** Called with the session, for progress() and stats(). */
