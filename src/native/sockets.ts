@@ -2,10 +2,15 @@
  * Sending without a copy: the kernel reads the pages where they lie, and says on the socket's error queue when it needs them
  * no more. Source: sendmsg(2), Documentation/networking/msg_zerocopy.
  *
- *     enableZeroCopy(fd)                  once
- *     sendZeroCopy(fd, pieces)            one call of sendmsg; the kernel numbers those that took something: 0, 1, 2 ...
- *     reapCompletions(fd)                 ranges of these numbers that are done, in any order, several at a time
+ *     enable()               once
+ *     sendInPlace(pieces)    one call of sendmsg; the kernel numbers those that took something: 0, 1, 2 ...
+ *     sendCopy(pieces)       the same, but copied and without a number: for what is no page
+ *     reap()                 ranges of these numbers that are done, in any order, several at a time
+ *
+ * Nothing here waits but wait() and waitForCompletion(), and those no longer than they are told. What the numbers mean, and
+ * whose the memory is until then, is src/transport/zero-copy.ts's.
  */
+import { MultifdError } from '../errors.js';
 import { addressOf, callSystem, type SystemCalls } from './system-calls.js';
 
 const SOL_SOCKET = 1;
@@ -13,11 +18,11 @@ const SO_ZEROCOPY = 60;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const MSG_ERRQUEUE = 0x2000;
+const MSG_MORE = 0x8000;
 const MSG_ZEROCOPY = 0x4000000;
 const EAGAIN = 11;
 const EINTR = 4;
 const ENOBUFS = 105;
-const ENOMEM = 12;
 const POLLOUT = 4;
 
 /** As many pieces as one call takes (IOV_MAX). */
@@ -71,49 +76,55 @@ export class ZeroCopySocket {
     this.#message[MSG_IOV] = addressOf(calls, new Uint8Array(this.#iov.buffer));
   }
 
-  /** @throws MultifdError ERR_MULTIFD_RUNTIME: the kernel, or this kind of socket, cannot */
+  /** @throws MultifdError ERR_MULTIFD_RUNTIME: the kernel (before 4.14), or this kind of socket, cannot */
   enable(): void {
     const one = new Uint8Array(4);
     one[0] = 1;
     const args = [this.#fd, SOL_SOCKET, SO_ZEROCOPY, one, one.length];
-    callSystem(this.#calls, 'setsockopt', args, 'ERR_MULTIFD_RUNTIME');
+    try {
+      callSystem(this.#calls, 'setsockopt', args, 'ERR_MULTIFD_RUNTIME');
+    } catch (error) {
+      const { message, cause } = error as MultifdError;
+      const text = `zeroCopySend: this system sends nothing without a copy, ${message}; leave it off`;
+      throw new MultifdError('ERR_MULTIFD_RUNTIME', text, { cause });
+    }
   }
 
   /**
    * One call, which takes as much as the socket has room for. It gets a number if it took anything.
    *
    * @param pieces at most MAX_PIECES, of memory that stays where it is until the call is reaped
-   * @param skip bytes of them that earlier calls have taken
-   * @returns bytes taken; `again` if there is no room; `locked-memory` if the process may lock no more (RLIMIT_MEMLOCK)
+   * @returns bytes taken; `again` if there is no room; `locked-memory` if the kernel may keep no more pages: for all calls
+   *   together by RLIMIT_MEMLOCK, or for this socket by net.core.optmem_max
    * @throws MultifdError ERR_MULTIFD_CONNECTION
    */
-  send(pieces: readonly Uint8Array[], skip: number): SendResult {
-    let count = 0;
-    let left = skip;
-    for (const piece of pieces) {
-      if (left >= piece.length) {
-        left -= piece.length;
-        continue;
-      }
-      this.#iov[2 * count] = addressOf(this.#calls, piece) + BigInt(left);
-      this.#iov[2 * count + 1] = BigInt(piece.length - left);
-      left = 0;
-      count++;
+  sendInPlace(pieces: readonly Uint8Array[]): SendResult {
+    const sent = this.#send(pieces, MSG_ZEROCOPY, [EAGAIN, EINTR, ENOBUFS]);
+    if (sent >= 0) return sent;
+    return sent === -ENOBUFS ? 'locked-memory' : 'again';
+  }
+
+  /**
+   * The same for memory that is free again as soon as this returns.
+   *
+   * @param more something follows at once: no segment of its own for this
+   */
+  sendCopy(pieces: readonly Uint8Array[], more: boolean): number | 'again' {
+    const sent = this.#send(pieces, more ? MSG_MORE : 0, [EAGAIN, EINTR]);
+    return sent >= 0 ? sent : 'again';
+  }
+
+  #send(pieces: readonly Uint8Array[], how: number, passes: readonly number[]): number {
+    for (const [i, piece] of pieces.entries()) {
+      this.#iov[2 * i] = addressOf(this.#calls, piece);
+      this.#iov[2 * i + 1] = BigInt(piece.length);
     }
     const message = this.#message;
-    message[MSG_IOV_COUNT] = BigInt(count);
+    message[MSG_IOV_COUNT] = BigInt(pieces.length);
     message[MSG_CONTROL] = 0n;
     message[MSG_CONTROL_LENGTH] = 0n;
-    const flags = MSG_DONTWAIT | MSG_NOSIGNAL | MSG_ZEROCOPY;
-    const args = [this.#fd, this.#messageBytes, flags];
-    const sent = callSystem(this.#calls, 'sendmsg', args, 'ERR_MULTIFD_CONNECTION', [
-      EAGAIN,
-      EINTR,
-      ENOBUFS,
-      ENOMEM,
-    ]);
-    if (sent >= 0) return sent;
-    return sent === -ENOBUFS || sent === -ENOMEM ? 'locked-memory' : 'again';
+    const args = [this.#fd, this.#messageBytes, MSG_DONTWAIT | MSG_NOSIGNAL | how];
+    return callSystem(this.#calls, 'sendmsg', args, 'ERR_MULTIFD_CONNECTION', passes);
   }
 
   /**

@@ -82,7 +82,8 @@ const addresses = new WeakMap<ArrayBufferLike, bigint>();
 export function addressOf(calls: Pick<SystemCalls, 'address'>, view: Uint8Array): bigint {
   let base = addresses.get(view.buffer);
   if (base === undefined) {
-    base = calls.address(new Uint8Array(view.buffer));
+    // A view of all of it may be larger than Node 20 has one (4 GiB).
+    base = calls.address(new Uint8Array(view.buffer, 0, Math.min(1, view.buffer.byteLength)));
     addresses.set(view.buffer, base);
   }
   return base + BigInt(view.byteOffset);
