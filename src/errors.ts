@@ -47,7 +47,7 @@ export const ERROR_CODES = {
     "an embedder's callback (a device's load(), onZeroPages, onStart and the like) threw; `cause` is what it threw",
   ERR_MULTIFD_IO: 'reading or writing a file-backed RAM block failed',
   ERR_MULTIFD_RUNTIME:
-    'the program is not Node, may not start threads, or has no file for them: the message says what to do',
+    'not Node, no leave to start threads, or what they or an option need is missing: the message says what to do',
   ERR_MULTIFD_WORKER: 'a channel thread died or failed in a way that is a bug',
 } as const;
 

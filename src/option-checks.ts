@@ -52,6 +52,11 @@ export function oneOf<T extends string>(
   return value;
 }
 
+export function flag(name: string, value: boolean | undefined): boolean {
+  if (value !== undefined && typeof value !== 'boolean') throw wrong(name, value, 'true or false');
+  return value === true;
+}
+
 export function callback<T>(name: string, value: T): T {
   if (value !== undefined && typeof value !== 'function') throw wrong(name, value, 'a function');
   return value;

@@ -5,7 +5,8 @@
  * misspelt `maxBandwith` would otherwise be lost in silence.
  */
 import { similarTo } from './did-you-mean.js';
-import { callback, checkKeys, integer, oneOf, wrong } from './option-checks.js';
+import { requireKoffi } from './native/koffi.js';
+import { callback, checkKeys, flag, integer, oneOf, wrong } from './option-checks.js';
 import {
   MAX_PAGE_SIZE,
   MIN_PAGE_SIZE,
@@ -74,6 +75,11 @@ export interface SenderOptions extends CommonOptions {
   /** Bytes a second on the wire, all channels together; 0 (default) for no limit. QEMU: max-bandwidth. */
   maxBandwidth?: number;
   /**
+   * Pages are not copied into the kernel's memory: it sends them from where they lie (default false). Over TCP, with method
+   * none and without TLS; needs the package koffi, and memory that may be locked. QEMU: zero-copy-send.
+   */
+  zeroCopySend?: boolean;
+  /**
    * Takes the zero pages of mode `legacy`, which do not go over the channels but as ZERO records over the main
    * stream. Called within sync(), ascending in each block, before the sync point; offset and length in bytes.
    */
@@ -130,6 +136,7 @@ export interface CheckedSenderOptions extends CheckedCommon {
   zstdLevel: number;
   zeroPageDetection: ZeroPageDetection;
   maxBandwidth: number;
+  zeroCopySend: boolean;
   onZeroPages: SenderOptions['onZeroPages'];
 }
 export interface CheckedReceiverOptions extends CheckedCommon {
@@ -158,6 +165,7 @@ export const SENDER_KEYS = [
   'zstdLevel',
   'zeroPageDetection',
   'maxBandwidth',
+  'zeroCopySend',
   'onZeroPages',
 ];
 const DEVICE_KEYS = ['idstr', 'instanceId', 'load'];
@@ -175,8 +183,10 @@ export function checkSenderOptions(options: AnySenderOptions, tls?: CheckedTls):
     zstdLevel: integer('zstdLevel', options.zstdLevel, 1, 1, 20),
     zeroPageDetection: oneOf('zeroPageDetection', options.zeroPageDetection, 'multifd', ZERO_PAGE_DETECTIONS),
     maxBandwidth: options.maxBandwidth === undefined ? 0 : checkMaxBandwidth(options.maxBandwidth),
+    zeroCopySend: flag('zeroCopySend', options.zeroCopySend),
     onZeroPages: callback('onZeroPages', options.onZeroPages),
   };
+  if (checked.zeroCopySend) checkZeroCopySend(checked);
   if (checked.zeroPageDetection === 'legacy' && checked.onZeroPages === undefined) {
     throw wrong('onZeroPages', undefined, "a function, since zeroPageDetection is 'legacy'");
   }
@@ -203,6 +213,29 @@ export function checkReceiverOptions(
     listenMode: integer('listenMode', options.listenMode, 0o600, 0, 0o777),
     maxStrays: integer('maxStrays', options.maxStrays, MAX_STRAYS, 1, 65536),
   };
+}
+
+/**
+ * Why pages cannot be sent without a copy, as QEMU refuses its zero-copy-send; undefined if they can, as far as options go.
+ *
+ * @param how as they are given, or checked
+ */
+export function refusedZeroCopySend(how: {
+  compression?: Compression | undefined;
+  address: Address;
+  tls?: unknown;
+}): string | undefined {
+  const { compression = 'none', address, tls } = how;
+  if (compression !== 'none') return `with compression none, not ${compression}: a codec makes new bytes`;
+  if (tls !== undefined) return 'without TLS: it makes new bytes';
+  return address.path === undefined ? undefined : 'over TCP: a unix socket cannot';
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_RUNTIME without koffi */
+export function checkZeroCopySend(how: Parameters<typeof refusedZeroCopySend>[0]): void {
+  const refused = refusedZeroCopySend(how);
+  if (refused !== undefined) throw wrong('zeroCopySend', true, refused);
+  requireKoffi('option zeroCopySend');
 }
 
 /** Bytes a second: an integer of 0 (no limit) or more. */

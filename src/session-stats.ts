@@ -6,6 +6,8 @@ import {
   STAT_NORMAL_PAGES,
   STAT_PACKETS,
   STAT_SYNCS,
+  STAT_ZERO_COPY_COPIED,
+  STAT_ZERO_COPY_PACKETS,
   STAT_ZERO_PAGES,
 } from './shared/layout.js';
 
@@ -22,6 +24,10 @@ export interface ChannelStats {
   syncs: number;
   /** DEVICE_STATE packets. */
   deviceStates: number;
+  /** With zeroCopySend: packets whose pages were given to the kernel without a copy. */
+  zeroCopyPackets: number;
+  /** Those of them that it copied all the same, as far as it has said so; compare QEMU's dirty-sync-missed-zero-copy. */
+  zeroCopyCopied: number;
   /** Milliseconds the channel's thread waited for work, and worked (socket included). */
   idleMs: number;
   busyMs: number;
@@ -47,6 +53,8 @@ export function sumStats(counters: readonly Float64Array[], pageSize: number, el
     zeroPages: counts[STAT_ZERO_PAGES],
     syncs: counts[STAT_SYNCS],
     deviceStates: counts[STAT_DEVICE_STATES],
+    zeroCopyPackets: counts[STAT_ZERO_COPY_PACKETS],
+    zeroCopyCopied: counts[STAT_ZERO_COPY_COPIED],
     ...readClock(counts),
   }));
   const sum = (key: keyof ChannelStats): number =>
@@ -60,6 +68,8 @@ export function sumStats(counters: readonly Float64Array[], pageSize: number, el
     zeroPages,
     syncs: sum('syncs'),
     deviceStates: sum('deviceStates'),
+    zeroCopyPackets: sum('zeroCopyPackets'),
+    zeroCopyCopied: sum('zeroCopyCopied'),
     idleMs: sum('idleMs'),
     busyMs: sum('busyMs'),
     pageBytes: (normalPages + zeroPages) * pageSize,

@@ -58,6 +58,7 @@ t.test('the defaults of a sender', async (t) => {
     zstdLevel: 1,
     zeroPageDetection: 'multifd',
     maxBandwidth: 0,
+    zeroCopySend: false,
     onZeroPages: undefined,
   });
   t.same(uuid, Buffer.alloc(16));
@@ -426,7 +427,7 @@ t.test('an unknown option is refused, also one of the other end', async (t) => {
   const common =
     'address, blocks, channels, compression, pageSize, uuid, stallTimeoutMs, connectTimeoutMs, ' +
     'deviceStateBytes, tls, signal';
-  const ofSender = `one of ${common}, zlibLevel, zstdLevel, zeroPageDetection, maxBandwidth, onZeroPages`;
+  const ofSender = `one of ${common}, zlibLevel, zstdLevel, zeroPageDetection, maxBandwidth, zeroCopySend, onZeroPages`;
   const ofReceiver = `one of ${common}, acceptTimeoutMs, devices, listenMode, maxStrays`;
   for (const name of ['maxBandwith', 'Channels', '', 'acceptTimeoutMs', 'devices', 'toString']) {
     wrong(t, () => sender({ [name]: 1 }), name, '"an unknown option"', ofSender);

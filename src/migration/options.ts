@@ -3,6 +3,7 @@ import { MultifdError, receivedExpected } from '../errors.js';
 import {
   SENDER_KEYS,
   checkSenderOptions,
+  checkZeroCopySend,
   type CheckedSenderOptions,
   type SenderOptions,
 } from '../options.js';
@@ -10,6 +11,7 @@ import { SET_UP } from '../set-up.js';
 import { atMost } from '../stream/bounds.js';
 import { refusal } from '../stream/codes.js';
 import type { TailScanner } from '../stream/vm-description.js';
+import { checkAddress } from '../transport/address.js';
 
 /**
  * For all connections to be there, and for a destination to answer. QEMU opens all its connections at once: who has fewer
@@ -29,18 +31,27 @@ export const OUTGOING_KEYS = SENDER_KEYS.filter(
 );
 
 /**
- * All of a sender's options but the blocks, which are not known yet: those stand for nothing in what is returned.
+ * All of a sender's options but the blocks, which are not known yet and stand for nothing in what is returned, and TLS, whose
+ * credentials are read later.
  *
- * @throws MultifdError ERR_MULTIFD_OPTION
+ * @param tls that option, as it was given
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_RUNTIME
  */
-export function checkOutgoing(options: Omit<SenderOptions, 'blocks'>): CheckedSenderOptions {
+export function checkOutgoing(
+  options: Omit<SenderOptions, 'blocks' | 'tls'>,
+  tls: unknown,
+): CheckedSenderOptions {
   const { pageSize = 4096 } = options;
   const size = Number.isInteger(pageSize) && pageSize > 0 ? pageSize : 4096;
-  return checkSenderOptions({
+  const checked = checkSenderOptions({
     ...options,
     ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
     blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
   });
+  if (options.zeroCopySend === true) {
+    checkZeroCopySend({ ...options, address: checkAddress(options.address, 1), tls });
+  }
+  return checked;
 }
 
 /**

@@ -47,6 +47,8 @@ export interface RelayMigrationOptions extends BoundOptions {
     /** For pages that come with data; `multifd` only to a QEMU from 9.0 on. Default `none`: the source has looked. */
     zeroPageDetection?: Exclude<ZeroPageDetection, 'legacy'>;
     maxBandwidth?: number;
+    /** As a sender's; one packet in a round trip and channel, since what comes in is kept until it is acknowledged. */
+    zeroCopySend?: boolean;
   };
   /**
    * With the return path: the SWITCHOVER_ACK for which a source with capability switchover-ack waits. Default `auto`: the
@@ -99,6 +101,7 @@ const OPTIONS_OUT: Record<keyof NonNullable<RelayMigrationOptions['out']>, true>
   zstdLevel: true,
   zeroPageDetection: true,
   maxBandwidth: true,
+  zeroCopySend: true,
 };
 
 export interface RelayedMigration {
@@ -157,7 +160,7 @@ export function checkRelay(options: RelayMigrationOptions): CheckedRelay {
     address: checkAddress(to, 1, 'to'),
   };
   const address = checkAddress(listen, 0, 'listen');
-  checkOutgoing(outgoing);
+  checkOutgoing(outgoing, tlsOut);
   const switchoverAck = checkSwitchoverAck(options.switchoverAck);
   const incoming = checkReceiverOptions(
     {

@@ -130,7 +130,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
       `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
     );
   }
-  const { channels, compression } = checkOutgoing({ ...senderOptions, address });
+  const { channels, compression } = checkOutgoing({ ...senderOptions, address }, tlsOptions);
   await loadTls(tlsOptions);
   const tls = checkTls(tlsOptions, 'client', 'tls', address);
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.

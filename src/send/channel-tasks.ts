@@ -24,6 +24,7 @@ export function channelTasks(
     compression,
     level: compression === 'zlib' ? options.zlibLevel : options.zstdLevel,
     zeroPageDetection: options.zeroPageDetection,
+    zeroCopySend: options.zeroCopySend,
     connectTimeoutMs: options.connectTimeoutMs,
     stallTimeoutMs: options.stallTimeoutMs,
     explained,

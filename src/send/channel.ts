@@ -4,7 +4,7 @@
  *
  *     connect -> hello -> RUNNING
  *       loop:  job?   RAM: page-packets.ts     device state: header | write
- *              sync?  wait for the last write | SYNC packet | write               then SYNC_DONE
+ *              sync?  wait for the last write | SYNC packet | write | wait until pages are released    then SYNC_DONE
  *              STOP?  END: finish the socket.  FAIL: drop it
  *              else   wait on SEM
  *
@@ -13,7 +13,8 @@
  * (headers, and what is held back for one write), and src/transport/send-connection.ts.
  *
  * Who owns the bytes: a job's slot is the channel's from pendingJob = 1 until it says done(); a device state's stays until
- * the kernel has it. The pieces say it of the others.
+ * the kernel has it. The pieces say it of the others. Behind SYNC_DONE nothing reads the pages that came before: also with
+ * zeroCopySend, where the kernel reads them in place until they are acknowledged.
  */
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -41,14 +42,19 @@ import {
 } from '../shared/control.js';
 import { REFUSED_PERHAPS } from '../set-up.js';
 import { ChannelClock } from '../shared/clock.js';
-import { STAT_BYTES } from '../shared/layout.js';
+import { STAT_BYTES, STAT_ZERO_COPY_COPIED, STAT_ZERO_COPY_PACKETS } from '../shared/layout.js';
 import type { TracePoint } from '../trace.js';
 import { HELLO_BYTES, encodeHello } from '../wire/hello.js';
 import { Compressing } from './compressing.js';
 import { Outgoing } from './outgoing.js';
-import { PagePackets, STAGINGS, STAGINGS_COMPRESSED } from './page-packets.js';
+import {
+  PagePackets,
+  STAGINGS_COMPRESSED,
+  WRITES_STAGED,
+  WRITES_STAGED_ZERO_COPY,
+} from './page-packets.js';
 import { PageSource } from './page-source.js';
-import { SendConnection } from '../transport/send-connection.js';
+import { SendConnection, type ZeroCopyCounter } from '../transport/send-connection.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';
 import { explainEarlyEnd } from '../transport/tls/explain.js';
 
@@ -60,6 +66,7 @@ export interface SendChannelTask extends ChannelTask {
   blocks: BlockDescription[];
   level: number;
   zeroPageDetection: ZeroPageDetection;
+  zeroCopySend: boolean;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
   /** Does the migration that it is a part of say what the destination may have refused? */
@@ -101,29 +108,44 @@ class SendChannel implements Channel {
 
   constructor(task: SendChannelTask, control: Control, method: SendMethod | undefined) {
     this.#task = task;
-    const { address, connectTimeoutMs, stallTimeoutMs } = task;
+    const { address, connectTimeoutMs, stallTimeoutMs, zeroCopySend } = task;
     const broke = (error: MultifdError): MultifdError => this.#broke(error);
     this.#tls = task.tls === undefined ? undefined : TlsCredentials.fromPlain(task.tls);
     const tls = this.#tls;
-    this.#connection = new SendConnection({ address, connectTimeoutMs, stallTimeoutMs, tls, broke });
+    const stats = (this.#stats = control.stats(task.id));
+    const zeroCopy: ZeroCopyCounter | undefined = zeroCopySend
+      ? {
+          sent: (packets) => (stats[STAT_ZERO_COPY_PACKETS] += packets),
+          copied: (packets) => (stats[STAT_ZERO_COPY_COPIED] += packets),
+        }
+      : undefined;
+    this.#connection = new SendConnection({
+      address,
+      connectTimeoutMs,
+      stallTimeoutMs,
+      tls,
+      zeroCopy,
+      broke,
+    });
     this.#control = control;
     this.#id = task.id;
-    this.#stats = control.stats(task.id);
     this.#clock = new ChannelClock(this.#stats);
     this.#outgoing = new Outgoing(task, control);
     const write = (): Promise<void> => this.#startWrite();
-    const flushed = (): Promise<void> => this.#connection.flushed();
+    const released = (but: number): Promise<void> => this.#connection.released(but);
     if (method !== undefined) {
       const settled = (): void => control.postSem(task.id);
       this.#compressing = new Compressing(method, this.#outgoing, write, settled);
     }
-    const stagings = method === undefined ? STAGINGS : STAGINGS_COMPRESSED;
+    const writesStaged = zeroCopySend ? WRITES_STAGED_ZERO_COPY : WRITES_STAGED;
+    const stagings = method === undefined ? writesStaged : STAGINGS_COMPRESSED;
     this.#pages = new PagePackets(task, control, {
       source: new PageSource(task.blocks, task.pageSize, stagings),
       compressing: this.#compressing,
       outgoing: this.#outgoing,
       write,
-      flushed,
+      released,
+      writesStaged,
     });
   }
 
@@ -201,7 +223,7 @@ class SendChannel implements Channel {
     await this.#compressing?.send();
     this.#outgoing.holdSync();
     await this.#startWrite();
-    await this.#connection.flushed();
+    await this.#connection.released();
     this.#control.syncDone(this.#id);
   }
 

@@ -5,7 +5,8 @@
  *     ring of headers   [ on its way | held back -> | left over ]     pieces   [ headers | payload, payload | headers | ...
  *
  * Who owns the bytes: the headers are this file's, and stay as they are until the write after the next. A payload's
- * pieces are not copied: whoever holds them here keeps them until that write is with the kernel.
+ * pieces are not copied: whoever holds them here keeps them until that write is with the kernel; and pages, with
+ * zeroCopySend, until the connection has released them. Which pieces are pages is said to it.
  */
 import { report, type ChannelTask } from '../channel-thread.js';
 import { METHODS } from '../methods/methods.js';
@@ -52,6 +53,8 @@ export class Outgoing {
   /** Those from here to #headerTurn are not in #pieces yet. */
   #headersFrom = 0;
   readonly #pieces: Uint8Array[] = [];
+  /** Of each piece: does it hold pages? */
+  readonly #arePages: boolean[] = [];
   #packets = 0;
   #weight = 0;
 
@@ -142,10 +145,10 @@ export class Outgoing {
   }
 
   /** Any bytes, behind the headers that there are. */
-  hold(piece: Uint8Array): void {
+  hold(piece: Uint8Array, isPages = false): void {
     this.#holdHeaders();
     this.#stats[STAT_BYTES] += piece.length;
-    this.#pieces.push(piece);
+    this.#push(piece, isPages);
   }
 
   /** All that is held becomes one write, if there is anything; the connection has none on its way. */
@@ -153,8 +156,9 @@ export class Outgoing {
     this.#holdHeaders();
     const pieces = this.#pieces;
     if (pieces.length === 0) return;
-    connection.write(pieces);
+    connection.write(pieces, this.#arePages);
     pieces.length = 0;
+    this.#arePages.length = 0;
     this.#packets = 0;
     this.#weight = 0;
   }
@@ -162,7 +166,7 @@ export class Outgoing {
   #holdPacket(packet: PacketToSend, payload: readonly Uint8Array[]): void {
     const header = this.#nextHeader(packetHeaderBytes(this.#pageSize));
     fillPacket(this.#headers, this.#pageSize, packet, header);
-    for (const piece of payload) this.hold(piece);
+    for (const piece of payload) this.hold(piece, true);
     this.#packets++;
     this.#stats[STAT_PACKETS] += 1;
     if (this.#control.trace) {
@@ -192,7 +196,12 @@ export class Outgoing {
 
   #holdHeaders(): void {
     if (this.#headerTurn > this.#headersFrom)
-      this.#pieces.push(this.#headers.subarray(this.#headersFrom, this.#headerTurn));
+      this.#push(this.#headers.subarray(this.#headersFrom, this.#headerTurn), false);
     this.#headersFrom = this.#headerTurn;
+  }
+
+  #push(piece: Uint8Array, isPages: boolean): void {
+    this.#pieces.push(piece);
+    this.#arePages.push(isPages);
   }
 }

@@ -12,6 +12,10 @@
  * may hold the pages of several packets. Pages staged in the slot are the slot's own bytes: there it stays until they are
  * compressed or with the kernel.
  *
+ * With zeroCopySend "with the kernel" is not enough: it reads pages until they are acknowledged. A slot that holds pages then
+ * goes back only when they are released, one packet in a round trip and channel; staging buffers are read into again only
+ * when they are, for which there are enough to go on meanwhile.
+ *
  * Guest RAM is the embedder's and may change at any moment; what is compressed is copied first, what is sent as it is, is
  * read by the kernel.
  */
@@ -39,11 +43,13 @@ interface Job {
 /** Payload of method none that goes into one write, or a packet's more. */
 const MAX_HELD_PAYLOAD = 4 * 2 ** 20;
 /**
- * Method none: of the packet whose write is on its way, and of the one in the making. Pages of a file go out a packet at a time:
- * of four in one write the first have left the processor's cache by then (bench qemu-file, load: 10 to 30 % more of the kernel's
+ * Method none, in writes, which are packets where pages are of a file: the one on its way and the one in the making. Of four
+ * packets in one write the first have left the processor's cache by then (bench qemu-file, load: 10 to 30 % more of the kernel's
  * time).
  */
-export const STAGINGS = 2;
+export const WRITES_STAGED = 2;
+/** With zeroCopySend: more than the kernel takes on its way, 4 MiB, and one in the making. */
+export const WRITES_STAGED_ZERO_COPY = 16;
 /** One for the packet on its way, one for that with the codec, and one for the packet in the making. */
 export const STAGINGS_COMPRESSED = 3;
 
@@ -54,8 +60,10 @@ export interface PagePacketsPieces {
   outgoing: Outgoing;
   /** Writes all that is outgoing, when the write before has been taken. */
   write: () => Promise<void>;
-  /** Until the write on its way is with the kernel. */
-  flushed: () => Promise<void>;
+  /** Until the kernel reads no pages any more but those of the last so many writes. */
+  released: (but: number) => Promise<void>;
+  /** Writes for which there are staging buffers. */
+  writesStaged: number;
 }
 
 export class PagePackets {
@@ -67,7 +75,8 @@ export class PagePackets {
   readonly #compressing: Compressing | undefined;
   readonly #outgoing: Outgoing;
   readonly #write: () => Promise<void>;
-  readonly #flushed: () => Promise<void>;
+  readonly #released: (but: number) => Promise<void>;
+  readonly #writesStaged: number;
   /** The slot's page list, copied. */
   readonly #listed: Uint32Array;
   /** The pages of the packet in hand, as they were queued. */
@@ -94,7 +103,8 @@ export class PagePackets {
     this.#compressing = pieces.compressing;
     this.#outgoing = pieces.outgoing;
     this.#write = pieces.write;
-    this.#flushed = pieces.flushed;
+    this.#released = pieces.released;
+    this.#writesStaged = pieces.writesStaged;
     this.#listed = new Uint32Array(control.slotOf(task.id).pages.length);
     this.#queued = new Uint32Array(pagesPerPacket(task.pageSize));
     this.#partition = new Partition(task.pageSize);
@@ -110,6 +120,8 @@ export class PagePackets {
     if (!staged) this.#control.done(this.#id);
     for (let at = 0; at < num;) {
       if (!staged) {
+        // The write in the making takes the staging buffers of the oldest.
+        if (this.#source.isFile(block)) await this.#released(this.#writesStaged - 1);
         at += this.#holdPackets(job, at);
         // What is held waits for more if that is there already: one system call for both.
         if (at === num && this.#outgoing.weight === 0 && this.#control.hasJob(this.#id)) return;
@@ -271,7 +283,7 @@ export class PagePackets {
     await this.#write();
     if (staged === undefined) return;
     // Method none: the kernel reads the pages from the slot.
-    if (normal > 0 && compressing === undefined) await this.#flushed();
+    if (normal > 0 && compressing === undefined) await this.#released(0);
     if (normal === 0 || compressing === undefined) this.#control.done(this.#id);
   }
 

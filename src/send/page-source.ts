@@ -6,7 +6,8 @@
  *     staged    in the slot's data, where the calling thread has put them, page i at i * pageSize (kinds private, stream)
  *
  * Who owns the bytes: guest RAM is the embedder's; a staging buffer is the packet's that was read into it until that packet
- * is with the kernel, or with the codec, and next() comes to it again only after that.
+ * is with the kernel, or with the codec, and nextStaging() comes to it again only after that. With zeroCopySend the kernel
+ * reads it where it lies, until the connection has released it: page-packets.ts waits for that, and there are more of them.
  */
 import { alignedBuffer } from '../ram/aligned.js';
 import type { BlockDescription } from '../ram/block.js';

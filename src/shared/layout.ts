@@ -68,7 +68,10 @@ export const STAT_BUSY_MS = 7;
 /** When the wait, or the work, began that is under way; 0 if none is. */
 export const STAT_IDLE_SINCE = 8;
 export const STAT_BUSY_SINCE = 9;
-export const STAT_COUNT = 10;
+/** Packets whose pages were sent without a copy, and those of them that the kernel copied all the same. */
+export const STAT_ZERO_COPY_PACKETS = 10;
+export const STAT_ZERO_COPY_COPIED = 11;
+export const STAT_COUNT = 12;
 
 /** Words of one slot. */
 export const SLOT_TYPE = 0;

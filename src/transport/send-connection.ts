@@ -4,11 +4,18 @@
  *     connect()  -> write(pieces) -> flushed() -> write() ...  -> finish(): everything written, then the end
  *        broken by the peer, by a stall, by break(): flushed() throws why, whatever it waits for
  *
+ *     written by   write-pieces.ts      all pieces in one call of the system's
+ *                  write-portions.ts    with TLS
+ *                  zero-copy.ts         with zeroCopySend: pages are not copied
+ *
  * Who owns the bytes: the pieces that write() gets are the connection's until flushed() returns; the kernel reads them
- * where they lie, in guest RAM as well.
+ * where they lie, in guest RAM as well. With zeroCopySend the pages among them are the kernel's until released() returns,
+ * or until the connection is closed: one that is given up while the kernel has pages is reset, and sends no more of them.
  */
 import { performance } from 'node:perf_hooks';
 import { MultifdError } from '../errors.js';
+import { ZeroCopySocket } from '../native/sockets.js';
+import { requireSystemCalls } from '../native/system-calls.js';
 import type { Address } from './address.js';
 import type net from 'node:net';
 import { connect } from './connect.js';
@@ -16,8 +23,10 @@ import { destroyed } from './raw-socket.js';
 import { brokenBy } from './tls/broken.js';
 import { tlsAgreed, type TlsAgreed } from './tls/agreed.js';
 import type { TlsCredentials } from './tls/credentials.js';
+import { watchStall } from './stall.js';
 import { writePieces } from './write-pieces.js';
 import { PortionWriter } from './write-portions.js';
+import { ZeroCopyWriter } from './zero-copy.js';
 
 /** See #watchStall(); the slack is for a thread that gets no processor. */
 const STALL_PERIODS = 4;
@@ -31,8 +40,15 @@ export interface SendConnectionOptions {
   connectTimeoutMs: number;
   stallTimeoutMs: number;
   tls: TlsCredentials | undefined;
+  /** Are pages sent without a copy? Then told how many packets of them went out, and how many were copied all the same. */
+  zeroCopy: ZeroCopyCounter | undefined;
   /** Called once, when the connection has broken; what it returns is what flushed() throws. */
   broke: (error: MultifdError) => MultifdError;
+}
+
+export interface ZeroCopyCounter {
+  sent: (packets: number) => void;
+  copied: (packets: number) => void;
 }
 
 export class SendConnection {
@@ -41,6 +57,11 @@ export class SendConnection {
   #raw: net.Socket | undefined;
   /** With TLS. */
   #portions: PortionWriter | undefined;
+  /** With zeroCopySend. */
+  #zeroCopy: ZeroCopyWriter | undefined;
+  #unwatch: (() => void) | undefined;
+  /** Until the kernel has done with pages. */
+  #releasing = false;
   #broken: MultifdError | undefined;
   #wakeWriter: (() => void) | undefined;
   #writing = false;
@@ -95,8 +116,31 @@ export class SendConnection {
       if (this.#writing)
         this.break(new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel'));
     });
-    this.#watchStall(socket, stallTimeoutMs);
+    if (this.#options.zeroCopy === undefined) this.#watchStall(socket, stallTimeoutMs);
+    else this.#openZeroCopy(socket, this.#options.zeroCopy);
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
+  }
+
+  /** Node sees nothing of what is written then, so that it is watched here, the wait for completions as well. */
+  #openZeroCopy(socket: net.Socket, { sent, copied }: ZeroCopyCounter): void {
+    const fd = descriptorOf(socket);
+    const native = new ZeroCopySocket(requireSystemCalls('zeroCopySend'), fd);
+    native.enable();
+    const writer = new ZeroCopyWriter(native, {
+      isOpen: () => !socket.destroyed && descriptorOf(socket) === fd,
+      broke: (error) => this.break(writeFailed(error)),
+      sent,
+      copied,
+    });
+    this.#zeroCopy = writer;
+    const { stallTimeoutMs } = this.#options;
+    const moved = (): number | undefined => (this.#writing || this.#releasing ? writer.moved : undefined);
+    this.#unwatch = watchStall(stallTimeoutMs, moved, () => this.#stalled());
+  }
+
+  #stalled(): void {
+    const message = `the peer has read nothing for ${this.#options.stallTimeoutMs} ms`;
+    this.break(new MultifdError('ERR_MULTIFD_STALL', message));
   }
 
   /**
@@ -124,8 +168,7 @@ export class SendConnection {
       if (!this.#writing || now - last > 1.5 * periodMs + STALL_SLACK_MS) periods = 0;
       last = now;
       if (this.#writing && ++periods >= STALL_PERIODS) {
-        const message = `the peer has read nothing for ${stallTimeoutMs} ms`;
-        this.break(new MultifdError('ERR_MULTIFD_STALL', message));
+        this.#stalled();
       } else socket.setTimeout(periodMs);
     });
   }
@@ -136,14 +179,28 @@ export class SendConnection {
     this.#broken = this.#options.broke(error);
     this.#writing = false;
     this.#wakeWriter?.();
+    this.#drop();
+  }
+
+  #drop(): void {
+    this.#unwatch?.();
+    this.#zeroCopy?.stop();
+    // An end would let the kernel send what it has of them later, from memory that may be something else's by then.
+    if (this.#zeroCopy?.hasPages === true) this.#raw?.resetAndDestroy();
     this.#socket?.destroy();
     this.#raw?.destroy();
   }
 
-  /** Hands the pieces, at least one, to the kernel, in one call (with TLS in several). Only while nothing is on its way. */
-  write(pieces: readonly Uint8Array[]): void {
+  /**
+   * Hands the pieces, at least one, to the kernel, in one call (with TLS, and without copies, in several). Only while nothing
+   * is on its way.
+   *
+   * @param arePages of each piece: is it guest pages, which may go without a copy?
+   */
+  write(pieces: readonly Uint8Array[], arePages: readonly boolean[]): void {
     this.#writing = true;
-    if (this.#portions !== undefined) this.#portions.write(pieces, this.#written);
+    if (this.#zeroCopy !== undefined) this.#zeroCopy.write(pieces, arePages, this.#written);
+    else if (this.#portions !== undefined) this.#portions.write(pieces, this.#written);
     else writePieces(this.#socket as net.Socket, pieces, this.#written);
   }
 
@@ -167,9 +224,25 @@ export class SendConnection {
     if (this.#broken !== undefined) throw this.#broken;
   }
 
+  /**
+   * Until the memory of pages is not read any more: of all writes but the last so many, and with `but` 0 when nothing is on
+   * its way either. Without zeroCopySend that is what flushed() says, and of earlier writes nothing is left to wait for.
+   *
+   * @throws why the connection broke
+   */
+  async released(but = 0): Promise<void> {
+    if (but === 0) await this.flushed();
+    if (this.#zeroCopy?.hasPages === true) {
+      this.#releasing = true;
+      await this.#zeroCopy.released(but);
+      this.#releasing = false;
+    }
+    if (this.#broken !== undefined) throw this.#broken;
+  }
+
   /** Orderly end: everything written, then the end: of TLS, and FIN. */
   async finish(): Promise<void> {
-    await this.flushed();
+    await this.released();
     const socket = this.#socket as net.Socket;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, FINISH_TIMEOUT_MS);
@@ -184,9 +257,20 @@ export class SendConnection {
 
   /** Waits until the descriptor is closed. */
   async close(): Promise<void> {
-    this.#socket?.destroy();
+    this.#drop();
     if (this.#raw !== undefined) await destroyed(this.#raw);
   }
+}
+
+/** As Node's own sockets say it. */
+function writeFailed(error: Error): MultifdError {
+  const isSystems = error instanceof MultifdError && error.code === 'ERR_MULTIFD_CONNECTION';
+  return brokenBy(undefined, isSystems ? (error.cause as Error) : error, 'write failed');
+}
+
+/** Below 0 if it is closed. Node has no public name for it. */
+function descriptorOf(socket: net.Socket): number {
+  return (socket as unknown as { _handle: { fd: number } | null })._handle?.fd ?? -1;
 }
 
 /** What the kernel has not taken yet. Node has no public name for it. */

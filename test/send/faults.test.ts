@@ -19,6 +19,7 @@ import {
   createReceiver,
   createSender,
 } from '../../src/index.js';
+import { findKoffi } from '../../src/native/koffi.js';
 import { Random } from '../support/random.js';
 import {
   Leftovers,
@@ -227,14 +228,19 @@ const FAULTS: Record<string, Fault> = {
   },
 };
 
+const ZERO_COPY = 'tcp without copies';
+/** What is said where there is no koffi is zero-copy.test.ts's. */
+const TCP_KINDS = findKoffi() === undefined ? ['tcp'] : ['tcp', ZERO_COPY];
+
 for (const [name, fault] of Object.entries(FAULTS)) {
   const { behave, code, message, stallTimeoutMs = FAR_MS, tcpOnly = false, queueingEnds = false } = fault;
-  for (const kind of tcpOnly ? ['tcp'] : ['tcp', 'unix']) {
+  for (const kind of tcpOnly ? TCP_KINDS : [...TCP_KINDS, 'unix']) {
     t.test(`${name} over ${kind} while pages are queued`, async (t) => {
       const leftovers = new Leftovers();
-      const address = kind === 'tcp' ? TCP : { path: path.join(temporaryDirectory(t), 'destination') };
+      const address = kind !== 'unix' ? TCP : { path: path.join(temporaryDirectory(t), 'destination') };
       const destination = await RawDestination.listen(t, address, behave);
-      const sender = await makeSender(t, { address: destination.address, stallTimeoutMs });
+      const zeroCopySend = kind === ZERO_COPY;
+      const sender = await makeSender(t, { address: destination.address, stallTimeoutMs, zeroCopySend });
       const queueing = [hold(sender.queueRange('pc.ram', 0, RAM_BYTES)), hold(sender.queuePage('pc.ram', 0))];
       // What is queued again goes over every channel at the sync, so over the one that is not read as well: more than
       // its buffers take, however few packets it got before.
@@ -305,36 +311,44 @@ t.test('a peer that has closed a channel is a failure of the next sync()', async
   await recovers(t, leftovers);
 });
 
-t.test('a peer that does not read what end() still has to send is ERR_MULTIFD_STALL', async (t) => {
-  const leftovers = new Leftovers();
-  const destination = await RawDestination.listen(t, TCP, () => undefined);
-  const sender = await makeSender(t, { address: destination.address, channels: 1, stallTimeoutMs: 300 });
-  await fillUntilStuck(sender, 'pc.ram');
-  const pending = [hold(sender.end())];
-  await fails(t, sender, { code: 'ERR_MULTIFD_STALL', message: /has read nothing/, channel: 0 }, pending);
-  await destination.close();
-  await recovers(t, leftovers);
-});
+for (const kind of TCP_KINDS) {
+  const zeroCopySend = kind === ZERO_COPY;
+  t.test(
+    `a peer that does not read what end() still has to send is ERR_MULTIFD_STALL, ${kind}`,
+    async (t) => {
+      const leftovers = new Leftovers();
+      const destination = await RawDestination.listen(t, TCP, () => undefined);
+      const { address } = destination;
+      const sender = await makeSender(t, { address, channels: 1, stallTimeoutMs: 300, zeroCopySend });
+      await fillUntilStuck(sender, 'pc.ram');
+      const pending = [hold(sender.end())];
+      await fails(t, sender, { code: 'ERR_MULTIFD_STALL', message: /has read nothing/, channel: 0 }, pending);
+      await destination.close();
+      await recovers(t, leftovers);
+    },
+  );
 
-t.test('a peer that reads slowly is no stall', async (t) => {
-  const leftovers = new Leftovers();
-  const destination = await RawDestination.listen(t, TCP, (socket) => {
-    // 64 KiB or so each 10 ms. The kernel asks for more only when a third of its buffer is free again.
-    socket.on('data', () => {
-      socket.pause();
-      setTimeout(() => socket.resume(), 10);
+  t.test(`a peer that reads slowly is no stall, ${kind}`, async (t) => {
+    const leftovers = new Leftovers();
+    const destination = await RawDestination.listen(t, TCP, (socket) => {
+      // 64 KiB or so each 10 ms. The kernel asks for more only when a third of its buffer is free again.
+      socket.on('data', () => {
+        socket.pause();
+        setTimeout(() => socket.resume(), 10);
+      });
+      socket.resume();
     });
-    socket.resume();
+    const { address } = destination;
+    const sender = await makeSender(t, { address, stallTimeoutMs: 1500, zeroCopySend });
+    const queueing = hold(sender.queueRange('pc.ram', 0, RAM_BYTES));
+    await sleep(2500);
+    t.equal(sender.error, undefined);
+    await within(sender.close(), PROMPT_MS, 'close()');
+    t.equal((await failure(queueing, 'queueRange()')).code, 'ERR_MULTIFD_CLOSED');
+    await destination.close();
+    await recovers(t, leftovers);
   });
-  const sender = await makeSender(t, { address: destination.address, stallTimeoutMs: 1500 });
-  const queueing = hold(sender.queueRange('pc.ram', 0, RAM_BYTES));
-  await sleep(2500);
-  t.equal(sender.error, undefined);
-  await within(sender.close(), PROMPT_MS, 'close()');
-  t.equal((await failure(queueing, 'queueRange()')).code, 'ERR_MULTIFD_CLOSED');
-  await destination.close();
-  await recovers(t, leftovers);
-});
+}
 
 // ---- connecting ----
 

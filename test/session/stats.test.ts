@@ -17,6 +17,8 @@ const KEYS: (keyof ChannelStats)[] = [
   'zeroPages',
   'syncs',
   'deviceStates',
+  'zeroCopyPackets',
+  'zeroCopyCopied',
   'idleMs',
   'busyMs',
 ];
@@ -92,6 +94,8 @@ for (const compression of ['none', 'zlib', 'zstd'] as const) {
           zeroPages: sum((packet) => packet.zeroPages),
           syncs: sum((packet) => packet.flags & 1),
           deviceStates: packets.length - ram.length,
+          zeroCopyPackets: 0,
+          zeroCopyCopied: 0,
         });
         t.ok(idleMs > 0 && busyMs > 0, 'it has waited and worked');
         t.ok(idleMs + busyMs <= after.elapsedMs, 'no longer than there was time');

@@ -7,7 +7,7 @@ import { CliError, EXIT_OK, UsageError } from '../cli-error.js';
 import type { DemoPlan } from '../demo/demo-source.js';
 import { TLS_KINDS, type DemoTlsPlan, type TlsKind } from '../demo/demo-tls.js';
 import { MIN_SIZE } from '../demo/guest-image.js';
-import { checked, levelFor, parseLevel } from './migration-options.js';
+import { checkZeroCopyFlag, checked, levelFor, parseLevel, zeroCopySendOption } from './migration-options.js';
 import {
   COMPRESSIONS,
   choiceOf,
@@ -35,6 +35,7 @@ interface DemoFlags extends OutputFlags {
   zeroPageDetection: ZeroPageDetection;
   pageSize: number;
   maxBandwidth: number;
+  zeroCopySend?: true;
   size: number;
   ram?: string;
   backing: Backing;
@@ -104,6 +105,7 @@ export function addDemoCommand(program: Command): void {
         'prefault',
         'zeroPageDetection',
         'maxBandwidth',
+        'zeroCopySend',
         'tlsCreds',
       ]),
     )
@@ -133,7 +135,8 @@ export function addDemoCommand(program: Command): void {
       new Option('--max-bandwidth <bytes>', 'bytes a second on the wire; 0 for no limit')
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
-    );
+    )
+    .addOption(zeroCopySendOption());
   addTlsOptions(command, ['server', 'client'], 'each other')
     .addOption(
       new Option(
@@ -163,7 +166,12 @@ export function addDemoCommand(program: Command): void {
         return;
       }
       const tls = flags.tls ?? (await demoTls(command));
-      const plan = checked(command, () => ({ ...planOf(flags), tls }));
+      const plan = checked(command, () => {
+        const { compression } = flags;
+        const to = 'tcp:127.0.0.1:1';
+        checkZeroCopyFlag(flags.zeroCopySend, { compression, to, tls: tls ?? undefined });
+        return { ...planOf(flags), tls };
+      });
       await runCommand(flags.verbose === true, (cancelled) => demo(plan, reportTo(output), cancelled));
     });
 }
@@ -188,6 +196,7 @@ function planOf(flags: DemoFlags): Omit<DemoPlan, 'tls'> {
     zeroPageDetection: flags.zeroPageDetection,
     pageSize: flags.pageSize,
     maxBandwidth: flags.maxBandwidth,
+    zeroCopySend: flags.zeroCopySend === true,
     backing: flags.backing,
     prefault: flags.prefault === true,
     dirtyRounds: flags.dirtyRounds,

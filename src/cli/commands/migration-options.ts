@@ -2,7 +2,7 @@
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { MultifdError } from '../../errors.js';
 import { SWITCHOVER_ACKS } from '../../migration/switchover-ack.js';
-import { type Compression } from '../../options.js';
+import { refusedZeroCopySend, type Compression } from '../../options.js';
 import { addressMeant, checkAddress, type AddressText } from '../../transport/address.js';
 import { EXIT_USAGE, UsageError } from '../cli-error.js';
 import { BOUND_RANGES, DEFAULT_BOUNDS, type Bounds } from '../../stream/bounds.js';
@@ -175,6 +175,28 @@ export function addOutputOptions(command: Command, progress = true): Command {
   command.optionsGroup('Output:').option('--json', 'NDJSON on stdout, as the last line the result');
   if (progress) command.option('--no-progress', 'neither a progress line nor progress records');
   return command.option('--verbose', 'stack traces with errors');
+}
+
+export function zeroCopySendOption(): Option {
+  return new Option(
+    '--zero-copy-send',
+    'the kernel sends pages from where they lie: over tcp, with method none, without TLS',
+  );
+}
+
+/**
+ * @param wanted is the option given?
+ * @throws UsageError as the library's checkZeroCopySend()
+ */
+export function checkZeroCopyFlag(
+  wanted: true | undefined,
+  how: { compression: Compression; to: AddressText; tls: unknown },
+): void {
+  if (wanted === undefined) return;
+  const { compression, tls } = how;
+  const refused = refusedZeroCopySend({ compression, tls, address: checkAddress(how.to, 1) });
+  if (refused !== undefined)
+    throw new UsageError(`option '--zero-copy-send' is invalid. Allowed only ${refused}.`);
 }
 
 /** zlibLevel or zstdLevel of the library, from one --level. */

@@ -14,6 +14,7 @@ import {
   addSessionOptions,
   addressFrom,
   channelsOption,
+  checkZeroCopyFlag,
   checked,
   compressionOption,
   listenModeOption,
@@ -23,9 +24,10 @@ import {
   requireOptions,
   sessionOptions,
   switchoverAckOption,
+  zeroCopySendOption,
   type SessionFlags,
 } from './migration-options.js';
-import { countsOf, followProgress } from '../terminal/migration-progress.js';
+import { countsOf, followProgress, zeroCopyOf, zeroCopyRows } from '../terminal/migration-progress.js';
 import { choiceOf, sizeFrom } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -47,6 +49,7 @@ interface RelayFlags extends SessionFlags, OutputFlags, Bounds {
   maxStrays: number;
   switchoverAck: SwitchoverAck;
   maxBandwidth: number;
+  zeroCopySend?: true;
 }
 
 const DETECTIONS_OUT = ['none', 'multifd'] as const;
@@ -100,7 +103,8 @@ export function addRelayCommand(program: Command): void {
       new Option('--max-bandwidth <bytes>', 'bytes a second to the destination; 0 for no limit')
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
-    );
+    )
+    .addOption(zeroCopySendOption());
   requireOptions(command, '--listen', '--to');
   addBoundOptions(addSessionOptions(command));
   addTlsOptions(command, ['server'], 'the source', '-in');
@@ -110,6 +114,8 @@ export function addRelayCommand(program: Command): void {
       const level = checked(command, () => levelFor('--level-out', flags.levelOut, flags.compressionOut));
       const tlsIn = await tlsFrom(command, 'server', '-in');
       const tlsOut = await tlsFrom(command, 'client', '-out', flags.to);
+      const { to, compressionOut: compression } = flags;
+      checked(command, () => checkZeroCopyFlag(flags.zeroCopySend, { compression, to, tls: tlsOut }));
       await runCommand(flags.verbose === true, async (cancelled) => {
         await relay(
           flags,
@@ -149,6 +155,7 @@ async function relay(
           compression: flags.compressionOut,
           zeroPageDetection: flags.zeroPageDetectionOut,
           maxBandwidth: flags.maxBandwidth,
+          zeroCopySend: flags.zeroCopySend,
         },
         pageSize: flags.pageSize,
         acceptTimeoutMs: flags.acceptTimeout * 1000,
@@ -165,8 +172,9 @@ async function relay(
       }),
     ({ machine, uuid, blocks, received, sent, sourceTold }, seconds) => {
       const counts = { received: countsOf(received), sent: countsOf(sent) };
+      const zeroCopy = zeroCopyOf(sent, flags.zeroCopySend === true);
       return {
-        record: { machine, uuid, blocks, seconds, ...counts, strays: received.strays, sourceTold },
+        record: { machine, uuid, blocks, seconds, ...counts, zeroCopy, strays: received.strays, sourceTold },
         text: () =>
           table([
             ['machine', machine || '-'],
@@ -174,6 +182,7 @@ async function relay(
             ['pages', `${formatSize(counts.sent.bytes)}, ${formatRate(counts.sent.bytes / seconds)}`],
             ['in', `${formatSize(counts.received.wireBytes)} on the wire, ${flags.compressionIn}`],
             ['out', `${formatSize(counts.sent.wireBytes)} on the wire, ${flags.compressionOut}`],
+            ...zeroCopyRows(zeroCopy),
             ['source', sourceTold ? 'told that all is loaded' : 'not told: no return path, or gone'],
             ['migration', `${seconds.toFixed(3)} s`],
           ]),

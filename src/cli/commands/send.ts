@@ -13,15 +13,17 @@ import {
   addSessionOptions,
   addressFrom,
   channelsOption,
+  checkZeroCopyFlag,
   checked,
   compressionOption,
   directIoOption,
   levelFor,
   requireOptions,
   sessionOptions,
+  zeroCopySendOption,
   type SessionFlags,
 } from './migration-options.js';
-import { countsOf, followProgress } from '../terminal/migration-progress.js';
+import { countsOf, followProgress, zeroCopyOf, zeroCopyRows } from '../terminal/migration-progress.js';
 import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -38,6 +40,7 @@ interface SendFlags extends SessionFlags, OutputFlags, Bounds {
   offset: number;
   directIo?: true;
   maxBandwidth: number;
+  zeroCopySend?: true;
 }
 
 const EXAMPLES = `
@@ -87,7 +90,8 @@ export function addSendCommand(program: Command): void {
       new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
-    );
+    )
+    .addOption(zeroCopySendOption());
   requireOptions(command, '--to');
   addBoundOptions(addSessionOptions(command));
   addOutputOptions(addTlsOptions(command, ['client'], 'the destination'))
@@ -102,6 +106,7 @@ export function addSendCommand(program: Command): void {
         return levelFor('--level', flags.level, flags.compression);
       });
       const tls = await tlsFrom(command, 'client', '', flags.to);
+      checked(command, () => checkZeroCopyFlag(flags.zeroCopySend, { ...flags, tls }));
       await runCommand(flags.verbose === true, async (cancelled) => {
         await send(file, flags, { ...level, ...(tls && { tls }) }, cancelled);
         return EXIT_OK;
@@ -138,6 +143,7 @@ async function send(
         ...(flags.zeroPageDetection !== undefined && { zeroPageDetection: flags.zeroPageDetection }),
         ...(flags.peer !== undefined && { peer: flags.peer }),
         maxBandwidth: flags.maxBandwidth,
+        zeroCopySend: flags.zeroCopySend,
         signal: cancelled,
         onStart: (start) => {
           totalBytes = start.channelBytes;
@@ -149,8 +155,9 @@ async function send(
       const counts = countsOf(stats);
       const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
       const { zeroPages, normalPages, wireBytes, bytes } = counts;
+      const zeroCopy = zeroCopyOf(stats, flags.zeroCopySend === true);
       return {
-        record: { file, to: flags.to, ...result, seconds, ...counts },
+        record: { file, to: flags.to, ...result, seconds, ...counts, zeroCopy },
         text: () =>
           table([
             ['machine', result.machine || '-'],
@@ -160,6 +167,7 @@ async function send(
               `${formatShare(zeroPages, zeroPages + normalPages)} of the channels' pages, mode ${result.zeroPageDetection}`,
             ],
             ['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`],
+            ...zeroCopyRows(zeroCopy),
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
           ]),
       };

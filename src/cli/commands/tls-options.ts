@@ -145,6 +145,7 @@ export function sayInFlags(error: unknown): void {
 function inFlags(message: string): string {
   return (
     message
+      .replaceAll(/\bzeroCopySend\b/g, '--zero-copy-send')
       .replaceAll(
         /\boption (?:(in|out)\.)?tls(?:\.(\w+))?(?![\w-])/g,
         (all, side: string | undefined, name: string = 'dir') => {

@@ -14,6 +14,7 @@ import { MultifdError } from '../../errors.js';
 import { createSender, type Sender } from '../../send/sender.js';
 import type { Stats } from '../../session-stats.js';
 import { CliError } from '../cli-error.js';
+import { zeroCopyOf } from '../terminal/migration-progress.js';
 import { DestinationProcess } from './destination-process.js';
 import {
   AgreedWatch,
@@ -127,6 +128,7 @@ class DemoSource {
       ...this.#level(),
       zeroPageDetection,
       maxBandwidth: this.#plan.maxBandwidth,
+      zeroCopySend: this.#plan.zeroCopySend,
       onZeroPages: zeroPageDetection === 'legacy' ? zeroRanges.add : undefined,
       signal: this.#signal,
       ...(tls && { tls: tls.client }),
@@ -169,6 +171,7 @@ class DemoSource {
       seconds,
       startupSeconds,
       bytesPerSecond: counts.bytes / seconds,
+      zeroCopy: zeroCopyOf(sender.stats(), this.#plan.zeroCopySend),
       tls:
         this.#plan.tls === null ? null : { credentials: credentialsText(this.#plan.tls), ...watch?.agreed },
       dirtyPages: this.#dirtyCounts,

@@ -3,6 +3,7 @@
  * for people by report-table.ts. All figures are in bytes, pages and seconds.
  */
 import type { Compression, ZeroPageDetection } from '../../index.js';
+import type { ZeroCopyRecord } from '../terminal/migration-progress.js';
 import type { Progress } from '../terminal/progress-line.js';
 import type { TlsReport } from './demo-tls.js';
 import type { DirtyCounts } from './dirty-pages.js';
@@ -17,6 +18,7 @@ export interface DemoSettings {
   zeroPageDetection: ZeroPageDetection;
   pageSize: number;
   maxBandwidth: number;
+  zeroCopySend: boolean;
   backing: Backing;
   prefault: boolean;
   dirtyRounds: number;
@@ -56,6 +58,8 @@ export interface DemoResult extends DemoSettings {
   wireBytes: number;
   normalPages: number;
   zeroPages: number;
+  /** null without the option. */
+  zeroCopy: ZeroCopyRecord | null;
   /** Pages dirtied between syncs, by what became of them. */
   dirtyPages: DirtyCounts;
   blocks: BlockResult[];

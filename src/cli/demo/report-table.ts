@@ -14,6 +14,7 @@
 import type { Paint } from '../terminal/colour.js';
 import { wrap } from '../terminal/columns.js';
 import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
+import { zeroCopyRows } from '../terminal/migration-progress.js';
 import { table } from '../terminal/output.js';
 import { tlsText } from './demo-tls.js';
 import type { BlockResult, DemoResult } from './report-records.js';
@@ -36,6 +37,7 @@ export function formatResult(result: DemoResult, paint: Paint, columns: number):
     ['zero pages', `${zeroPages} (${formatShare(zeroPages, pages)}), detection ${result.zeroPageDetection}`],
     ['channels', `${result.channels}, compression ${formatCompression(result)}`],
     ['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`],
+    ...zeroCopyRows(result.zeroCopy),
     ['start-up', `${result.startupSeconds.toFixed(3)} s`],
     ['migration', `${result.seconds.toFixed(3)} s, ${formatRate(result.bytesPerSecond)}`],
   ];

@@ -23,6 +23,23 @@ export async function followProgress(
   }
 }
 
+/** What became of zeroCopySend, as the records of its commands have it: null without the option. */
+export interface ZeroCopyRecord {
+  packets: number;
+  copied: number;
+}
+
+export function zeroCopyOf(stats: Stats, wanted: boolean): ZeroCopyRecord | null {
+  return wanted ? { packets: stats.zeroCopyPackets, copied: stats.zeroCopyCopied } : null;
+}
+
+/** The same as a row of a summary; none without the option. */
+export function zeroCopyRows(record: ZeroCopyRecord | null): [string, string][] {
+  if (record === null) return [];
+  const { packets, copied } = record;
+  return [['zero-copy', `${packets} packets, ${copied} of them copied by the kernel all the same`]];
+}
+
 /** Bytes and pages of a session, as the records have them. */
 export function countsOf(stats: Stats): {
   bytes: number;
