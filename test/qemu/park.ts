@@ -182,6 +182,9 @@ export interface SendOptions {
   tcp?: boolean;
   channels: number;
   compression: Compression;
+  zeroCopySend?: boolean;
+  /** Bytes a second. */
+  maxBandwidth?: number;
   tls?: ParkTls;
   directIo?: boolean;
 }
