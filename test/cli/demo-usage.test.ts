@@ -39,6 +39,9 @@ const CASES: [string[], RegExp][] = [
   [['--channels'], /--channels.*argument missing/],
   [['extra'], /too many arguments/],
   [['--qemu', '--size', '64M'], /'--qemu' cannot be used with option '--size/],
+  [['--qemu', '--zero-copy-send'], /'--qemu' cannot be used with option '--zero-copy-send'/],
+  [['--zero-copy-send', '--compression', 'zstd'], /'--zero-copy-send'.*only with compression none, not zstd/],
+  [['--zero-copy-send', '--tls'], /'--zero-copy-send'.*only without TLS/],
   [['--qemu', '--level', '3'], /only with method zlib or zstd/],
 ];
 
