@@ -1,5 +1,6 @@
 /** What the migrations check of their options before anything is opened. */
 import { MultifdError, receivedExpected } from '../errors.js';
+import { flag } from '../option-checks.js';
 import {
   SENDER_KEYS,
   checkSenderOptions,
@@ -11,7 +12,6 @@ import { SET_UP } from '../set-up.js';
 import { atMost } from '../stream/bounds.js';
 import { refusal } from '../stream/codes.js';
 import type { TailScanner } from '../stream/vm-description.js';
-import { checkAddress } from '../transport/address.js';
 
 /**
  * For all connections to be there, and for a destination to answer. QEMU opens all its connections at once: who has fewer
@@ -41,16 +41,15 @@ export function checkOutgoing(
   options: Omit<SenderOptions, 'blocks' | 'tls'>,
   tls: unknown,
 ): CheckedSenderOptions {
-  const { pageSize = 4096 } = options;
+  const { zeroCopySend, ...others } = options;
+  const { pageSize = 4096 } = others;
   const size = Number.isInteger(pageSize) && pageSize > 0 ? pageSize : 4096;
   const checked = checkSenderOptions({
-    ...options,
-    ...(options.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
+    ...others,
+    ...(others.zeroPageDetection === 'legacy' && { onZeroPages: () => {} }),
     blocks: [{ name: 'ram', memory: new SharedArrayBuffer(size) }],
   });
-  if (options.zeroCopySend === true) {
-    checkZeroCopySend({ ...options, address: checkAddress(options.address, 1), tls });
-  }
+  if (flag('zeroCopySend', zeroCopySend)) checkZeroCopySend({ ...others, address: checked.address, tls });
   return checked;
 }
 

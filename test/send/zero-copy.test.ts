@@ -343,8 +343,15 @@ if (!hasKoffi) {
   // Root may lock what it likes, unless it has given up that.
   const drop = isRoot ? ['setpriv', '--bounding-set=-ipc_lock', '--inh-caps=-ipc_lock'] : [];
 
-  async function withLimit(kib: number): Promise<Outcome> {
-    const shell = ['sh', '-c', `ulimit -l ${kib} && exec "$0" "$1"`, process.execPath, fixture];
+  async function withLimit(kib: number, channels: number): Promise<Outcome> {
+    const shell = [
+      'sh',
+      '-c',
+      `ulimit -l ${kib} && exec "$0" "$@"`,
+      process.execPath,
+      fixture,
+      String(channels),
+    ];
     const [command, ...args] = [...drop, ...shell];
     const env = { ...process.env, NODE_OPTIONS: '' };
     const { stdout } = await run(command, args, { env, timeout: FAR_MS, cwd: path.dirname(fixture) });
@@ -352,7 +359,7 @@ if (!hasKoffi) {
   }
 
   t.test('a process that may lock no page is told the limit, and what a send needs', async (t) => {
-    const { code, message, equal } = await withLimit(8);
+    const { code, message, equal } = await withLimit(8, 1);
     t.equal(code, 'ERR_MULTIFD_RUNTIME');
     t.match(
       message,
@@ -362,7 +369,7 @@ if (!hasKoffi) {
   });
 
   t.test('a process that may lock little sends all the same, again and again', async (t) => {
-    const { code, message, equal, zeroCopyPackets } = await withLimit(256);
+    const { code, message, equal, zeroCopyPackets } = await withLimit(256, 2);
     t.same([code, message], [undefined, undefined]);
     t.ok(equal);
     t.equal(zeroCopyPackets, 48);
