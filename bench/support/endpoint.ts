@@ -51,7 +51,7 @@ function tlsOf({ tlsFolder }: Start): { tls?: TlsOptions } {
 }
 
 async function openSender(start: Start, memory: SharedArrayBuffer, parent: Peer): Promise<End> {
-  const { channels, compression, pageSize } = start;
+  const { channels, compression, pageSize, zeroCopySend } = start;
   const { address } = await parent.next<{ address: Address }>();
   const blocks = [{ name: 'pc.ram', memory }];
   const sender = await createSender({
@@ -60,6 +60,7 @@ async function openSender(start: Start, memory: SharedArrayBuffer, parent: Peer)
     channels,
     compression,
     pageSize,
+    zeroCopySend,
     ...tlsOf(start),
   });
   return {
@@ -111,14 +112,18 @@ serve<Start>(async (start, parent) => {
   await end.ready;
   parent.tell({ open: true });
 
+  let cpuSeconds = 0;
   const histogram = monitorEventLoopDelay({ resolution: RESOLUTION_MS });
   for (;;) {
     const { bytes, counts } = await parent.next<Pass>();
     if (bytes === 0) break;
     if (counts && start.watchLoop) histogram.enable();
+    const cpu = process.cpuUsage();
     const begunMs = monotonicMs();
     await end.move(bytes);
     parent.tell({ begunMs, endedMs: monotonicMs() } satisfies Moved);
+    const { user, system } = process.cpuUsage(cpu);
+    if (counts) cpuSeconds += (user + system) / 1e6;
     histogram.disable();
   }
   const above = statusBytes('VmHWM') - base;
@@ -129,7 +134,8 @@ serve<Start>(async (start, parent) => {
     p99: late(histogram.percentile(99)),
     max: late(histogram.max),
   };
-  parent.tell({ above, delay, digest: digest(memory), wireBytes: end.wireBytes() } satisfies EndReport);
+  const wireBytes = end.wireBytes();
+  parent.tell({ above, delay, cpuSeconds, digest: digest(memory), wireBytes } satisfies EndReport);
   await end.end();
 });
 

@@ -19,6 +19,8 @@ export interface MigrationCase {
   prefault?: boolean;
   /** Is the main loops' delay wanted? It costs a timer a millisecond. */
   watchLoop?: boolean;
+  /** Pages go without a copy. */
+  zeroCopySend?: boolean;
   /** The folder with credentials of both roles, for TLS. */
   tlsFolder?: string;
   /** A first pass over so many bytes that is not reported: code that is run for the first time is slow. */
@@ -39,6 +41,8 @@ export interface EndReport {
   /** Peak of the process beside its guest's RAM and what it had before, in bytes. */
   above: number;
   delay: Delay;
+  /** Of all its threads, while passes run that count. */
+  cpuSeconds: number;
   digest: number;
   wireBytes: number;
 }
@@ -61,6 +65,7 @@ const DEFAULTS = {
   prefault: true,
   watchLoop: false,
   warmUpBytes: 0,
+  zeroCopySend: false,
 } as const;
 
 export class Migration {

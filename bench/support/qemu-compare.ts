@@ -35,6 +35,8 @@ export interface Case {
   prefault: boolean;
   pairs: number;
   tls?: boolean;
+  /** Pages go without a copy, on both sides. */
+  zeroCopySend?: boolean;
   /** Speed against QEMU that must be reached. */
   floor?: number;
   /** Size on the wire against QEMU's that must not be passed. */
@@ -143,9 +145,9 @@ async function measure(sides: Sides, it: Case): Promise<Figures> {
 }
 
 async function ourOwn(folder: string, it: Case): Promise<Moved> {
-  const { channels, compression, prefault } = it;
+  const { channels, compression, prefault, zeroCopySend } = it;
   const file = path.join(folder, it.image);
-  const how = { size: RAM_BYTES, file, channels, compression, prefault, ...tlsOf(folder, it) };
+  const how = { size: RAM_BYTES, file, channels, compression, prefault, zeroCopySend, ...tlsOf(folder, it) };
   const { seconds, send } = await migrate(how);
   return { seconds: seconds[0], wireBytes: send.wireBytes };
 }
@@ -169,7 +171,8 @@ async function qemuToQemu(folder: string, it: Case, verify: boolean): Promise<Mo
       return one.value;
     });
     for (const qemu of [from, to]) {
-      await qemu.setMigration(['multifd', 'return-path'], {
+      const more = it.zeroCopySend === true && qemu === from ? ['zero-copy-send'] : [];
+      await qemu.setMigration(['multifd', 'return-path', ...more], {
         'multifd-channels': it.channels,
         'multifd-compression': it.compression,
         ...(it.tls && { 'tls-creds': CREDENTIALS }),
@@ -206,7 +209,7 @@ function methodOf({ compression, image }: Case): string {
 
 function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] {
   const { compression, channels, floor, wireCeiling } = it;
-  const method = `${methodOf(it)}${it.tls ? ', TLS 1.3' : ''}`;
+  const method = `${methodOf(it)}${it.tls ? ', TLS 1.3' : ''}${it.zeroCopySend ? ', without copies' : ''}`;
   const memory = it.prefault ? 'prefaulted' : 'fresh';
   const name = `${method}, ${counted(channels, 'channel')}, ${memory}`;
   const speed = (who: string, { speed }: Figures[Side], series?: string): Row =>
