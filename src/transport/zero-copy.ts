@@ -19,7 +19,8 @@
  *     staging buffers, slots        the channel's: used again only when they are released
  *
  * If the connection breaks, or is given up, while pages are with the kernel, it is reset, so that the kernel sends nothing
- * of them any more (SendConnection). Memory that is dropped then is no danger: the kernel has pinned the pages that it has.
+ * of them any more (SendConnection). Memory that is dropped then is no danger: the kernel has pinned the pages that it has, and
+ * gives them to nobody else before. (A thread that had to be terminated cannot reset: what the kernel had then is still sent.)
  */
 import { performance } from 'node:perf_hooks';
 import { MAX_PIECES, type SendResult, type ZeroCopySocket } from '../native/sockets.js';
