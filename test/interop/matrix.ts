@@ -1,7 +1,7 @@
 /**
- * Whole migrations in one process, sender to receiver, every byte compared after every sync: each method with each
- * zero-page detection, every page size and number of channels somewhere (matrix.test.ts, in `npm test`); and everything
- * with everything, one file for each method, so that two run side by side (`npm run test:exhaustive`).
+ * Whole migrations in one process, sender to receiver, every byte compared after every sync: each method, and none without
+ * copies, with each zero-page detection, every page size and number of channels somewhere (matrix.test.ts, in `npm test`); and
+ * everything with everything, one file for each method, so that two run side by side (`npm run test:exhaustive`).
  */
 import t, { type Test } from 'tap';
 import {
@@ -12,6 +12,7 @@ import {
   type Sender,
   type ZeroPageDetection,
 } from '../../src/index.js';
+import { findKoffi } from '../../src/native/koffi.js';
 import { CONTENTS, Guest, type GuestBlock } from '../support/guest.js';
 import { Random } from '../support/random.js';
 import { STORE_KINDS, type StoreKind } from '../support/store.js';
@@ -28,6 +29,7 @@ interface Case {
   compression: Compression;
   zeroPageDetection: ZeroPageDetection;
   pageSize: number;
+  zeroCopySend?: boolean;
 }
 
 interface Migration {
@@ -39,7 +41,7 @@ interface Migration {
 }
 
 async function open(t: Test, guest: Guest, options: Case): Promise<Migration> {
-  const { channels, compression, pageSize, zeroPageDetection } = options;
+  const { channels, compression, pageSize, zeroPageDetection, zeroCopySend } = options;
   const receiver = await createReceiver({
     address: 'tcp:127.0.0.1:0',
     blocks: guest.blocks.map((block) => block.destination.options),
@@ -55,6 +57,7 @@ async function open(t: Test, guest: Guest, options: Case): Promise<Migration> {
     compression,
     pageSize,
     zeroPageDetection,
+    zeroCopySend,
     // A main stream is not here yet: what it would carry reaches the receiver directly.
     onZeroPages:
       zeroPageDetection === 'legacy'
@@ -239,29 +242,33 @@ const HOT: [number, number][] = [
 ];
 const LIMIT = { timeout: 60_000 };
 
+function wayOf({ compression, zeroCopySend }: Case): string {
+  return zeroCopySend === true ? `${compression} without copies` : compression;
+}
+
 function testMigration(options: Case, seed: number): void {
-  const { channels, compression, pageSize, zeroPageDetection } = options;
-  const name = `${compression}/${zeroPageDetection}/pages of ${pageSize}/${channels} channels`;
+  const { channels, pageSize, zeroPageDetection } = options;
+  const name = `${wayOf(options)}/${zeroPageDetection}/pages of ${pageSize}/${channels} channels`;
   t.test(name, LIMIT, (t) => migrate(t, options, seed));
 }
 
 function testHotPages(options: Case, seed: number): void {
-  const { channels, compression, zeroPageDetection } = options;
-  const name = `${compression}/${zeroPageDetection}/${channels} channels/pages queued again: the last content wins`;
+  const { channels, zeroPageDetection } = options;
+  const name = `${wayOf(options)}/${zeroPageDetection}/${channels} channels/pages queued again: the last content wins`;
   t.test(name, LIMIT, (t) => hotPages(t, options, seed));
 }
 
 /** Everything with everything. */
-export function testMatrix(compression: Compression): void {
+export function testMatrix(compression: Compression, zeroCopySend = false): void {
   let seed = 1;
   for (const zeroPageDetection of DETECTIONS) {
     for (const pageSize of PAGE_SIZES) {
       for (const channels of CHANNELS) {
-        testMigration({ channels, compression, zeroPageDetection, pageSize }, seed++);
+        testMigration({ channels, compression, zeroPageDetection, pageSize, zeroCopySend }, seed++);
       }
     }
     for (const [channels, pageSize] of HOT) {
-      testHotPages({ channels, compression, zeroPageDetection, pageSize }, seed++);
+      testHotPages({ channels, compression, zeroPageDetection, pageSize, zeroCopySend }, seed++);
     }
   }
 }
@@ -269,13 +276,23 @@ export function testMatrix(compression: Compression): void {
 /** Each method with each detection; the rest in turn. */
 export function testSome(): void {
   let turn = 0;
-  for (const compression of COMPRESSIONS) {
+  // What is said where there is no koffi is test/send/zero-copy.test.ts's.
+  const copies: [Compression, boolean][] = findKoffi() === undefined ? [] : [['none', true]];
+  const plain = COMPRESSIONS.map((compression): [Compression, boolean] => [compression, false]);
+  for (const [compression, zeroCopySend] of [...plain, ...copies]) {
     for (const zeroPageDetection of DETECTIONS) {
       const channels = CHANNELS[turn % CHANNELS.length];
       const pageSize = PAGE_SIZES[turn % PAGE_SIZES.length];
-      testMigration({ channels, compression, zeroPageDetection, pageSize }, turn);
+      testMigration({ channels, compression, zeroPageDetection, pageSize, zeroCopySend }, turn);
       const [hotChannels, hotPageSize] = HOT[turn % HOT.length];
-      testHotPages({ channels: hotChannels, compression, zeroPageDetection, pageSize: hotPageSize }, turn);
+      const hot = {
+        channels: hotChannels,
+        compression,
+        zeroPageDetection,
+        pageSize: hotPageSize,
+        zeroCopySend,
+      };
+      testHotPages(hot, turn);
       turn++;
     }
   }
