@@ -128,7 +128,8 @@ export class SendConnection {
     native.enable();
     const writer = new ZeroCopyWriter(native, {
       isOpen: () => !socket.destroyed && descriptorOf(socket) === fd,
-      broke: (error) => this.break(writeFailed(error)),
+      // The reason first: where memory may not be locked the connection stands, and its end is all that the peer sees.
+      broke: (error) => this.break(writeFailed(error), () => setImmediate(() => this.#drop())),
       sent,
       copied,
     });
@@ -173,13 +174,17 @@ export class SendConnection {
     });
   }
 
-  /** Ends it at once: the first reason counts. */
-  break(error: MultifdError): void {
+  /**
+   * Ends it at once: the first reason counts.
+   *
+   * @param drop closes it, when whoever waits has heard of the reason
+   */
+  break(error: MultifdError, drop = (): void => this.#drop()): void {
     if (this.#broken !== undefined) return;
     this.#broken = this.#options.broke(error);
     this.#writing = false;
     this.#wakeWriter?.();
-    this.#drop();
+    drop();
   }
 
   #drop(): void {

@@ -359,7 +359,7 @@ if (!hasKoffi) {
   }
 
   t.test('a process that may lock no page is told the limit, and what a send needs', async (t) => {
-    const { code, message, equal } = await withLimit(8, 1);
+    const { code, message, equal } = await withLimit(8, 2);
     t.equal(code, 'ERR_MULTIFD_RUNTIME');
     t.match(
       message,
