@@ -6,10 +6,12 @@
  * when its options are right.
  */
 import fs from 'node:fs';
+import path from 'node:path';
+import { packageFolder } from './package-folder.js';
 
-const { version } = JSON.parse(
-  fs.readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'),
-) as { version: string };
+const { version } = JSON.parse(fs.readFileSync(path.join(packageFolder(), 'package.json'), 'utf8')) as {
+  version: string;
+};
 const args = process.argv.slice(2);
 
 if (args.length === 1 && ['-V', '--version'].includes(args[0])) {

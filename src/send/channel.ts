@@ -47,12 +47,7 @@ import type { TracePoint } from '../trace.js';
 import { HELLO_BYTES, encodeHello } from '../wire/hello.js';
 import { Compressing } from './compressing.js';
 import { Outgoing } from './outgoing.js';
-import {
-  PagePackets,
-  STAGINGS_COMPRESSED,
-  WRITES_STAGED,
-  WRITES_STAGED_ZERO_COPY,
-} from './page-packets.js';
+import { PagePackets, STAGINGS_COMPRESSED, WRITES_STAGED, WRITES_STAGED_ZERO_COPY } from './page-packets.js';
 import { PageSource } from './page-source.js';
 import { SendConnection, type ZeroCopyCounter } from '../transport/send-connection.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../transport/tls/credentials.js';

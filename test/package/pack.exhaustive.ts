@@ -52,7 +52,8 @@ t.test('the tarball holds the built library, its workers and the CLI, and no tes
     'CHANGELOG.md',
     'dist/lib/index.js',
     'dist/src/index.d.ts',
-    'dist/src/cli/main.js',
+    'dist/cli/main.js',
+    'dist/cli/demo-destination.js',
     'dist/workers/send-channel.cjs',
     'dist/workers/recv-channel.cjs',
   ]) {

@@ -7,11 +7,7 @@ import path from 'node:path';
 import t from 'tap';
 import type { BlockDescription } from '../../src/ram/block.js';
 import { Outgoing } from '../../src/send/outgoing.js';
-import {
-  PagePackets,
-  WRITES_STAGED,
-  WRITES_STAGED_ZERO_COPY,
-} from '../../src/send/page-packets.js';
+import { PagePackets, WRITES_STAGED, WRITES_STAGED_ZERO_COPY } from '../../src/send/page-packets.js';
 import { PageSource } from '../../src/send/page-source.js';
 import { Control, PAYLOAD_RAM } from '../../src/shared/control.js';
 import { temporaryDirectory } from '../support/raw-channel.js';

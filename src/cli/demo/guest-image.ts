@@ -9,7 +9,7 @@ import fs from 'node:fs';
 import path from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { packageFolder } from '../package-folder.js';
 import { PIECE_BYTES, readFully, type BlockPlan, type GuestRam } from './guest-ram.js';
 import { seededRandom, type Random } from './random.js';
 
@@ -111,9 +111,9 @@ class Content {
 
 /** The built JavaScript of this package: text that is there wherever the demo runs. */
 function packageText(): Buffer {
-  const root = fileURLToPath(new URL('../..', import.meta.url));
+  const root = path.join(packageFolder(), 'dist/lib');
   const files = fs
-    .readdirSync(root, { recursive: true, encoding: 'utf8' })
+    .readdirSync(root)
     .filter((name) => name.endsWith('.js'))
     .sort();
   return Buffer.concat(files.map((name) => fs.readFileSync(path.join(root, name))));

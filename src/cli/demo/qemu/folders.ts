@@ -1,9 +1,8 @@
 /** Where `.ci/qemu` unpacks the QEMUs that are not installed. */
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { packageFolder } from '../../package-folder.js';
 
-/** From the built file, dist/src/cli/demo/qemu. */
-const CHECKOUT = fileURLToPath(new URL('../../../../..', import.meta.url));
+const CHECKOUT = packageFolder();
 
 export const OLD_FOLDER = process.env.MULTIFD_QEMU_7_2 ?? path.join(CHECKOUT, '.qemu/7.2');
 export const NEW_FOLDER = process.env.MULTIFD_QEMU_11_1 ?? path.join(CHECKOUT, '.qemu/11.1');
