@@ -31,7 +31,7 @@ import {
   SLOT_NORMAL_NUM,
   SLOT_NUM,
   SLOT_TYPE,
-  STAT_BUSY_SINCE,
+  STAT_ZERO_COPY_COPIED,
   STAT_COUNT,
   WORD_FIRST_ERROR,
   WORD_PACKET_NUM,
@@ -634,7 +634,7 @@ t.test('the buffers are sized from the last index', async (t) => {
     t.equal(layout.pages, 524288 / shape.pageSize);
     t.equal(layout.statsByte(0), (layout.channel(0) + CHANNEL_STATS) * 4);
     t.equal(layout.statsByte(shape.channels - 1) % 8, 0, 'Float64 counters are aligned');
-    t.equal(STAT_COUNT, STAT_BUSY_SINCE + 1);
+    t.equal(STAT_COUNT, STAT_ZERO_COPY_COPIED + 1);
     const { shared } = Control.create(shape);
     t.equal(shared.control.byteLength, layout.controlBytes);
     t.equal(shared.data.byteLength, (shape.channels + shape.clients) * shape.dataBytes);
