@@ -22,6 +22,7 @@
  */
 import { findLibzstd, ZstdCompressor, ZstdDecompressor, type Libzstd } from '../native/libzstd.js';
 import type { ReceiveMethod, SendMethod } from './contract.js';
+import { zstdBinding } from './zstd-binding.js';
 import { hasNodeZstd, NodeCompressor, NodeDecoder } from './zstd-node.js';
 import { outsideZstd } from './zstd-outside.js';
 import { ZstdReceiver, type StreamDecoder } from './zstd-receive.js';
@@ -34,13 +35,23 @@ export function zstdBackend(): ZstdBackend {
   return hasNodeZstd ? 'node' : outsideZstd();
 }
 
-/** For tests and benches: those that can be had here, beside the binding, which every test has. */
+/** For tests and benches: those that can be had here. */
 export function zstdBackends(): ZstdBackend[] {
   return [
     ...(hasNodeZstd ? (['node'] as const) : []),
     ...(findLibzstd() === undefined ? [] : (['libzstd'] as const)),
-    'binding',
+    ...(hasBinding() ? (['binding'] as const) : []),
   ];
+}
+
+/** Its part for this platform is optional. */
+function hasBinding(): boolean {
+  try {
+    zstdBinding();
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** @param level 1 to 20 */
