@@ -1,5 +1,5 @@
 /** What the migrations check of their options before anything is opened. */
-import { MultifdError, receivedExpected } from '../errors.js';
+import { MultifdError, describeThrown, receivedExpected } from '../errors.js';
 import { flag } from '../option-checks.js';
 import {
   SENDER_KEYS,
@@ -86,5 +86,18 @@ export function callHook(name: string, hook: () => void): void {
     hook();
   } catch (cause) {
     throw new MultifdError('ERR_MULTIFD_HOOK', `${name}() failed`, { cause });
+  }
+}
+
+/**
+ * The same for a hook that may take its time, and give something.
+ *
+ * @throws MultifdError ERR_MULTIFD_HOOK
+ */
+export async function awaitHook<T>(name: string, hook: () => T | PromiseLike<T>): Promise<T> {
+  try {
+    return await hook();
+  } catch (cause) {
+    throw new MultifdError('ERR_MULTIFD_HOOK', `${name}() failed: ${describeThrown(cause)}`, { cause });
   }
 }

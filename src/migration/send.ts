@@ -21,7 +21,7 @@
  * the guest is there. A SHUT 0 before the devices' state is refused.
  */
 import type { FileHandle } from 'node:fs/promises';
-import { MultifdError, receivedExpected } from '../errors.js';
+import { MultifdError } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
 import { checkTls, type SenderOptions, type ZeroPageDetection } from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
@@ -40,7 +40,7 @@ import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
 import { openToRead } from '../stream/positioned-file.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
-import { readReturnPath } from '../stream/return-path.js';
+import { Answer, refusedBy } from './answer.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
 import { loadTls } from '../transport/tls/loaded.js';
 import { settles, withLimit } from './limits.js';
@@ -247,20 +247,12 @@ interface Outgoing {
 
 class OutgoingMigration {
   readonly #parts: Outgoing;
-  /** Settles with the destination's SHUT; rejects if it goes without one. */
-  readonly #shut: Promise<number>;
-  #ponged!: () => void;
-  readonly #pong: Promise<void>;
-  /** Has the devices' state begun to go out? */
-  #inTail = false;
-  #broken = false;
-  #loaded = false;
+  readonly #answer: Answer;
 
   constructor(parts: Outgoing) {
     this.#parts = parts;
-    this.#pong = new Promise((resolve) => (this.#ponged = resolve));
-    this.#shut = this.#readReturnPath();
-    this.#shut.catch((error: unknown) => {
+    this.#answer = new Answer(parts.main.reader);
+    this.#answer.shut.catch((error: unknown) => {
       // While pages are sent, a destination that is gone is noticed here first.
       void this.#parts.sender.abandon(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream'));
     });
@@ -268,16 +260,16 @@ class OutgoingMigration {
 
   /** Has the destination said that all is loaded? */
   get loaded(): boolean {
-    return this.#loaded;
+    return this.#answer.isLoaded;
   }
 
   /** From here on nothing that the destination says counts. */
   breakOff(): void {
-    this.#broken = true;
+    this.#answer.ignore();
   }
 
   async ready(timeoutMs: number): Promise<void> {
-    await allChannelsIn(this.#parts.sender.orStopped(this.#pong), timeoutMs);
+    await allChannelsIn(this.#parts.sender.orStopped(this.#answer.pong), timeoutMs);
   }
 
   async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
@@ -305,14 +297,12 @@ class OutgoingMigration {
     await this.#endSection();
     await this.#write(builder.end());
     await this.#endSection();
-    this.#inTail = true;
+    this.#answer.expectShut();
     for await (const piece of readTail(handle, description)) await this.#write(piece);
     const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
-    const wait = sender.orStopped(this.#shut);
+    const wait = sender.orStopped(this.#answer.shut);
     const status = await withLimit(wait, stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
-    if (status !== 0) {
-      throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected("the destination's SHUT", status, 0));
-    }
+    if (status !== 0) throw refusedBy(status);
   }
 
   /** SYNC on every channel, then the marker. */
@@ -333,22 +323,5 @@ class OutgoingMigration {
         offsets.push(at);
       await this.#write(builder.zeros(name, offsets));
     }
-  }
-
-  async #readReturnPath(): Promise<number> {
-    for await (const message of readReturnPath(this.#parts.main.reader)) {
-      if (message.kind === 'pong') this.#ponged();
-      if (message.kind !== 'shut') continue;
-      if (message.status === 0 && !this.#inTail) {
-        const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');
-        throw new MultifdError('ERR_MULTIFD_STREAM', early);
-      }
-      this.#loaded = message.status === 0 && !this.#broken;
-      return message.status;
-    }
-    throw new MultifdError(
-      'ERR_MULTIFD_CONNECTION',
-      'the destination closed the main stream before it had loaded all',
-    );
   }
 }

@@ -1,0 +1,61 @@
+/**
+ * What a destination says to a source of ours on the return path, read from the first byte on: the PONG, which says that its
+ * channels are all in, and the SHUT, which decides. A SHUT 0 before the devices' state has begun to go out is refused: nobody
+ * can have loaded what was not sent.
+ */
+import { MultifdError, receivedExpected } from '../errors.js';
+import type { ByteReader } from '../stream/byte-reader.js';
+import { readReturnPath } from '../stream/return-path.js';
+
+export class Answer {
+  readonly pong: Promise<void>;
+  /** The status; rejects if the destination goes without one. */
+  readonly shut: Promise<number>;
+  #ponged!: () => void;
+  #isDue = false;
+  #isIgnored = false;
+  #isLoaded = false;
+
+  constructor(reader: ByteReader) {
+    this.pong = new Promise((resolve) => (this.#ponged = resolve));
+    this.shut = this.#read(reader);
+    this.shut.catch(() => {});
+  }
+
+  /** Has the destination said that all is loaded? Known before `shut` settles. */
+  get isLoaded(): boolean {
+    return this.#isLoaded;
+  }
+
+  /** The devices' state begins to go out. */
+  expectShut(): void {
+    this.#isDue = true;
+  }
+
+  /** From here on nothing that the destination says counts. */
+  ignore(): void {
+    this.#isIgnored = true;
+  }
+
+  async #read(reader: ByteReader): Promise<number> {
+    for await (const message of readReturnPath(reader)) {
+      if (message.kind === 'pong') this.#ponged();
+      if (message.kind !== 'shut') continue;
+      if (message.status === 0 && !this.#isDue) {
+        const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');
+        throw new MultifdError('ERR_MULTIFD_STREAM', early);
+      }
+      this.#isLoaded = message.status === 0 && !this.#isIgnored;
+      return message.status;
+    }
+    throw new MultifdError(
+      'ERR_MULTIFD_CONNECTION',
+      'the destination closed the main stream before it had loaded all',
+    );
+  }
+}
+
+/** The error of a status that is not 0. */
+export function refusedBy(status: number): MultifdError {
+  return new MultifdError('ERR_MULTIFD_STREAM', receivedExpected("the destination's SHUT", status, 0));
+}
