@@ -14,7 +14,7 @@ export const ERROR_CODES = {
     'a RAM block is described wrongly, its memory was taken away, or a call names a block that does not exist',
   ERR_MULTIFD_RANGE: 'an offset or a length is not page-aligned or lies outside its block',
   ERR_MULTIFD_STATE: 'the call does not fit the state, for instance queueing after close()',
-  ERR_MULTIFD_CLOSED: 'close() was called while the operation was under way',
+  ERR_MULTIFD_CLOSED: 'close() or cancel() was called while the operation was under way',
   ERR_MULTIFD_ABORTED: 'the AbortSignal fired; `cause` is its reason',
   ERR_MULTIFD_LISTEN: 'the address cannot be listened on',
   ERR_MULTIFD_CONNECT: 'a channel could not connect',
@@ -42,6 +42,7 @@ export const ERROR_CODES = {
   ERR_MULTIFD_DEVICE_STATE:
     'a device-state packet is refused: SYNC set, empty, too large, bad idstr, unknown device',
   ERR_MULTIFD_PROTOCOL: 'the peer did what the protocol does not allow, for instance wrote on a send channel',
+  ERR_MULTIFD_CONVERGENCE: 'the guest dirtied its memory faster than it could be sent, for maxRounds rounds',
   ERR_MULTIFD_STREAM: 'the main migration stream is refused, or a mapped-ram file is not sound',
   ERR_MULTIFD_HOOK:
     "an embedder's callback (a device's load(), onZeroPages, onStart and the like) threw; `cause` is what it threw",

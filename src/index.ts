@@ -13,6 +13,7 @@
  *
  *     cli/            commands | demo | terminal                  qmp/  a QEMU's monitor
  *     index.ts        this file
+ *     live/           a VM of an embedder's own, migrated while it runs: rounds, dirty pages, switch-over, destination
  *     migration/      a whole migration: receive into a file, send from one, relay
  *     mapped-ram/     files in QEMU's mapped-ram format           stream/  QEMU's main stream
  *     send/  recv/    the two ends: slots, packets, sync points   session.ts  errors and ends, channel-pool.ts  threads
@@ -76,6 +77,18 @@ export {
   type RelayedMigration,
   type RelaySide,
 } from './migration/relay.js';
+export { createMigrationSource, type MigrationSource } from './live/source.js';
+export type { MigrationSourceOptions, SourceDevice, Throttle } from './live/source-options.js';
+export type { DirtyBitmap, DirtyFunction, DirtyOption, DirtyRange } from './live/dirty-pages.js';
+export type { MigrationProgress, MigrationRamProgress } from './live/progress.js';
+export type { DestinationState, SourceState } from './live/states.js';
+export { createMigrationDestination, type MigrationDestination } from './live/destination.js';
+export type { ArrivedMigration } from './live/incoming.js';
+export type {
+  DestinationDevice,
+  MigrationDestinationOptions,
+  OfferedBlock,
+} from './live/destination-options.js';
 export type { SwitchoverAck } from './migration/switchover-ack.js';
 export {
   describeMigrationFile,

@@ -65,6 +65,12 @@ export class PageBitmap {
     }
   }
 
+  /** Sets those of the 32 bits from page 32 * `word` on that are set in `bits`. */
+  setWord(word: number, bits: number): void {
+    this.#touched[word >>> PART_SHIFT] = 1;
+    this.words[word] |= bits;
+  }
+
   delete(page: number): void {
     this.words[page >>> 5] &= ~(1 << (page & 31));
   }

@@ -1,0 +1,94 @@
+/**
+ * When a source may switch over, and what it does while it may not: numbers in, a judgement out; nothing here waits.
+ *
+ * QEMU's rule: what is left to send, at the rate of the last round, fits into the downtime that is allowed.
+ *
+ *     remaining <= bytesPerMs * downtimeLimitMs     fits: the guest may be stopped
+ *     else                                          another round, as far as `maxRounds`
+ *
+ * The rate is that of page bytes. Of the first round only those pages count that had data: most of a guest is zero, and zero
+ * pages pass much faster than what the guest writes to.
+ *
+ * Auto-converge, with QEMU's numbers: where the guest dirties in a round more than half of what that round has sent, twice in
+ * a row, it is to be slowed down: by 20 percent at first, by 10 more each time, up to 99.
+ */
+
+/** QEMU: throttle-trigger-threshold, in percent. */
+const TRIGGER_PERCENT = 50;
+const TIMES_IN_A_ROW = 2;
+/** QEMU: cpu-throttle-initial, cpu-throttle-increment, max-cpu-throttle. */
+const INITIAL_PERCENT = 20;
+const INCREMENT_PERCENT = 10;
+const MAX_PERCENT = 99;
+
+/** What a round has sent. */
+export interface SentRound {
+  /** Page bytes; zero pages included, and without them. */
+  pageBytes: number;
+  normalBytes: number;
+  ms: number;
+}
+
+export type Judgement = 'fits' | 'another-round' | 'exhausted';
+
+export class Convergence {
+  readonly #maxRounds: number;
+  #rounds = 0;
+  #bytesPerMs = 0;
+  #sentBytes = 0;
+  #timesHigh = 0;
+  #percent = 0;
+
+  constructor(maxRounds: number) {
+    this.#maxRounds = maxRounds;
+  }
+
+  /** Rounds that were sent. */
+  get rounds(): number {
+    return this.#rounds;
+  }
+
+  get bytesPerMs(): number {
+    return this.#bytesPerMs;
+  }
+
+  /** By how much the guest is slowed down. */
+  get throttlePercent(): number {
+    return this.#percent;
+  }
+
+  sent({ pageBytes, normalBytes, ms }: SentRound): void {
+    this.#rounds++;
+    this.#sentBytes = pageBytes;
+    const counted = this.#rounds === 1 && normalBytes > 0 ? normalBytes : pageBytes;
+    // A round without a page tells nothing.
+    if (counted > 0) this.#bytesPerMs = counted / Math.max(ms, 0.001);
+  }
+
+  /** Milliseconds for so many bytes; infinite before anything has been sent. */
+  expectedDowntimeMs(remaining: number): number {
+    return remaining === 0 ? 0 : remaining / this.#bytesPerMs;
+  }
+
+  /** @param remaining bytes of the pages that are dirty now */
+  judge(remaining: number, downtimeLimitMs: number): Judgement {
+    if (this.expectedDowntimeMs(remaining) <= downtimeLimitMs) return 'fits';
+    return this.#rounds < this.#maxRounds ? 'another-round' : 'exhausted';
+  }
+
+  /**
+   * After a round that does not fit.
+   *
+   * @param dirtied bytes of the pages that were dirtied while it was sent
+   * @returns by how many percent the guest is to be slowed down from now on; undefined: as it is
+   */
+  throttle(dirtied: number): number | undefined {
+    const isHigh = dirtied * 100 > this.#sentBytes * TRIGGER_PERCENT;
+    this.#timesHigh = isHigh ? this.#timesHigh + 1 : 0;
+    if (this.#timesHigh < TIMES_IN_A_ROW || this.#percent === MAX_PERCENT) return undefined;
+    this.#timesHigh = 0;
+    const raised = this.#percent === 0 ? INITIAL_PERCENT : this.#percent + INCREMENT_PERCENT;
+    this.#percent = Math.min(raised, MAX_PERCENT);
+    return this.#percent;
+  }
+}

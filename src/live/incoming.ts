@@ -1,0 +1,301 @@
+/**
+ * The destination of a live migration: the mirror of outgoing.ts. It takes in a VM from a source of ours, or one that was parked
+ * with receiveMigration() and is sent by sendMigration().
+ *
+ *     main stream                                          channels                 the embedder
+ *     header, configuration: the machine is held against the option
+ *     OPEN_RETURN_PATH, PING                -> PONG
+ *     START, block list: likewise                                                   acceptBlocks()
+ *     marker: waits for SYNC on each, releases       <->   SYNC                     state active
+ *     PART ... END                                         pages, in place
+ *                                                          frozen
+ *     devices' state, EOF, VM description: all of it is here, and sound             load() of each device
+ *                                           -> SHUT 0                               start(), state completed
+ *
+ * SHUT 0 is written when all is loaded, and start() is called when it has been: a guest is never started of which its source
+ * does not, or will not, know that it is here. Where it cannot be written, since the connection is broken or the source has
+ * ended it, nothing is started. What is written the source may still not get to read: see outgoing.ts.
+ *
+ * Whatever fails before is told with SHUT 1, where the source can be told, and by breaking all connections off. What start()
+ * throws changes nothing for the source: the guest is here, loaded, and its embedder's to start.
+ */
+import { setImmediate as turnEventLoop } from 'node:timers/promises';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { BlockFiles } from '../ram/file-block.js';
+import { makeBlocks, type RAMBlock } from '../ram/block.js';
+import { Receiver, type ReceiverStats } from '../recv/receiver.js';
+import { ByteReader } from '../stream/byte-reader.js';
+import { quote } from '../stream/codes.js';
+import { CAPABILITY_IGNORE_SHARED, type Configuration, hasCapability } from '../stream/configuration.js';
+import { toldPageSize } from '../stream/machine.js';
+import { MainStreamReader } from '../stream/main-stream.js';
+import { COMMAND_OPEN_RETURN_PATH, type MainItem, type TailItem } from '../stream/records.js';
+import { encodePong, encodeShut, pingValue } from '../stream/return-path.js';
+import { MainConnection } from '../transport/main-connection.js';
+import { brokenOff, closedUntold } from '../migration/blame.js';
+import { ItemsAhead } from '../migration/items-ahead.js';
+import { settles, withLimit } from '../migration/limits.js';
+import { awaitHook, requirePageSizeTold } from '../migration/options.js';
+import { watchMigration } from '../migration/watch.js';
+import type { CheckedDestination, CheckedDestinationDevice, OfferedBlock } from './destination-options.js';
+import { nameOf, readDeviceSections, type ReceivedState } from './device-sections.js';
+import { putPage, requireAllPages, requireSameBlocks, zeroPages } from './incoming-ram.js';
+import { Life } from './life.js';
+import type { DestinationState } from './states.js';
+
+export interface ArrivedMigration {
+  machine: string;
+  blocks: { name: string; size: number }[];
+  stats: ReceiverStats;
+}
+
+export class IncomingVm {
+  readonly life: Life<DestinationState, ArrivedMigration>;
+  readonly receiver: Receiver;
+  readonly #options: CheckedDestination;
+  #mainCame!: (main: MainConnection) => void;
+  readonly #mainIn: Promise<MainConnection>;
+  #main: MainConnection | undefined;
+  #configuration: Configuration | undefined;
+  /** ram's END has come. */
+  #inTail = false;
+  #blocks: readonly RAMBlock[] = [];
+  #returnPath = false;
+  /** The hook that is under way. */
+  #hook: Promise<unknown> = Promise.resolve();
+
+  constructor(options: CheckedDestination) {
+    this.#options = options;
+    this.life = new Life<DestinationState, ArrivedMigration>('setup', options.given.onState);
+    this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
+    this.receiver = new Receiver(options.receiver, {
+      main: (connection, begun) => {
+        this.#main = new MainConnection(connection, begun);
+        this.#mainCame(this.#main);
+      },
+    });
+  }
+
+  async begin(): Promise<void> {
+    const { receiver, life } = this;
+    const { blocks, receiver: checked } = this.#options;
+    try {
+      if (blocks !== undefined) receiver.files = BlockFiles.open(blocks, 'r+');
+      await receiver.open();
+    } catch (error) {
+      await receiver.close();
+      throw error;
+    }
+    receiver.orStopped(new Promise<never>(() => {})).catch((error: unknown) => this.#broke(error));
+    const unfollow = life.follow(checked.signal);
+    void this.#run()
+      .catch((thrown: unknown) => this.#failed(thrown))
+      .finally(unfollow);
+  }
+
+  async cancel(): Promise<void> {
+    const message = 'cancel() was called while the migration was under way';
+    this.life.fail(new MultifdError('ERR_MULTIFD_CLOSED', message), true);
+    await this.life.done.catch(() => {});
+  }
+
+  // ---- from the first connection to the last byte ----
+
+  async #run(): Promise<void> {
+    const { life, receiver } = this;
+    const { bounds, receiver: checked } = this.#options;
+    const { stallTimeoutMs } = checked;
+    const main = await life.orFailed(this.#mainIn);
+    const unwatch = watchMigration(
+      stallTimeoutMs,
+      () => receiver.stats().bytes + main.moved,
+      (error) => life.fail(error),
+    );
+    let states: ReceivedState<CheckedDestinationDevice>[];
+    try {
+      const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes, bounds });
+      const tail = await this.#receiveRam(main, stream);
+      states = await life.orFailed(this.#receiveDevices(stream, tail));
+    } finally {
+      unwatch();
+    }
+    for (const { device, data, version } of states) {
+      await this.#awaitHook(`device ${nameOf(device)}: load`, () => device.given.load(data, version));
+    }
+    await life.orFailed(this.#tell(main));
+    life.decide();
+    await this.#completed(main);
+  }
+
+  /** Up to ram's END, with its footer. @returns all that comes behind it */
+  async #receiveRam(main: MainConnection, stream: MainStreamReader): Promise<AsyncIterable<Buffer>> {
+    const { receiver, life } = this;
+    const items = new ItemsAhead(stream);
+    for (;;) {
+      const item = await life.orFailed(items.next());
+      if (item === undefined && this.#inTail) break;
+      if (item === undefined) throw new MultifdError('ERR_MULTIFD_EOF', "main stream ended before ram's END");
+      if (item.kind === 'tail') {
+        requireAllPages(receiver);
+        return tailOf(item, items);
+      }
+      if (item.kind === 'configuration') this.#configuration = item.configuration;
+      await life.orFailed(this.#take(item, main, items));
+    }
+    throw new MultifdError(
+      'ERR_MULTIFD_EOF',
+      "main stream ended behind ram's END, without the devices' state",
+    );
+  }
+
+  async #take(item: MainItem, main: MainConnection, items: ItemsAhead): Promise<void> {
+    const { receiver } = this;
+    switch (item.kind) {
+      case 'configuration':
+        this.#checkConfiguration(item.configuration);
+        break;
+      case 'section':
+        if (item.section === 'start') this.#checkStart();
+        break;
+      case 'other-section': {
+        const what = "section before ram's END";
+        const expected = 'none but of ram: a VM of ours sends none';
+        throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected(what, quote(item.idstr), expected));
+      }
+      case 'command': {
+        if (item.command === COMMAND_OPEN_RETURN_PATH) this.#returnPath = true;
+        const ping = pingValue(item);
+        if (ping !== undefined) await main.write(encodePong(ping));
+        break;
+      }
+      case 'mem-size':
+        await this.#accept(item.blocks.map(({ name, usedLength }) => ({ name, size: usedLength })));
+        break;
+      case 'zero':
+        await zeroPages(receiver, item.block, item.offsets);
+        break;
+      case 'page':
+        await putPage(receiver, this.#blocks, item);
+        break;
+      case 'flush':
+      case 'eos':
+        if (item.sync) await items.during(receiver.sync(), () => receiver.hasChannels);
+        // Behind ram's END no page may come: it would change a guest that is whole already.
+        if (item.kind === 'eos' && item.section === 'end') {
+          receiver.freeze();
+          this.#inTail = true;
+        }
+        break;
+    }
+  }
+
+  #checkConfiguration(configuration: Configuration): void {
+    const { machine } = this.#options;
+    const bad = (what: string, received: string, expected: string): MultifdError =>
+      new MultifdError('ERR_MULTIFD_STREAM', receivedExpected(what, received, expected));
+    if (configuration.machine !== machine)
+      throw bad('machine', quote(configuration.machine), `${quote(machine)} (option machine)`);
+    if (hasCapability(configuration, CAPABILITY_IGNORE_SHARED))
+      throw bad('capability x-ignore-shared', 'on', 'off: shared RAM would be missing');
+    requirePageSizeTold(toldPageSize(configuration), this.receiver.pageBytes);
+  }
+
+  #checkStart(): void {
+    const bad = (what: string, expected: string): MultifdError =>
+      new MultifdError('ERR_MULTIFD_STREAM', receivedExpected(what, 'none', expected));
+    if (this.#configuration === undefined)
+      throw bad('configuration', `machine ${quote(this.#options.machine)} (option machine)`);
+    // A source that is not told gives its guest up when it has written all, whatever becomes of it here.
+    if (!this.#returnPath)
+      throw bad('command OPEN_RETURN_PATH', 'one (capability return-path of the source)');
+  }
+
+  async #accept(offered: readonly OfferedBlock[]): Promise<void> {
+    const { receiver, life } = this;
+    const { given, blocks } = this.#options;
+    let here = blocks;
+    if (here === undefined) {
+      const accepted = await this.#awaitHook('acceptBlocks', () => given.acceptBlocks?.(offered) ?? []);
+      here = makeBlocks(accepted, receiver.pageBytes);
+      requireSameBlocks(offered, here);
+      receiver.files = BlockFiles.open(here, 'r+');
+    } else requireSameBlocks(offered, here);
+    this.#blocks = here;
+    receiver.setBlocks(here, receiver.pageBytes);
+    life.enter('active');
+  }
+
+  async #receiveDevices(
+    stream: MainStreamReader,
+    tail: AsyncIterable<Buffer>,
+  ): Promise<ReceivedState<CheckedDestinationDevice>[]> {
+    const { devices, maxDeviceBytes, bounds } = this.#options;
+    const { maxDescription } = bounds;
+    const reader = new ByteReader(tail, { name: "devices' state" });
+    // Known by the first section of all.
+    const footers = stream.footers !== false;
+    return readDeviceSections(reader, { devices, footers, maxDeviceBytes, maxDescription });
+  }
+
+  // ---- ends ----
+
+  async #awaitHook<T>(name: string, call: () => T | PromiseLike<T>): Promise<T> {
+    const wait = awaitHook(name, call);
+    this.#hook = wait.catch(() => {});
+    return this.life.orFailed(wait);
+  }
+
+  #broke(thrown: unknown): void {
+    this.life.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'channels'));
+  }
+
+  /** SHUT 0, unless the source has ended its stream: then it does not wait for it any more. */
+  async #tell(main: MainConnection): Promise<void> {
+    const { stallTimeoutMs } = this.#options.receiver;
+    // Its end may lie there unread; what is written behind it the kernel takes all the same.
+    await turnEventLoop();
+    if (this.life.error !== undefined) throw this.life.error;
+    if (main.ended) throw main.broken ?? closedUntold();
+    this.life.decide();
+    const late = `the source has not taken the answer within ${stallTimeoutMs} ms`;
+    await withLimit(main.write(encodeShut(0)), stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
+    // A reset: the source's end of the connection was closed when it came.
+    await turnEventLoop();
+    if (main.broken !== undefined) throw main.broken;
+  }
+
+  async #completed(main: MainConnection): Promise<void> {
+    const { life, receiver } = this;
+    const { given, machine } = this.#options;
+    life.enterAnyway('completed');
+    let failed: MultifdError | undefined;
+    await awaitHook('start', () => given.start()).catch((error: MultifdError) => (failed = error));
+    await Promise.all([settles(main.end()), receiver.end().catch(() => receiver.close())]);
+    main.destroy();
+    if (failed !== undefined) return life.endFailed(failed);
+    const blocks = receiver.blocks.map(({ name, size }) => ({ name, size }));
+    life.end({ machine, blocks, stats: receiver.stats() });
+  }
+
+  async #failed(thrown: unknown): Promise<void> {
+    const { life, receiver } = this;
+    const error = life.error ?? MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
+    life.fail(error);
+    const main = this.#main;
+    if (main !== undefined) {
+      // Not behind a SHUT 0: that may have been taken.
+      if (this.#returnPath && !main.ended && !life.isDecided)
+        await settles(main.write(encodeShut(1)).then(() => main.end()));
+      main.breakOff();
+    }
+    await receiver.abandon(error);
+    // A device that is being loaded is not to be touched by whoever comes next.
+    await this.#hook;
+    life.enterAnyway(life.isCancelled ? 'cancelled' : 'failed');
+    life.endFailed(this.#inTail || life.isCancelled ? error : brokenOff(error));
+  }
+}
+
+async function* tailOf(first: TailItem, items: ItemsAhead): AsyncGenerator<Buffer, void, undefined> {
+  for (let item: MainItem | undefined = first; item !== undefined; item = await items.next()) yield item.raw;
+}

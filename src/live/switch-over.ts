@@ -1,0 +1,113 @@
+/**
+ * The switch-over of a source: the guest is stopped, and what is left of it goes over.
+ *
+ *     pause()
+ *     save() of each device                 all of the embedder's hooks come before anything is final
+ *     collect()                             the last dirty pages; what a save() has written to memory among them
+ *     SWITCHOVER_START, END, pages, SYNC    without a limit of bandwidth, as with QEMU
+ *     devices' state                        a FULL section each (device-sections.ts)
+ *     EOF, VM description                   from here on the destination may answer
+ *     <- SHUT
+ */
+import { types } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MultifdError } from '../errors.js';
+import { refusedBy } from '../migration/answer.js';
+import { withLimit } from '../migration/limits.js';
+import { type DeviceState, encodeDeviceSection, encodeEnd, nameOf, requireBytes } from './device-sections.js';
+import type { Precopy } from './precopy.js';
+import type { SourceSession } from './source-session.js';
+
+/** Of one write: a watch that sees nothing move takes the destination for gone. */
+const PIECE_BYTES = 2 ** 20;
+/** ram has 0. */
+const FIRST_DEVICE_SECTION = 1;
+/** By choice: how long an answer that may be on its way is waited for when this side has broken off. */
+const LAST_WORD_MS = 2000;
+
+export class SwitchOver {
+  readonly #source: SourceSession;
+  readonly #precopy: Precopy;
+  /** The last bytes of all. */
+  #end: Buffer = Buffer.alloc(0);
+
+  constructor(source: SourceSession, precopy: Precopy) {
+    this.#source = source;
+    this.#precopy = precopy;
+  }
+
+  /** All of it goes out but the last bytes. */
+  async run(): Promise<void> {
+    const source = this.#source;
+    const { life, figures, options, builder, sender, answer } = source;
+    life.enter('device');
+    figures.guestStopped();
+    source.paused = true;
+    await source.hook('pause', () => options.given.pause());
+    const states = await this.#save();
+    await this.#precopy.collect();
+    sender.maxBandwidth = 0;
+    await this.#precopy.send(builder.end());
+    answer.expectShut();
+    for (const [index, state] of states.entries()) {
+      for (const piece of encodeDeviceSection(FIRST_DEVICE_SECTION + index, state)) {
+        for (let at = 0; at < piece.length; at += PIECE_BYTES)
+          await source.write(piece.subarray(at, at + PIECE_BYTES));
+      }
+    }
+    this.#end = encodeEnd(states, source.configuration, options.pageSize);
+  }
+
+  async #save(): Promise<DeviceState[]> {
+    const states: DeviceState[] = [];
+    for (const device of this.#source.options.devices) {
+      const name = `device ${nameOf(device)}: save`;
+      const saved = requireBytes(device, await this.#source.hook(name, () => device.given.save()));
+      // A socket takes no shared memory.
+      const data = types.isSharedArrayBuffer(saved.buffer) ? Buffer.from(saved) : saved;
+      states.push({ device, data });
+    }
+    return states;
+  }
+
+  /**
+   * The last bytes, and the destination's answer.
+   *
+   * @throws MultifdError whatever keeps it from being a SHUT 0
+   */
+  async verdict(): Promise<void> {
+    const source = this.#source;
+    const { stallTimeoutMs } = source.options;
+    const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
+    // Before the first of these bytes: what comes of them is not known from here on.
+    source.asked = true;
+    try {
+      await withLimit(this.#ask(), stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
+    } catch (thrown) {
+      await this.#lastWord(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'main stream'));
+    }
+    source.life.decide();
+  }
+
+  async #ask(): Promise<void> {
+    const { life, answer } = this.#source;
+    await this.#source.write(this.#end);
+    const status = await life.orFailed(answer.shut);
+    if (status !== 0) throw refusedBy(status);
+  }
+
+  /**
+   * It has failed on this side, but the destination may have answered all the same.
+   *
+   * @throws `error` if it has not
+   */
+  async #lastWord(error: MultifdError): Promise<void> {
+    const { main, answer } = this.#source;
+    void main.end();
+    const over = new AbortController();
+    const late = sleep(LAST_WORD_MS, undefined, { signal: over.signal }).catch(() => {});
+    await Promise.race([answer.shut.catch(() => {}), late]);
+    over.abort();
+    if (!answer.isLoaded) throw error;
+  }
+}
