@@ -160,7 +160,8 @@ export class MainConnection {
     this.#isOver = true;
     // Without an end of TLS, which would be an orderly one.
     const { raw } = this.#connection;
-    if (this.#isTcp) raw.resetAndDestroy();
+    // Nor after an end that is under way: libuv refuses a reset then, and Node keeps the handle for good and spins at its exit.
+    if (this.#isTcp && !raw.writableEnded) raw.resetAndDestroy();
     else raw.destroy();
   }
 }
