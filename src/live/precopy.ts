@@ -77,13 +77,14 @@ export class Precopy {
 
   /** @param isRound the guest has had no more time than a round takes, so that its rate tells something */
   async #isEnough(isRound = true): Promise<boolean> {
-    const { figures, options, downtimeLimitMs } = this.#source;
+    const { figures, options } = this.#source;
     const convergence = this.#convergence;
     const dirtied = (await this.collect()) * options.pageSize;
     const remaining = this.dirty.count * options.pageSize;
     const expected = convergence.expectedDowntimeMs(remaining);
     figures.expectedDowntimeMs = expected;
-    switch (convergence.judge(remaining, downtimeLimitMs)) {
+    // As it is now: it may be set at any time.
+    switch (convergence.judge(remaining, this.#source.downtimeLimitMs)) {
       case 'fits':
         return true;
       case 'exhausted':

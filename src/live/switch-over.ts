@@ -84,7 +84,10 @@ export class SwitchOver {
     try {
       await withLimit(this.#ask(), stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
     } catch (thrown) {
-      await this.#lastWord(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'main stream'));
+      const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'main stream');
+      // What comes of listening on is not the first error.
+      source.life.fail(error);
+      await this.#lastWord(error);
     }
     source.life.decide();
   }

@@ -1,0 +1,304 @@
+/**
+ * However a live migration ends, the guest runs on exactly one side: cancelled, broken, refused or thrown out of a hook, at
+ * each step of either end.
+ */
+import t, { type Test } from 'tap';
+import type { MigrationSourceOptions, SourceState } from '../../src/index.js';
+import { HandDestination } from '../migration/peers.js';
+import { eventually } from '../support/raw-channel.js';
+import { within } from '../support/within.js';
+import {
+  WAIT_MS,
+  Wire,
+  deferred,
+  failure,
+  runsOnHere,
+  runsThere,
+  scene,
+  type Scene,
+  type SceneOptions,
+} from './scene.js';
+
+/** Acts once, when the migration has come so far. Pages never fit, so that rounds go on. */
+type Step = (act: () => void) => SceneOptions;
+
+const endless: Partial<MigrationSourceOptions> = {
+  dirty: () => [{ block: 'ram', offset: 0, length: 40 * 4096 }],
+  downtimeLimitMs: 0,
+  maxRounds: 1_000_000,
+};
+const inSource = (state: SourceState, act: () => void): Partial<MigrationSourceOptions> => ({
+  onState: (now) => {
+    if (now === state) act();
+  },
+});
+let calls = 0;
+
+/** From the first connection to the devices' state; before the last byte has gone out. */
+const STEPS: Record<string, Step> = {
+  'at the begin of state active': (act) => ({ source: { ...endless, ...inSource('active', act) } }),
+  'in the third round': (act) => {
+    calls = 0;
+    const dirty = (): { block: string; offset: number; length: number }[] => {
+      if (++calls === 4) act();
+      return [{ block: 'ram', offset: 0, length: 40 * 4096 }];
+    };
+    return { source: { ...endless, dirty } };
+  },
+  'in state pre-switchover': (act) => ({
+    source: { pauseBeforeSwitchover: true, ...inSource('pre-switchover', () => setImmediate(act)) },
+  }),
+  'at the begin of state device': (act) => ({ source: inSource('device', act) }),
+  'in pause()': (act) => ({
+    source: {
+      pause: async () => {
+        act();
+        await new Promise((resolve) => setTimeout(resolve, 30));
+      },
+    },
+  }),
+  'in save()': (act) => ({
+    source: {
+      devices: [
+        {
+          idstr: 'cpu',
+          save: async () => {
+            act();
+            await new Promise((resolve) => setTimeout(resolve, 30));
+            return Buffer.from('state');
+          },
+        },
+      ],
+    },
+  }),
+};
+
+/** All has gone out, and the destination loads it. */
+const IN_LOAD: Step = (act) => ({
+  destination: {
+    devices: [
+      {
+        idstr: 'cpu',
+        load: async () => {
+          act();
+          await new Promise((resolve) => setTimeout(resolve, 100));
+        },
+      },
+    ],
+  },
+});
+
+async function bothFail(t: Test, it: Scene): Promise<string[]> {
+  const codes = [(await failure(it.source.done)).code, (await failure(it.destination.done)).code];
+  runsOnHere(t, it);
+  t.notOk(it.notes.includes('start'));
+  t.notOk(it.notes.includes('destination completed'));
+  return codes;
+}
+
+for (const [when, step] of Object.entries({ ...STEPS, 'in load()': IN_LOAD })) {
+  t.test(`cancel() ${when}: the guest runs on, and the destination starts nothing`, async (t) => {
+    const acted = deferred();
+    const it = await scene(t, step(acted.resolve));
+    await within(acted.promise, WAIT_MS, when);
+    const cancelled = it.source.cancel();
+    t.equal(it.source.state, 'cancelling');
+    await within(cancelled, WAIT_MS, 'cancel()');
+    const [code] = await bothFail(t, it);
+    t.equal(code, 'ERR_MULTIFD_CLOSED');
+    t.equal(it.source.state, 'cancelled');
+    t.equal(it.destination.state, 'failed');
+    const last = it.notes.filter((note) => note.startsWith('source'));
+    t.same(last.slice(-2), ['source cancelling', 'source cancelled']);
+  });
+
+  t.test(`the destination is cancelled ${when}: the source fails, and its guest runs on`, async (t) => {
+    const acted = deferred();
+    const it = await scene(t, step(acted.resolve));
+    await within(acted.promise, WAIT_MS, when);
+    await within(it.destination.cancel(), WAIT_MS, 'cancel()');
+    const [, code] = await bothFail(t, it);
+    t.equal(code, 'ERR_MULTIFD_CLOSED');
+    t.equal(it.destination.state, 'cancelled');
+    t.equal(it.source.state, 'failed');
+  });
+
+  t.test(`all connections end ${when}: both fail, and the guest runs on`, async (t) => {
+    const acted = deferred();
+    let wire: Wire | undefined;
+    const it = await scene(t, {
+      ...step(acted.resolve),
+      through: (address) => {
+        wire = new Wire(t, address);
+        return wire.listen();
+      },
+    });
+    await within(acted.promise, WAIT_MS, when);
+    wire?.cut();
+    await bothFail(t, it);
+    t.equal(it.source.state, 'failed');
+    t.equal(it.destination.state, 'failed');
+  });
+}
+
+t.test('an abort ends both sides as cancel() does, with its reason', async (t) => {
+  const abort = new AbortController();
+  const it = await scene(t, {
+    source: {
+      ...endless,
+      signal: abort.signal,
+      ...inSource('active', () => abort.abort(new Error('enough'))),
+    },
+  });
+  const [code] = await bothFail(t, it);
+  t.equal(code, 'ERR_MULTIFD_ABORTED');
+  t.equal(it.source.state, 'cancelled');
+  const late = new AbortController();
+  const other = await scene(t, { ...endless, destination: { signal: late.signal } });
+  late.abort(new Error('enough'));
+  const codes = await bothFail(t, other);
+  t.equal(codes[1], 'ERR_MULTIFD_ABORTED');
+});
+
+t.test('cancel() in state setup, while nobody answers', async (t) => {
+  const silent = await HandDestination.listen(t);
+  const it = await scene(t, { through: async () => silent.address });
+  await eventually(() => silent.open > 0, 'the source is connected');
+  t.equal(it.source.state, 'setup');
+  await within(it.source.cancel(), WAIT_MS, 'cancel()');
+  t.equal(it.source.state, 'cancelled');
+  await eventually(() => silent.open === 0, 'every connection is closed');
+  runsOnHere(t, it);
+  t.equal(it.destination.state, 'setup');
+  await it.destination.cancel();
+  t.equal(it.destination.state, 'cancelled');
+});
+
+t.test('a cancel() that comes when the destination has answered finds the guest there', async (t) => {
+  const it = await scene(t, {
+    destination: {
+      start: () => {
+        it.notes.push('start');
+        // The answer has been written and not been read.
+        if (it.source.state === 'device') void it.source.cancel();
+      },
+    },
+  });
+  await within(it.source.done, WAIT_MS, 'done');
+  await it.destination.done;
+  t.equal(it.source.state, 'completed');
+  runsThere(t, it);
+  await it.source.cancel();
+  t.equal(it.source.state, 'completed', 'and then it is too late for good');
+});
+
+t.test('a load() that takes too long: the source gives up, and the destination does not start', async (t) => {
+  const it = await scene(t, {
+    source: { stallTimeoutMs: 400 },
+    destination: {
+      devices: [{ idstr: 'cpu', load: () => new Promise((resolve) => setTimeout(resolve, 1000)) }],
+    },
+  });
+  const error = await failure(it.source.done);
+  t.match(error, { code: 'ERR_MULTIFD_STALL', message: /has all, but has not said within 400 ms/ });
+  t.equal((await failure(it.destination.done)).code, 'ERR_MULTIFD_CONNECTION');
+  await bothFail(t, it);
+});
+
+const boom = (): never => {
+  throw new Error('boom');
+};
+const rejected = async (): Promise<never> => boom();
+
+const HOOKS: Record<string, [SceneOptions, string, string]> = {
+  'pause() throws': [{ source: { pause: boom } }, 'ERR_MULTIFD_HOOK', 'pause() failed: boom'],
+  'pause() rejects': [{ source: { pause: rejected } }, 'ERR_MULTIFD_HOOK', 'pause() failed: boom'],
+  'save() rejects': [
+    { source: { devices: [{ idstr: 'cpu', save: rejected }] } },
+    'ERR_MULTIFD_HOOK',
+    'device "cpu" 0: save() failed: boom',
+  ],
+  'save() gives no bytes': [
+    { source: { devices: [{ idstr: 'cpu', save: (() => 'text') as never }] } },
+    'ERR_MULTIFD_HOOK',
+    'device "cpu" 0: save(): received string, expected a Uint8Array',
+  ],
+  'dirty() throws': [{ source: { dirty: boom } }, 'ERR_MULTIFD_HOOK', 'dirty() failed: boom'],
+  'notConverging() rejects': [
+    { source: { ...endless, notConverging: rejected } },
+    'ERR_MULTIFD_HOOK',
+    'notConverging() failed: boom',
+  ],
+  'onState() throws': [{ source: inSource('device', boom) }, 'ERR_MULTIFD_HOOK', 'onState() failed'],
+};
+
+for (const [name, [options, code, message]] of Object.entries(HOOKS)) {
+  t.test(`${name}: the source fails with it, and its guest runs on`, async (t) => {
+    const it = await scene(t, options);
+    const error = await failure(it.source.done);
+    t.equal(error.code, code);
+    t.equal(error.message, message);
+    await bothFail(t, it);
+    t.equal(it.source.state, 'failed');
+    if (name.startsWith('pause')) t.ok(it.notes.includes('resume'), 'it may have stopped half of the guest');
+  });
+}
+
+t.test('resume() that throws is told beside what it was called for', async (t) => {
+  const it = await scene(t, { source: { resume: boom, devices: [{ idstr: 'cpu', save: rejected }] } });
+  const error = await failure(it.source.done);
+  t.match(error.message, /save\(\) failed: boom/);
+  t.match(error.suppressed[0], { code: 'ERR_MULTIFD_HOOK', message: 'resume() failed: boom' });
+  await failure(it.destination.done);
+});
+
+t.test('resume() comes when pause() has returned, however early it was cancelled', async (t) => {
+  const [pausing, paused] = [deferred(), deferred()];
+  const it = await scene(t, {
+    source: {
+      pause: async () => {
+        pausing.resolve();
+        await paused.promise;
+        it.notes.push('paused');
+      },
+    },
+  });
+  await within(pausing.promise, WAIT_MS, 'pause()');
+  const cancelled = it.source.cancel();
+  await failure(it.destination.done);
+  t.notOk(it.notes.includes('resume'));
+  t.equal(it.source.state, 'cancelling');
+  paused.resolve();
+  await within(cancelled, WAIT_MS, 'cancel()');
+  t.same(
+    it.notes.filter((note) => /pause|resume/.test(note)),
+    ['pause', 'paused', 'resume'],
+  );
+});
+
+t.test('load() that rejects: the source is told, and its guest runs on', async (t) => {
+  const it = await scene(t, { destination: { devices: [{ idstr: 'cpu', load: rejected }] } });
+  const error = await failure(it.source.done);
+  t.equal(error.code, 'ERR_MULTIFD_STREAM');
+  t.match(error.message, /^the destination's SHUT: received 1, expected 0/);
+  const theirs = await failure(it.destination.done);
+  t.match(theirs, { code: 'ERR_MULTIFD_HOOK', message: 'device "cpu" 0: load() failed: boom' });
+  await bothFail(t, it);
+});
+
+t.test("start() that throws is the destination's own: the guest is there", async (t) => {
+  const it = await scene(t, { destination: { start: boom } });
+  await within(it.source.done, WAIT_MS, 'done');
+  const error = await failure(it.destination.done);
+  t.match(error, { code: 'ERR_MULTIFD_HOOK', message: 'start() failed: boom' });
+  t.equal(it.source.state, 'completed');
+  t.equal(it.destination.state, 'completed');
+  t.notOk(it.notes.includes('resume'));
+});
+
+t.test('nobody listens: the source fails in state setup', async (t) => {
+  const it = await scene(t, { through: async () => ({ host: '127.0.0.1', port: 1 }) });
+  t.equal((await failure(it.source.done)).code, 'ERR_MULTIFD_CONNECT');
+  t.equal(it.source.state, 'failed');
+  runsOnHere(t, it);
+});

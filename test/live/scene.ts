@@ -1,0 +1,142 @@
+/** A source and a destination in one process, with as little of a guest as the case needs, and a note of every hook. */
+import net from 'node:net';
+import { once } from 'node:events';
+import type { Test } from 'tap';
+import {
+  createMigrationDestination,
+  createMigrationSource,
+  type Address,
+  type MigrationDestination,
+  type MigrationDestinationOptions,
+  type MigrationSource,
+  type MigrationSourceOptions,
+  type MultifdError,
+} from '../../src/index.js';
+import { within } from '../support/within.js';
+
+export const WAIT_MS = 20_000;
+export const PAGES = 64;
+export const SIZE = PAGES * 4096;
+export const MACHINE = 'model-1.0';
+
+export interface Scene {
+  source: MigrationSource;
+  destination: MigrationDestination;
+  /** Every hook and state of both ends, in order: `source active`, `pause`, `start`, ... */
+  notes: string[];
+  here: SharedArrayBuffer;
+  there: SharedArrayBuffer;
+}
+
+export interface SceneOptions {
+  source?: Partial<MigrationSourceOptions>;
+  destination?: Partial<MigrationDestinationOptions>;
+  /** Where the source connects in place of the destination. */
+  through?: (address: Address) => Promise<Address>;
+}
+
+/** A device of 5 bytes at both ends, and 64 pages. */
+export async function scene(t: Test, options: SceneOptions = {}): Promise<Scene> {
+  const notes: string[] = [];
+  const here = new SharedArrayBuffer(SIZE);
+  new Uint8Array(here).fill(7, 4096, SIZE / 2);
+  const there = new SharedArrayBuffer(SIZE);
+  const given = options.destination ?? {};
+  const destination = await createMigrationDestination({
+    listen: { host: '127.0.0.1', port: 0 },
+    machine: MACHINE,
+    blocks: [{ name: 'ram', memory: there }],
+    devices: [{ idstr: 'cpu', load: (data) => void notes.push(`load ${data.toString('latin1')}`) }],
+    start: () => void notes.push('start'),
+    ...given,
+    onState: (state) => {
+      notes.push(`destination ${state}`);
+      given.onState?.(state);
+    },
+  } as MigrationDestinationOptions);
+  t.teardown(() => destination.cancel());
+  const own = options.source ?? {};
+  const source = await createMigrationSource({
+    to: (await options.through?.(destination.address)) ?? destination.address,
+    machine: MACHINE,
+    blocks: [{ name: 'ram', memory: here }],
+    dirty: () => [],
+    devices: [{ idstr: 'cpu', save: () => Buffer.from('state') }],
+    ...own,
+    pause: () => {
+      notes.push('pause');
+      return own.pause?.();
+    },
+    resume: () => {
+      notes.push('resume');
+      return own.resume?.();
+    },
+    onState: (state) => {
+      notes.push(`source ${state}`);
+      own.onState?.(state);
+    },
+  });
+  t.teardown(() => source.cancel());
+  return { source, destination, notes, here, there };
+}
+
+/** What `done` rejects with. */
+export function failure(done: Promise<unknown>): Promise<MultifdError> {
+  const failed = done.then(
+    () => {
+      throw new Error('it succeeded');
+    },
+    (error: unknown) => error as MultifdError,
+  );
+  return within(failed, WAIT_MS, 'done');
+}
+
+/** Nothing was started, and the guest runs here: resume() exactly once where pause() was called, and after it. */
+export function runsOnHere(t: Test, { notes }: Pick<Scene, 'notes'>): void {
+  const hooks = notes.filter((note) => ['pause', 'resume', 'start'].includes(note));
+  t.ok(['', 'pause,resume'].includes(hooks.join()), hooks.join() || 'no hook was called');
+}
+
+/** The guest runs there and nowhere else. */
+export function runsThere(t: Test, { notes, here, there }: Scene): void {
+  const hooks = notes.filter((note) => ['pause', 'resume', 'start'].includes(note));
+  t.same(hooks, ['pause', 'start']);
+  t.ok(Buffer.from(here).equals(Buffer.from(there)), 'its memory is there');
+}
+
+export function deferred(): { promise: Promise<void>; resolve: () => void } {
+  let resolve!: () => void;
+  const promise = new Promise<void>((done) => (resolve = done));
+  return { promise, resolve };
+}
+
+/** Passes connections through until it ends all of them at once, as the end of a process or of a network does. */
+export class Wire {
+  readonly #sockets = new Set<net.Socket>();
+  readonly #server: net.Server;
+
+  constructor(t: Test, to: Address) {
+    this.#server = net.createServer((socket) => {
+      const far = net.connect(to as net.NetConnectOpts);
+      for (const end of [socket, far]) {
+        this.#sockets.add(end);
+        end.on('error', () => {});
+      }
+      socket.pipe(far).pipe(socket);
+    });
+    t.teardown(() => {
+      this.#server.close();
+      this.cut();
+    });
+  }
+
+  async listen(): Promise<Address> {
+    this.#server.listen(0, '127.0.0.1');
+    await once(this.#server, 'listening');
+    return { host: '127.0.0.1', port: (this.#server.address() as net.AddressInfo).port };
+  }
+
+  cut(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+}
