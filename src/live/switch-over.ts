@@ -39,7 +39,7 @@ export class SwitchOver {
   /** All of it goes out but the last bytes. */
   async run(): Promise<void> {
     const source = this.#source;
-    const { life, figures, options, builder, sender, answer } = source;
+    const { life, figures, options, builder, sender } = source;
     life.enter('device');
     figures.guestStopped();
     source.paused = true;
@@ -48,7 +48,6 @@ export class SwitchOver {
     await this.#precopy.collect();
     sender.maxBandwidth = 0;
     await this.#precopy.send(builder.end());
-    answer.expectShut();
     for (const [index, state] of states.entries()) {
       for (const piece of encodeDeviceSection(FIRST_DEVICE_SECTION + index, state)) {
         for (let at = 0; at < piece.length; at += PIECE_BYTES)
@@ -81,6 +80,7 @@ export class SwitchOver {
     const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
     // Before the first of these bytes: what comes of them is not known from here on.
     source.asked = true;
+    source.answer.expectShut();
     try {
       await withLimit(this.#ask(), stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
     } catch (thrown) {

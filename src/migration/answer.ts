@@ -1,7 +1,7 @@
 /**
  * What a destination says to a source of ours on the return path, read from the first byte on: the PONG, which says that its
- * channels are all in, and the SHUT, which decides. A SHUT 0 before the devices' state has begun to go out is refused: nobody
- * can have loaded what was not sent.
+ * channels are all in, and the SHUT, which decides. A SHUT 0 before that which it answers has begun to go out (the devices' state,
+ * or the last of it) is refused: nobody can have loaded what was not sent.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { ByteReader } from '../stream/byte-reader.js';
@@ -27,7 +27,7 @@ export class Answer {
     return this.#isLoaded;
   }
 
-  /** The devices' state begins to go out. */
+  /** From here on the destination may come to have all. */
   expectShut(): void {
     this.#isDue = true;
   }

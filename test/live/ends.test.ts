@@ -4,7 +4,7 @@
  */
 import t, { type Test } from 'tap';
 import type { MigrationSourceOptions, SourceState } from '../../src/index.js';
-import { HandDestination } from '../migration/peers.js';
+import { HandDestination, SHUT_0 } from '../migration/peers.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import {
@@ -203,6 +203,28 @@ t.test('a load() that takes too long: the source gives up, and the destination d
   t.match(error, { code: 'ERR_MULTIFD_STALL', message: /has all, but has not said within 400 ms/ });
   t.equal((await failure(it.destination.done)).code, 'ERR_MULTIFD_CONNECTION');
   await bothFail(t, it);
+});
+
+t.test('a SHUT 0 before the last bytes have gone out is refused', async (t) => {
+  const hasty = await HandDestination.listen(t);
+  const it = await scene(t, {
+    through: async () => hasty.address,
+    source: {
+      devices: [
+        {
+          idstr: 'cpu',
+          save: async () => {
+            hasty.main.write(SHUT_0);
+            await new Promise((resolve) => setTimeout(resolve, 30));
+            return Buffer.from('state');
+          },
+        },
+      ],
+    },
+  });
+  const error = await failure(it.source.done);
+  t.match(error, { code: 'ERR_MULTIFD_STREAM', message: /SHUT 0: received before the devices' state/ });
+  runsOnHere(t, it);
 });
 
 const boom = (): never => {

@@ -21,6 +21,11 @@ declare const wasm: { readonly buffer: ArrayBuffer; grow(delta: number): number 
 const address = 'unix:/x';
 const block: multifd.RAMBlockOptions = { name: 'ram', memory: shared };
 const blocks = [block];
+declare const source: multifd.MigrationSource, destination: multifd.MigrationDestination;
+declare const words: Uint32Array;
+const hooks = { dirty: { ram: words }, pause() {}, resume() {} };
+const { createMigrationSource, createMigrationDestination } = multifd;
+void [source, destination, hooks, createMigrationSource, createMigrationDestination];
 const { createReceiver, createSender, receiveMigration, relayMigration, sendMigration, parseAddress } = multifd;
 void [createReceiver, createSender, receiveMigration, relayMigration, sendMigration, parseAddress, address, blocks];
 `;
@@ -55,6 +60,21 @@ const TAKEN = {
     `createSender({ address: receiver.address, blocks })`,
     `createSender({ address: parseAddress(text), blocks })`,
     `relayMigration({ listen: parseAddress(text), to: 'unix:/y' })`,
+  ],
+  live: [
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, dirty: () => [{ block: 'ram', offset: 0, length: 1 }] })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, async *dirty() { yield { block: 'ram', offset: 0, length: 1 }; } })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, notConverging: async (percent) => void percent.toFixed() })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, devices: [{ idstr: 'x', save: () => bytes }] })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', blocks, start() {} })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', acceptBlocks: (list) => list.map(({ name, size }) => ({ name, memory: new SharedArrayBuffer(size) })), start() {} })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', blocks, devices: [{ idstr: 'x', load: (data, version) => void data.readInt8(version) }], async start() {} })`,
+    `(async () => { for await (const item of source.progress({ intervalMs: 1 })) item.ram.remaining.toFixed(); })()`,
+    `(source.maxBandwidth = source.downtimeLimitMs = 1)`,
+    `source.done.then((last) => last.downtimeMs.toFixed())`,
+    `destination.done.then(({ stats }) => stats.strays.toFixed())`,
+    `(async () => { await using using2 = destination; await using2.cancel(); })()`,
   ],
   calls: [
     `sender.queuePage(sender.blocks[0], 0)`,
@@ -116,6 +136,20 @@ const REFUSED = {
     `createReceiver({ address, blocks, zlibLevel: 1 })`,
     `sendMigration({ file: '/x', to: address, blocks })`,
     `receiveMigration({ address })`,
+  ],
+  live: [
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, pause() {}, resume() {} })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, verify: true })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, zeroPageDetection: 'legacy' })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, notConverging: 'throttle' })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, dirty: { ram: bytes } })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, devices: [{ idstr: 'x', save: () => 'text' }] })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', start() {} })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', blocks, acceptBlocks: () => blocks, start() {} })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', blocks })`,
+    `(source.state = 'active')`,
+    `source.life`,
+    `destination.receiver`,
   ],
   internals: [
     ...['open', 'abandon', 'orStopped', 'queuePages', 'syncPagesAlloc', 'files', 'pageBytes', 'control'].map(
