@@ -174,22 +174,58 @@ t.test('cancel() in state setup, while nobody answers', async (t) => {
   t.equal(it.destination.state, 'cancelled');
 });
 
-t.test('a cancel() that comes when the destination has answered finds the guest there', async (t) => {
+t.test('a cancel() while the answer is on its way finds the guest there', async (t) => {
+  let wire!: Wire;
+  const started = deferred();
   const it = await scene(t, {
+    through: (address) => {
+      wire = new Wire(t, address);
+      return wire.listen();
+    },
     destination: {
+      devices: [{ idstr: 'cpu', load: () => wire.hold() }],
       start: () => {
         it.notes.push('start');
-        // The answer has been written and not been read.
-        if (it.source.state === 'device') void it.source.cancel();
+        started.resolve();
       },
     },
   });
-  await within(it.source.done, WAIT_MS, 'done');
+  await within(started.promise, WAIT_MS, 'start()');
+  t.equal(it.source.state, 'device');
+  const cancelled = it.source.cancel();
+  t.equal(it.source.state, 'cancelling');
+  setTimeout(() => wire.release(), 100);
+  await within(cancelled, WAIT_MS, 'cancel()');
+  t.equal((await within(it.source.done, WAIT_MS, 'done')).status, 'completed');
   await it.destination.done;
   t.equal(it.source.state, 'completed');
   runsThere(t, it);
   await it.source.cancel();
   t.equal(it.source.state, 'completed', 'and then it is too late for good');
+});
+
+t.test('channels that break when all has gone over are of no account', async (t) => {
+  let wire!: Wire;
+  const it = await scene(t, {
+    through: (address) => {
+      wire = new Wire(t, address);
+      return wire.listen();
+    },
+    destination: {
+      devices: [
+        {
+          idstr: 'cpu',
+          load: async () => {
+            wire.resetChannels();
+            await new Promise((resolve) => setTimeout(resolve, 100));
+          },
+        },
+      ],
+    },
+  });
+  await within(it.source.done, WAIT_MS, 'done');
+  await within(it.destination.done, WAIT_MS, 'done');
+  runsThere(t, it);
 });
 
 t.test('a load() that takes too long: the source gives up, and the destination does not start', async (t) => {

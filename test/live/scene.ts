@@ -110,19 +110,28 @@ export function deferred(): { promise: Promise<void>; resolve: () => void } {
   return { promise, resolve };
 }
 
-/** Passes connections through until it ends all of them at once, as the end of a process or of a network does. */
+/** Among bytes that are held back. */
+const END = Buffer.alloc(0);
+
+/** Passes connections through until it ends them, as the end of a process or of a network does. */
 export class Wire {
-  readonly #sockets = new Set<net.Socket>();
+  /** Both ends of each; the first is the main stream's. */
+  readonly #pairs: [near: net.Socket, far: net.Socket][] = [];
   readonly #server: net.Server;
+  /** What the destination says on the main stream is held back. */
+  #held: Buffer[] | undefined;
 
   constructor(t: Test, to: Address) {
-    this.#server = net.createServer((socket) => {
-      const far = net.connect(to as net.NetConnectOpts);
-      for (const end of [socket, far]) {
-        this.#sockets.add(end);
-        end.on('error', () => {});
-      }
-      socket.pipe(far).pipe(socket);
+    // Each direction ends by itself, as on a wire.
+    const allowHalfOpen = true;
+    this.#server = net.createServer({ allowHalfOpen }, (near) => {
+      const far = net.connect({ ...(to as net.TcpNetConnectOpts), allowHalfOpen });
+      this.#pairs.push([near, far]);
+      for (const end of [near, far]) end.on('error', () => {});
+      near.pipe(far);
+      if (this.#pairs.length > 1) far.pipe(near);
+      else far.on('data', (bytes) => (this.#held === undefined ? near.write(bytes) : this.#held.push(bytes)));
+      far.on('end', () => (this.#held === undefined ? near.end() : this.#held.push(END)));
     });
     t.teardown(() => {
       this.#server.close();
@@ -136,7 +145,25 @@ export class Wire {
     return { host: '127.0.0.1', port: (this.#server.address() as net.AddressInfo).port };
   }
 
+  hold(): void {
+    this.#held ??= [];
+  }
+
+  release(): void {
+    const [[near]] = this.#pairs;
+    for (const bytes of this.#held ?? []) {
+      if (bytes === END) near.end();
+      else near.write(bytes);
+    }
+    this.#held = undefined;
+  }
+
   cut(): void {
-    for (const socket of this.#sockets) socket.destroy();
+    for (const socket of this.#pairs.flat()) socket.destroy();
+  }
+
+  /** All but the main stream's. */
+  resetChannels(): void {
+    for (const socket of this.#pairs.slice(1).flat()) socket.resetAndDestroy();
   }
 }
