@@ -27,8 +27,8 @@ export class Life<S extends string, R> {
   #isOver = false;
   #resolve!: (result: R) => void;
   #reject!: (error: MultifdError) => void;
-  #failed!: () => void;
-  readonly #failure: Promise<void>;
+  /** Of those who wait, and not longer: a promise of the whole life would keep a trace of every wait. */
+  readonly #failing = new Set<() => void>();
   readonly #waiters = new Set<() => void>();
 
   constructor(first: S, onState: OnState<S> | undefined) {
@@ -39,7 +39,6 @@ export class Life<S extends string, R> {
       this.#reject = reject;
     });
     this.done.catch(() => {});
-    this.#failure = new Promise((resolve) => (this.#failed = resolve));
   }
 
   get state(): S {
@@ -90,7 +89,7 @@ export class Life<S extends string, R> {
     if (this.#isDecided || this.#error !== undefined) return false;
     this.#error = error;
     this.#isCancelled = isCancelled;
-    this.#failed();
+    for (const wake of this.#failing) wake();
     this.stop.abort(error);
     return true;
   }
@@ -117,14 +116,19 @@ export class Life<S extends string, R> {
   async orFailed<T>(wait: Promise<T>): Promise<T> {
     wait.catch(() => {});
     if (this.#error !== undefined) throw this.#error;
-    const first = await Promise.race([wait.then((value) => ({ value })), this.#failure]);
-    if (first !== undefined && this.#error === undefined) return first.value;
+    let wake!: () => void;
+    const failed = new Promise<undefined>((resolve) => (wake = () => resolve(undefined)));
+    this.#failing.add(wake);
+    try {
+      const first = await Promise.race([wait.then((value) => ({ value })), failed]);
+      if (first !== undefined && this.#error === undefined) return first.value;
+    } catch (error) {
+      // What breaks because all has failed is not the reason.
+      if (this.#error === undefined) throw error;
+    } finally {
+      this.#failing.delete(wake);
+    }
     throw this.#error ?? new MultifdError('ERR_MULTIFD_CLOSED', 'the migration has ended');
-  }
-
-  /** Settles with the first error; never rejects. */
-  get failure(): Promise<void> {
-    return this.#failure;
   }
 
   end(result: R): void {

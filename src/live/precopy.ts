@@ -64,11 +64,12 @@ export class Precopy {
    * @returns what has been sent
    */
   async send(head: Buffer): Promise<SentRound> {
-    const { figures, life, sender } = this.#source;
+    const { figures, sender } = this.#source;
     figures.roundBegins(this.dirty.count);
     await this.#source.write(head);
     for (const { block, offset, length } of this.dirty.runs()) {
-      await life.orFailed(sender.queueRange(block, offset, length));
+      // The session ends with the migration, so that this does.
+      await sender.queueRange(block, offset, length);
     }
     await this.#source.endSection();
     this.dirty.clear();
