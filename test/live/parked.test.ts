@@ -19,7 +19,7 @@ import {
 import { analyze } from '../support/analyze.js';
 import { Random } from '../support/random.js';
 import { within } from '../support/within.js';
-import { WAIT_MS } from './scene.js';
+import { WAIT_MS, failure, runsOnHere, scene } from './scene.js';
 
 const SIZES = { 'model.ram': 2 ** 20, 'model.vram': 2 ** 16 };
 /** Bytes that look like the end of a section, and like the end of a stream. */
@@ -144,7 +144,32 @@ for (const machine of ['model-1.0', 'model-8.2', 'model-10.0', 'model']) {
   });
 }
 
-t.test('a relay passes it through, between two methods', async (t) => {
+t.test('through a relay a cancel in load() starts nothing, and the guest runs on', async (t) => {
+  const it = await scene(t, {
+    through: (address) =>
+      new Promise<Address>((resolve, reject) => {
+        const listen = { host: '127.0.0.1', port: 0 };
+        relayMigration({ listen, to: address, onListening: resolve }).catch(reject);
+      }),
+    destination: {
+      devices: [
+        {
+          idstr: 'cpu',
+          load: async () => {
+            void it.source.cancel();
+            await new Promise((resolve) => setTimeout(resolve, 200));
+          },
+        },
+      ],
+    },
+  });
+  t.equal((await failure(it.source.done)).code, 'ERR_MULTIFD_CLOSED');
+  await failure(it.destination.done);
+  t.equal(it.source.state, 'cancelled');
+  runsOnHere(t, it);
+});
+
+t.test('a relay passes it through', async (t) => {
   const from = vm(2);
   const there = await waiting(t, 'model-1.0');
   let relayed!: ReturnType<typeof relayMigration>;
