@@ -42,6 +42,7 @@ function node(flags: string[], source: string): { lines: string[]; status: numbe
   const program = path.join(folder, 'program.mjs');
   fs.writeFileSync(program, source);
   const { stdout, status } = spawnSync('env', [...WITHOUT_TAP, process.execPath, ...flags, program], {
+    cwd: folder,
     encoding: 'utf8',
     timeout: 60_000,
   });
@@ -128,6 +129,32 @@ t.test('Deno and Bun are told that they are not Node', (t) => {
     const expected = `ERR_MULTIFD_RUNTIME received ${name} 9.8.7, expected Node.js: others cannot give a connection to another thread`;
     t.strictSame(node([], IMPORT + pretend + USE), { lines: [expected, expected], status: 0 });
   }
+  t.end();
+});
+
+const RECEIVE = `import { receiveMigration } from ${JSON.stringify(INDEX)};
+import fs from 'node:fs';
+const folder = fs.mkdtempSync('receive-');
+const ac = new AbortController();
+const onListening = () => ac.abort();
+await receiveMigration({ address: { host: '127.0.0.1', port: 0 }, out: folder + '/vm.mig', signal: ac.signal, onListening })
+  .catch(({ code, message }) => console.log(code, message));
+console.log(fs.readdirSync(folder).join());
+`;
+
+t.test('a receive that is refused so leaves no file and no lock', (t) => {
+  const pretend = `Object.defineProperty(process.versions, 'bun', { value: '9.8.7' });\n`;
+  const { lines, status } = node([], RECEIVE.replace('const ac', `${pretend}const ac`));
+  t.match(lines[0], /^ERR_MULTIFD_RUNTIME received bun/);
+  t.strictSame([lines[1], status], [undefined, 0]);
+  t.end();
+});
+
+t.test('with --permission a file is received, where Node has fsync then, or refused beforehand', (t) => {
+  const flags = [FLAG, '--allow-fs-read=*', '--allow-fs-write=*', '--allow-worker'];
+  const { lines, status } = node([...flags, ...(HAS_NET ? ['--allow-net'] : [])], RECEIVE);
+  t.match(lines[0], /^ERR_MULTIFD_(ABORTED |RUNTIME .*: with it this Node has no fsync)/);
+  t.strictSame([lines[1], status], [undefined, 0], 'nothing is left');
   t.end();
 });
 

@@ -18,7 +18,7 @@
 import fs from 'node:fs';
 import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
-import { MultifdError } from '../errors.js';
+import { MultifdError, codeOf } from '../errors.js';
 import { openDirect, tryDirectWrite } from '../ram/direct-io.js';
 import { OutputLock } from './output-lock.js';
 
@@ -92,8 +92,8 @@ export class OutputFile {
       }
       let direct: FileHandle | undefined;
       try {
-        // An umask may have taken bits from the owner as well.
-        await handle.chmod(MODE);
+        await giveMode(handle);
+        await trySync(handle);
         if (directIo) {
           direct = await openDirect(part, 'r+', handle);
           await tryDirectWrite(direct, part);
@@ -224,6 +224,32 @@ function refuseExisting(out: string, overwrite: boolean): void {
   if (overwrite) return;
   const message = `${out} exists already; it is not overwritten without option overwrite`;
   throw new MultifdError('ERR_MULTIFD_IO', message);
+}
+
+/**
+ * An umask may have taken bits from the owner as well. Under --permission Node has no fchmod; what open() has made is right
+ * under any umask that leaves the owner his own.
+ */
+async function giveMode(handle: FileHandle): Promise<void> {
+  try {
+    await handle.chmod(MODE);
+  } catch (error) {
+    const { mode } = await handle.stat();
+    if (codeOf(error) !== 'ERR_ACCESS_DENIED' || (mode & 0o777) !== MODE) throw error;
+  }
+}
+
+/** Under --permission Node 26 has no fsync: told before anybody connects, not when a whole guest has come. */
+async function trySync(handle: FileHandle): Promise<void> {
+  if (!('permission' in process)) return;
+  try {
+    await handle.sync();
+  } catch (cause) {
+    if (codeOf(cause) !== 'ERR_ACCESS_DENIED') throw cause;
+    const message =
+      'received --permission, expected none: with it this Node has no fsync, and a file is kept when it is on disk';
+    throw new MultifdError('ERR_MULTIFD_RUNTIME', message, { cause });
+  }
 }
 
 /** The lock is held, so whoever made it has ended. */

@@ -135,16 +135,17 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   const file = await OutputFile.make(out, overwrite === true, directIo);
   const { pageSize } = receiverOptions;
   const incoming = new IncomingMigration(file, { onStart, ack, pageSize, bounds });
-  const receiver = new Receiver(checked, {
-    present: true,
-    anyUuid: receiverOptions.uuid === undefined,
-    main: (connection, begun) => incoming.takeMain(connection, begun),
-  });
+  let receiver: Receiver | undefined;
   try {
-    await receiver.open();
-    callHook('onListening', () => onListening?.(receiver.address));
-    callHook('onSession', () => onSession?.(publicReceiver(receiver)));
-    const result = await incoming.run(receiver, checked.stallTimeoutMs);
+    const session = (receiver = new Receiver(checked, {
+      present: true,
+      anyUuid: receiverOptions.uuid === undefined,
+      main: (connection, begun) => incoming.takeMain(connection, begun),
+    }));
+    await session.open();
+    callHook('onListening', () => onListening?.(session.address));
+    callHook('onSession', () => onSession?.(publicReceiver(session)));
+    const result = await incoming.run(session, checked.stallTimeoutMs);
     // It has its name and its source knows it: what breaks now is nobody's loss.
     await receiver.end().catch(() => {});
     await file.close();
@@ -153,9 +154,9 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
     // Before the threads are waited for: meanwhile a source without return path could complete.
     incoming.breakOff();
-    await receiver.abandon(error);
+    await receiver?.abandon(error);
     await incoming.giveUp(keepPartial === true);
-    const first = receiver.error ?? error;
+    const first = receiver?.error ?? error;
     throw incoming.kept ?? (incoming.inTail ? first : brokenOff(first));
   }
 }

@@ -48,10 +48,11 @@ export function findKoffi(): Koffi | undefined {
     const { code } = error as NodeJS.ErrnoException;
     missing =
       code === 'MODULE_NOT_FOUND'
-        ? 'it needs the package koffi, which is not installed: npm install koffi'
+        ? 'it needs the package koffi, which is not installed: npm install koffi (-g, where multifd is installed so)'
         : code === 'ERR_DLOPEN_DISABLED'
           ? 'it needs the package koffi, an addon, and this Node may load none: --allow-addons'
-          : `it needs the package koffi, which cannot be loaded: ${(error as Error).message.split('\n', 1)[0]}`;
+          : `it needs the package koffi with its part for this platform (npm install --include=optional koffi), which ` +
+            `cannot be loaded: ${(error as Error).message.split('\n', 1)[0]}`;
   }
   return loaded;
 }

@@ -27,7 +27,8 @@ export function allocateRam(bytes: number): SharedArrayBuffer {
 /** @internal @param calls for a test */
 export function allocateAdvised(bytes: number, calls?: SystemCalls): SharedArrayBuffer {
   if (!Number.isSafeInteger(bytes) || bytes < 1) {
-    throw new MultifdError('ERR_MULTIFD_OPTION', receivedExpected('bytes', bytes, 'a whole number from 1'));
+    const given = typeof bytes === 'number' ? bytes : `${typeof bytes} ${String(bytes)}`;
+    throw new MultifdError('ERR_MULTIFD_OPTION', receivedExpected('bytes', given, 'a whole number from 1'));
   }
   let memory: SharedArrayBuffer;
   try {
@@ -36,7 +37,7 @@ export function allocateAdvised(bytes: number, calls?: SystemCalls): SharedArray
     throw new MultifdError('ERR_MULTIFD_OPTION', `no memory for ${bytes} bytes of RAM`, { cause });
   }
   try {
-    advise(memory, calls);
+    advise({ buffer: memory, byteOffset: 0, byteLength: bytes }, calls);
   } catch {
     // It is advice: the memory is as good without.
   }
@@ -50,10 +51,11 @@ export function allocateAdvised(bytes: number, calls?: SystemCalls): SharedArray
  * @throws MultifdError ERR_MULTIFD_OPTION: it is no memory; ERR_MULTIFD_RUNTIME: the kernel refused, `cause` says why
  */
 export function adviseHugePages(memory: SharedArrayBuffer | ArrayBuffer | Uint8Array): boolean {
-  // Views of other realms as well.
-  if (types.isUint8Array(memory))
-    return advise(new Uint8Array(memory.buffer, memory.byteOffset, memory.byteLength));
-  if (types.isAnyArrayBuffer(memory)) return advise(new Uint8Array(memory));
+  // Of other realms as well. What is detached has no bytes.
+  if (types.isUint8Array(memory)) return advise(memory);
+  if (types.isAnyArrayBuffer(memory))
+    return advise({ buffer: memory, byteOffset: 0, byteLength: memory.byteLength });
   const expected = 'a SharedArrayBuffer, an ArrayBuffer, or a Uint8Array over one';
-  throw new MultifdError('ERR_MULTIFD_OPTION', receivedExpected('memory', typeof memory, expected));
+  const given = Object.prototype.toString.call(memory).slice(8, -1);
+  throw new MultifdError('ERR_MULTIFD_OPTION', receivedExpected('memory', given, expected));
 }

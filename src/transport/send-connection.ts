@@ -113,8 +113,7 @@ export class SendConnection {
     });
     socket.on('end', () => {
       this.#peerEnded = true;
-      if (this.#writing)
-        this.break(new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel'));
+      this.#endedEarly();
     });
     if (this.#options.zeroCopy === undefined) this.#watchStall(socket, stallTimeoutMs);
     else this.#openZeroCopy(socket, this.#options.zeroCopy);
@@ -137,6 +136,13 @@ export class SendConnection {
     const { stallTimeoutMs } = this.#options;
     const moved = (): number | undefined => (this.#writing || this.#releasing ? writer.moved : undefined);
     this.#unwatch = watchStall(stallTimeoutMs, moved, () => this.#stalled());
+  }
+
+  /** Is the peer's end one in the middle? It has acknowledged all that it has read, so pages that are still out it has not. */
+  #endedEarly(): void {
+    if (this.#releasing) this.#zeroCopy?.reap();
+    if (this.#writing || (this.#releasing && this.#zeroCopy?.hasPages === true))
+      this.break(new MultifdError('ERR_MULTIFD_CONNECTION', 'the peer closed the channel'));
   }
 
   #stalled(): void {
@@ -239,6 +245,7 @@ export class SendConnection {
     if (but === 0) await this.flushed();
     if (this.#zeroCopy?.hasPages === true) {
       this.#releasing = true;
+      if (this.#peerEnded) this.#endedEarly();
       await this.#zeroCopy.released(but);
       this.#releasing = false;
     }

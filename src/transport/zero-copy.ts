@@ -109,6 +109,11 @@ export class ZeroCopyWriter {
     this.#try(() => this.#advance());
   }
 
+  /** What the kernel has done with by now. */
+  reap(): void {
+    this.#try(() => this.#reap());
+  }
+
   /**
    * Until the kernel has done with the pages of all writes but the last so many; or the connection has broken.
    *
@@ -118,7 +123,7 @@ export class ZeroCopyWriter {
     const last = this.#marks.length - (this.#written === undefined ? 1 : 0);
     const made = this.#marks[last - but];
     if (made === undefined) return;
-    this.#try(() => this.#reap());
+    this.reap();
     while (this.#isOpen() && !this.#calls.areDone(made)) {
       await new Promise(setImmediate);
       this.#try(() => {

@@ -82,6 +82,16 @@ t.test('the advice is for the whole pages of it alone, and asked once', (t) => {
   t.end();
 });
 
+t.test('above the 4 GiB that a typed array of Node 20 may have it is the same', (t) => {
+  const { calls, asked } = stub(0);
+  const GiB = 2 ** 30;
+  const memory = allocateAdvised(5 * GiB, calls);
+  t.equal(memory.byteLength, 5 * GiB);
+  t.same(asked, [[0x20000n, BigInt(5 * GiB) - 0x10000n, MADV_HUGEPAGE]]);
+  t.equal(adviseHugePages(new SharedArrayBuffer(5 * GiB)), canAdvise);
+  t.end();
+});
+
 t.test('a kernel that refuses changes nothing: it is plain memory', (t) => {
   for (const errno of [EINVAL, ENOMEM]) {
     const { calls, asked } = stub(errno);
@@ -95,7 +105,7 @@ t.test('sizes that are none, and those that there is no memory for, are refused'
   for (const bytes of [0, -1, 1.5, NaN, Infinity, 2 ** 53, '4096', undefined, null]) {
     t.throws(() => allocateRam(bytes as number), {
       code: 'ERR_MULTIFD_OPTION',
-      message: `bytes: received ${String(bytes)}, expected a whole number from 1`,
+      message: `bytes: received ${typeof bytes === 'number' ? '' : `${typeof bytes} `}${String(bytes)}, expected a whole number from 1`,
     });
   }
   t.throws(() => allocateRam(2 ** 52), {
@@ -121,6 +131,10 @@ t.test("an embedder's own memory is advised when asked, whatever kind and realm 
   }
   t.equal(adviseHugePages(new Uint8Array(0)), false);
   t.equal(adviseHugePages(new SharedArrayBuffer(4096)), false);
+  const detached = new Uint8Array(SIZE);
+  structuredClone(detached, { transfer: [detached.buffer] });
+  t.equal(adviseHugePages(detached), false);
+  t.equal(adviseHugePages(detached.buffer), false);
   for (const wrong of [undefined, null, 7, 'memory', {}, [1], new DataView(new ArrayBuffer(8))]) {
     t.throws(() => adviseHugePages(wrong as Uint8Array), {
       code: 'ERR_MULTIFD_OPTION',

@@ -289,6 +289,33 @@ if (!hasKoffi) {
     },
   );
 
+  for (const [name, blocks, inSync] of [
+    ['shared memory, in sync()', BIG, true],
+    [
+      'private memory, whose slot is not given back',
+      [{ name: 'pc.ram', memory: new ArrayBuffer(2 * MiB) }],
+      false,
+    ],
+  ] as const) {
+    t.test(`a peer that ends its side while pages are out is noticed at once: ${name}`, async (t) => {
+      const destination = await RawDestination.listen(t, TCP, () => undefined);
+      const { address } = destination;
+      const sender = await open(t, { address, blocks: [...blocks], zeroPageDetection: 'none' });
+      const queueing = hold(sender.queueRange('pc.ram', 0, 2 * MiB));
+      if (inSync) await within(queueing, PROMPT_MS, 'queueRange()');
+      const waiting = inSync ? hold(sender.sync()) : queueing;
+      await eventually(() => sender.stats().zeroCopyPackets > 0, 'pages are with the kernel');
+      await sleep(50);
+      t.ok(await isPending(waiting));
+      destination.sockets[0].end();
+      t.match(await failure(waiting, name), {
+        code: 'ERR_MULTIFD_CONNECTION',
+        message: /the peer closed the channel/,
+      });
+      await destination.close();
+    });
+  }
+
   t.test('a peer that acknowledges nothing more is a stall of sync() as well', async (t) => {
     const destination = await RawDestination.listen(t, TCP, () => undefined);
     const { address } = destination;
