@@ -37,6 +37,7 @@ export class Convergence {
   #bytesPerMs = 0;
   #sentBytes = 0;
   #timesHigh = 0;
+  /** By how much the guest is slowed down. */
   #percent = 0;
 
   constructor(maxRounds: number) {
@@ -50,11 +51,6 @@ export class Convergence {
 
   get bytesPerMs(): number {
     return this.#bytesPerMs;
-  }
-
-  /** By how much the guest is slowed down. */
-  get throttlePercent(): number {
-    return this.#percent;
   }
 
   sent({ pageBytes, normalBytes, ms }: SentRound): void {

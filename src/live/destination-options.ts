@@ -3,13 +3,13 @@ import { callback, checkKeys, integer, wrong } from '../option-checks.js';
 import {
   RECEIVER_KEYS,
   checkReceiverOptions,
+  checkTls,
   type CheckedReceiverOptions,
   type ReceiverOptions,
 } from '../options.js';
 import { makeBlocks, type RAMBlock, type RAMBlockOptions } from '../ram/block.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
-import { checkTls } from '../options.js';
 import { loadTls } from '../transport/tls/loaded.js';
 import { CONNECT_TIMEOUT_MS, requireOptions } from '../migration/options.js';
 import type { DeviceId } from './device-sections.js';

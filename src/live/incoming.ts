@@ -61,8 +61,6 @@ export class IncomingVm {
   #inTail = false;
   #blocks: readonly RAMBlock[] = [];
   #returnPath = false;
-  /** The hook that is under way. */
-  #hook: Promise<unknown> = Promise.resolve();
 
   constructor(options: CheckedDestination) {
     this.#options = options;
@@ -94,8 +92,7 @@ export class IncomingVm {
   }
 
   async cancel(): Promise<void> {
-    const message = 'cancel() was called while the migration was under way';
-    this.life.fail(new MultifdError('ERR_MULTIFD_CLOSED', message), true);
+    this.life.cancel();
     await this.life.done.catch(() => {});
   }
 
@@ -120,10 +117,10 @@ export class IncomingVm {
       unwatch();
     }
     for (const { device, data, version } of states) {
-      await this.#awaitHook(`device ${nameOf(device)}: load`, () => device.given.load(data, version));
+      const load = awaitHook(`device ${nameOf(device)}: load`, () => device.given.load(data, version));
+      await life.duringHook(load);
     }
     await life.orFailed(this.#tell(main));
-    life.decide();
     await this.#completed(main);
   }
 
@@ -215,7 +212,8 @@ export class IncomingVm {
     const { given, blocks } = this.#options;
     let here = blocks;
     if (here === undefined) {
-      const accepted = await this.#awaitHook('acceptBlocks', () => given.acceptBlocks?.(offered) ?? []);
+      const accept = awaitHook('acceptBlocks', () => given.acceptBlocks?.(offered) ?? []);
+      const accepted = await life.duringHook(accept);
       here = makeBlocks(accepted, receiver.pageBytes);
       requireSameBlocks(offered, here);
       receiver.files = BlockFiles.open(here, 'r+');
@@ -238,12 +236,6 @@ export class IncomingVm {
   }
 
   // ---- ends ----
-
-  async #awaitHook<T>(name: string, call: () => T | PromiseLike<T>): Promise<T> {
-    const wait = awaitHook(name, call);
-    this.#hook = wait.catch(() => {});
-    return this.life.orFailed(wait);
-  }
 
   #broke(thrown: unknown): void {
     this.life.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'channels'));
@@ -290,7 +282,7 @@ export class IncomingVm {
     }
     await receiver.abandon(error);
     // A device that is being loaded is not to be touched by whoever comes next.
-    await this.#hook;
+    await life.hookOver();
     life.enterAnyway(life.isCancelled ? 'cancelled' : 'failed');
     life.endFailed(this.#inTail || life.isCancelled ? error : brokenOff(error));
   }

@@ -25,6 +25,8 @@ export class Life<S extends string, R> {
   #isCancelled = false;
   #isDecided = false;
   #isOver = false;
+  /** The hook that is under way. */
+  #hook: Promise<unknown> = Promise.resolve();
   #resolve!: (result: R) => void;
   #reject!: (error: MultifdError) => void;
   /** Of those who wait, and not longer: a promise of the whole life would keep a trace of every wait. */
@@ -94,6 +96,12 @@ export class Life<S extends string, R> {
     return true;
   }
 
+  /** By its owner. @returns as fail() */
+  cancel(): boolean {
+    const message = 'cancel() was called while the migration was under way';
+    return this.fail(new MultifdError('ERR_MULTIFD_CLOSED', message), true);
+  }
+
   /** @returns an AbortSignal's listener's remover */
   follow(signal: AbortSignal | undefined): () => void {
     const aborted = (): void => {
@@ -129,6 +137,17 @@ export class Life<S extends string, R> {
       this.#failing.delete(wake);
     }
     throw this.#error ?? new MultifdError('ERR_MULTIFD_CLOSED', 'the migration has ended');
+  }
+
+  /** As orFailed(), of a hook: where that throws, the hook may be under way still. */
+  async duringHook<T>(hook: Promise<T>): Promise<T> {
+    this.#hook = hook.catch(() => {});
+    return this.orFailed(hook);
+  }
+
+  /** Until no hook is under way. */
+  async hookOver(): Promise<void> {
+    await this.#hook;
   }
 
   end(result: R): void {

@@ -65,8 +65,6 @@ export class OutgoingVm implements SourceSession {
   /** What is being opened, when all breaks, has to be closed as well. */
   #connecting: Promise<MainConnection> | undefined;
   #creating: Promise<Sender> | undefined;
-  /** The hook that is under way. */
-  #hook: Promise<unknown> = Promise.resolve();
   #released: (() => void) | undefined;
 
   constructor(options: CheckedSource) {
@@ -130,11 +128,7 @@ export class OutgoingVm implements SourceSession {
   }
 
   async cancel(): Promise<void> {
-    const error = new MultifdError(
-      'ERR_MULTIFD_CLOSED',
-      'cancel() was called while the migration was under way',
-    );
-    if (this.life.fail(error, true)) this.life.enterAnyway('cancelling');
+    if (this.life.cancel()) this.life.enterAnyway('cancelling');
     await this.life.done.catch(() => {});
   }
 
@@ -174,8 +168,7 @@ export class OutgoingVm implements SourceSession {
   }
 
   async during<T>(hook: Promise<T>): Promise<T> {
-    this.#hook = hook.catch(() => {});
-    return this.#keepAlive(hook);
+    return this.#keepAlive(this.life.duringHook(hook));
   }
 
   async #keepAlive<T>(wait: Promise<T>): Promise<T> {
@@ -184,7 +177,7 @@ export class OutgoingVm implements SourceSession {
       this.main.write(encodeCommand(COMMAND_PING, PING_VALUE)).catch((error: unknown) => this.#broke(error));
     }, everyMs);
     try {
-      return await this.life.orFailed(wait);
+      return await wait;
     } finally {
       clearInterval(timer);
     }
@@ -194,7 +187,7 @@ export class OutgoingVm implements SourceSession {
     const wait = new Promise<void>((resolve) => (this.#released = resolve));
     try {
       this.life.enter('pre-switchover');
-      await this.#keepAlive(wait);
+      await this.#keepAlive(this.life.orFailed(wait));
     } finally {
       this.#released = undefined;
     }
@@ -296,7 +289,7 @@ export class OutgoingVm implements SourceSession {
   async #runOn(): Promise<void> {
     const { given, throttle } = this.options;
     // One hook at a time: what is being stopped cannot be let run.
-    await this.#hook;
+    await this.life.hookOver();
     const calls: [string, () => void | Promise<void>][] = [];
     if (throttle !== undefined && this.figures.throttlePercent > 0)
       calls.push(['notConverging', () => throttle(0)]);
