@@ -52,7 +52,7 @@ export function oneOf<T extends string>(
   return value;
 }
 
-export function flag(name: string, value: boolean | undefined): boolean {
+export function flag(name: string, value: unknown): boolean {
   if (value !== undefined && typeof value !== 'boolean') throw wrong(name, value, 'true or false');
   return value === true;
 }

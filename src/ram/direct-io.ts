@@ -12,7 +12,7 @@
 import { constants } from 'node:fs';
 import { open, type FileHandle } from 'node:fs/promises';
 import { MultifdError, codeOf, receivedExpected } from '../errors.js';
-import { wrong } from '../option-checks.js';
+import { flag, wrong } from '../option-checks.js';
 import { ALIGNMENT, alignedBuffer } from './aligned.js';
 
 /** No device has smaller blocks. A read that ends within one has met the file's end. */
@@ -23,12 +23,11 @@ const LEAST_BLOCK_BYTES = 512;
  * @throws MultifdError ERR_MULTIFD_OPTION
  */
 export function checkDirectIo(value: unknown, flags: { O_DIRECT?: number } = constants): boolean {
-  if (value === undefined) return false;
-  if (typeof value !== 'boolean') throw wrong('directIo', value, 'true or false');
-  if (value && flags.O_DIRECT === undefined) {
+  const isOn = flag('directIo', value);
+  if (isOn && flags.O_DIRECT === undefined) {
     throw wrong('directIo', value, `false on ${process.platform}: Node has O_DIRECT on Linux alone`);
   }
-  return value;
+  return isOn;
 }
 
 /**

@@ -15,14 +15,14 @@
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import { alignedBuffer, isAligned } from './aligned.js';
 import type { FileBlock } from './file-block.js';
-import { runLength } from './page-list.js';
+import { keyEntry, keyPage, orderPages, runLength } from './page-list.js';
 
 /** Of zeros between two pages, at most; all of a request's are never more than its data, so that a file at most doubles. */
 const MAX_ZEROS_BYTES = 32768;
 /** Between pages that are read. */
 const MAX_GAP_BYTES = 65536;
 const ROOM_BYTES = 2 * MULTIFD_PACKET_BYTES;
-/** Keys of order: page * ENTRIES + entry. */
+/** Of a packet, at most. */
 const ENTRIES = 256;
 
 /** What is used of a packet's header: its list has the normal pages first. */
@@ -45,15 +45,15 @@ export class DirectPages {
   write(file: FileBlock, packet: PacketPages, from: Buffer): void {
     const { normalPages, zeroPages } = packet;
     const size = this.#pageSize;
-    const keys = this.#order(packet.pages, normalPages + zeroPages);
+    const keys = orderPages(this.#keys, packet.pages, normalPages + zeroPages);
     for (let k = 0; k < keys.length;) {
-      if (keys[k] % ENTRIES >= normalPages) {
+      if (keyEntry(keys[k]) >= normalPages) {
         k++;
         continue;
       }
       const end = this.#spanEnd(keys, k, normalPages);
-      const first = Math.floor(keys[k] / ENTRIES);
-      const entry = keys[k] % ENTRIES;
+      const first = keyPage(keys[k]);
+      const entry = keyEntry(keys[k]);
       const length = (end - k) * size;
       if (isAligned(from, entry * size) && isStraight(keys, k, end)) {
         file.write(from, entry * size, length, first * size);
@@ -65,19 +65,12 @@ export class DirectPages {
     }
   }
 
-  /** Pages in their order, a page that is there twice in the order of the packet. */
-  #order(pages: Uint32Array, count: number): Float64Array {
-    const keys = this.#keys.subarray(0, count);
-    for (let i = 0; i < count; i++) keys[i] = pages[i] * ENTRIES + i;
-    return keys.sort();
-  }
-
   /** Behind the last page that goes with the one at `k`. */
   #spanEnd(keys: Float64Array, k: number, normalPages: number): number {
     let end = k + 1;
     let data = 1;
     for (let next = end; next < keys.length && isNeighbour(keys, next); next++) {
-      const isData = keys[next] % ENTRIES < normalPages;
+      const isData = keyEntry(keys[next]) < normalPages;
       if (isData) {
         data++;
         end = next + 1;
@@ -92,7 +85,7 @@ export class DirectPages {
   #gather(keys: Float64Array, k: number, end: number, normalPages: number, from: Buffer): void {
     const size = this.#pageSize;
     for (let at = k, to = 0; at < end; at++, to += size) {
-      const entry = keys[at] % ENTRIES;
+      const entry = keyEntry(keys[at]);
       if (entry < normalPages) from.copy(this.#room, to, entry * size, (entry + 1) * size);
       else this.#room.fill(0, to, to + size);
     }
@@ -133,11 +126,11 @@ export class DirectPages {
 }
 
 function isNeighbour(keys: Float64Array, k: number): boolean {
-  return Math.floor(keys[k] / ENTRIES) === Math.floor(keys[k - 1] / ENTRIES) + 1;
+  return keyPage(keys[k]) === keyPage(keys[k - 1]) + 1;
 }
 
 /** Do they lie in the packet as they lie in the file? */
 function isStraight(keys: Float64Array, k: number, end: number): boolean {
-  for (let at = k + 1; at < end; at++) if (keys[at] % ENTRIES !== (keys[at - 1] % ENTRIES) + 1) return false;
+  for (let at = k + 1; at < end; at++) if (keyEntry(keys[at]) !== keyEntry(keys[at - 1]) + 1) return false;
   return true;
 }

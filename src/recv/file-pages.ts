@@ -13,14 +13,10 @@
  * Who owns the bytes: the payload is the channel's; it is read here, and views of it are kept until the next one.
  */
 import type { FileBlock } from '../ram/file-block.js';
-import { runLength } from '../ram/page-list.js';
-
-/** Positions in a packet are below: it has 128 pages at the most. */
-const POSITIONS = 256;
+import { keyEntry, keyPage, orderPages, runLength } from '../ram/page-list.js';
 
 export class FilePages {
   readonly #pageSize: number;
-  /** Page and position in one number; a page index has up to 32 bits. */
   readonly #keys: Float64Array;
   readonly #sorted: Uint32Array;
   readonly #positions: Uint16Array;
@@ -59,13 +55,10 @@ export class FilePages {
   }
 
   #sort(list: Uint32Array, count: number): Uint32Array {
-    const keys = this.#keys.subarray(0, count);
-    for (let i = 0; i < count; i++) keys[i] = list[i] * POSITIONS + i;
-    keys.sort();
+    const keys = orderPages(this.#keys, list, count);
     for (let i = 0; i < count; i++) {
-      const page = Math.floor(keys[i] / POSITIONS);
-      this.#sorted[i] = page;
-      this.#positions[i] = keys[i] - page * POSITIONS;
+      this.#sorted[i] = keyPage(keys[i]);
+      this.#positions[i] = keyEntry(keys[i]);
     }
     return this.#sorted;
   }
