@@ -29,6 +29,15 @@ export interface Koffi {
   errno(): number;
 }
 
+/** All functions of a library that are declared, by their names. @throws koffi's error: it has no such function */
+export function declareAll<K extends string>(
+  library: ReturnType<Koffi['load']>,
+  declarations: Readonly<Record<K, string>>,
+): Record<K, CFunction> {
+  const functions = Object.entries<string>(declarations).map(([name, text]) => [name, library.func(text)]);
+  return Object.fromEntries(functions) as Record<K, CFunction>;
+}
+
 /** Layouts of structures and values of constants are those of 64-bit little-endian Linux; these have no others. */
 const ARCHITECTURES = ['x64', 'arm64', 'riscv64', 'loong64'];
 

@@ -11,7 +11,7 @@
  * it does not come back loses it, a few MiB.
  */
 import { MultifdError } from '../errors.js';
-import { findKoffi, whyNoKoffi, type Koffi } from './koffi.js';
+import { declareAll, findKoffi, whyNoKoffi, type Koffi } from './koffi.js';
 import { addressOf } from './system-calls.js';
 
 /** By its name alone: where it lies is the dynamic loader's matter. */
@@ -80,9 +80,7 @@ export function whyNoLibzstd(): string {
 export function openLibzstd(koffi: Pick<Koffi, 'load' | 'address'>): Libzstd {
   // Deep: its calls of its own functions must not end in those of another version that the program has loaded, Node's say.
   const library = koffi.load(LIBRARY, { deep: true });
-  const calls = Object.fromEntries(
-    Object.entries(DECLARATIONS).map(([name, declaration]) => [name, library.func(declaration)]),
-  ) as unknown as Libzstd;
+  const calls = declareAll(library, DECLARATIONS) as unknown as Libzstd;
   const version = Number(calls.ZSTD_versionNumber());
   if (version < MIN_VERSION) {
     throw new Error(

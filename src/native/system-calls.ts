@@ -5,7 +5,7 @@
  */
 import { getSystemErrorMap } from 'node:util';
 import { MultifdError, type ErrorCode } from '../errors.js';
-import { requireKoffi, findKoffi, type CFunction, type Koffi } from './koffi.js';
+import { declareAll, findKoffi, requireKoffi, type CFunction, type Koffi } from './koffi.js';
 
 /** Arguments and results as in C (ssize_t is intptr_t in koffi's words); all return -1 where they fail. */
 const DECLARATIONS = {
@@ -41,10 +41,7 @@ export function requireSystemCalls(option: string): SystemCalls {
 }
 
 function declare(koffi: Koffi): SystemCalls {
-  const libc = koffi.load(null);
-  const calls = Object.fromEntries(
-    Object.entries(DECLARATIONS).map(([name, declaration]) => [name, libc.func(declaration)]),
-  ) as Record<CallName, CFunction>;
+  const calls = declareAll(koffi.load(null), DECLARATIONS);
   return { ...calls, errno: () => koffi.errno(), address: (view) => koffi.address(view) };
 }
 
