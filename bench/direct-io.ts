@@ -18,13 +18,14 @@ import { MISSING_QEMU, findQemu } from '../src/cli/demo/qemu/programs.js';
 import { Child } from './support/child.js';
 import { Command } from './support/command.js';
 import { writeImage } from './support/image.js';
-import { alternate, ratios, row, type Row } from './support/measure.js';
+import { alternate, clock, ratios, row, type Row } from './support/measure.js';
 import { remark } from './support/remark.js';
-import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder, type QemuOptions } from './support/qemu.js';
+import { type PausedQemu, RAM_BYTES, makeRam, mustBeSame, withQemu, workFolder } from './support/qemu.js';
 
 const PAIRS = 5;
 const FLOOR = 1;
 const CHANNELS = 2;
+const PARAMETERS = { 'multifd-channels': CHANNELS };
 /** Of statfs(2): files in memory. */
 const TMPFS = 0x01021994;
 const LIMIT_MS = 60_000;
@@ -170,7 +171,7 @@ class DirectBench {
     use: (source: PausedQemu) => Promise<T>,
   ): Promise<T> {
     const options = { ram: this.#image, prealloc: true };
-    return this.#withQemu('from', options, capabilities, parameters, use);
+    return withQemu([this.#folder, 'from', options], capabilities, { ...PARAMETERS, ...parameters }, use);
   }
 
   async #withDestination<T>(
@@ -180,23 +181,7 @@ class DirectBench {
   ): Promise<T> {
     makeRam(this.#target, false);
     const options = { ram: this.#target, prealloc: false, incoming: true };
-    return this.#withQemu('to', options, capabilities, parameters, use);
-  }
-
-  async #withQemu<T>(
-    name: string,
-    options: QemuOptions,
-    capabilities: string[],
-    parameters: object,
-    use: (qemu: PausedQemu) => Promise<T>,
-  ): Promise<T> {
-    const qemu = await PausedQemu.start(this.#folder, name, options);
-    try {
-      await qemu.setMigration(capabilities, { 'multifd-channels': CHANNELS, ...parameters });
-      return await use(qemu);
-    } finally {
-      await qemu.kill();
-    }
+    return withQemu([this.#folder, 'to', options], capabilities, { ...PARAMETERS, ...parameters }, use);
   }
 }
 
@@ -205,13 +190,6 @@ function uncache(file: string): void {
   const args = [`of=${file}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0', 'status=none'];
   const { status, stderr } = spawnSync('dd', args, { encoding: 'utf8', timeout: LIMIT_MS });
   if (status !== 0) throw new Error(`dd: ${stderr}`);
-}
-
-/** Seconds. */
-async function clock(work: () => Promise<void>): Promise<number> {
-  const begun = performance.now();
-  await work();
-  return (performance.now() - begun) / 1000;
 }
 
 function rowsOf(what: string, sides: { qemu: number[]; plain: number[]; ours: number[] }): Row[] {

@@ -20,10 +20,10 @@ import { Child } from './support/child.js';
 import { Command } from './support/command.js';
 import { NO_FILE_LIMIT, buildFileLimit, type FileLimit, type Ways } from './support/file-limit.js';
 import { writeImage } from './support/image.js';
-import { alternate, ratios, row, type Row } from './support/measure.js';
+import { alternate, clock, ratios, row, type Row } from './support/measure.js';
 import { portOf, record } from './support/recorder.js';
 import { remark } from './support/remark.js';
-import { PausedQemu, RAM_BYTES, makeRam, mustBeSame, workFolder, type QemuOptions } from './support/qemu.js';
+import { type PausedQemu, RAM_BYTES, makeRam, mustBeSame, withQemu, workFolder } from './support/qemu.js';
 
 const PAIRS = 5;
 const FLOOR = 1;
@@ -229,35 +229,15 @@ class FileBench {
   }
 
   async #withSource<T>(capabilities: string[], use: (source: PausedQemu) => Promise<T>): Promise<T> {
-    return this.#withQemu('from', { ram: this.#image, prealloc: true }, capabilities, use);
+    const options = { ram: this.#image, prealloc: true };
+    return withQemu([this.#folder, 'from', options], capabilities, PARAMETERS, use);
   }
 
   async #withDestination<T>(capabilities: string[], use: (to: PausedQemu) => Promise<T>): Promise<T> {
     makeRam(this.#target, false);
-    return this.#withQemu('to', { ram: this.#target, prealloc: false, incoming: true }, capabilities, use);
+    const options = { ram: this.#target, prealloc: false, incoming: true };
+    return withQemu([this.#folder, 'to', options], capabilities, PARAMETERS, use);
   }
-
-  async #withQemu<T>(
-    name: string,
-    options: QemuOptions,
-    capabilities: string[],
-    use: (qemu: PausedQemu) => Promise<T>,
-  ): Promise<T> {
-    const qemu = await PausedQemu.start(this.#folder, name, options);
-    try {
-      await qemu.setMigration(capabilities, PARAMETERS);
-      return await use(qemu);
-    } finally {
-      await qemu.kill();
-    }
-  }
-}
-
-/** Seconds. */
-async function clock(work: () => Promise<void>): Promise<number> {
-  const begun = performance.now();
-  await work();
-  return (performance.now() - begun) / 1000;
 }
 
 function rowsOf(what: string, { qemu, ours }: { qemu: number[]; ours: number[] }): Row[] {

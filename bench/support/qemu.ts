@@ -189,3 +189,19 @@ export class PausedQemu {
     await within(exit, WAIT_MS, 'end of a QEMU that was killed');
   }
 }
+
+/** Uses a QEMU that is set up for migrations and ended afterwards. */
+export async function withQemu<T>(
+  [folder, name, options]: Parameters<typeof PausedQemu.start>,
+  capabilities: string[],
+  parameters: object,
+  use: (qemu: PausedQemu) => Promise<T>,
+): Promise<T> {
+  const qemu = await PausedQemu.start(folder, name, options);
+  try {
+    await qemu.setMigration(capabilities, parameters);
+    return await use(qemu);
+  } finally {
+    await qemu.kill();
+  }
+}
