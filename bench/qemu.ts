@@ -12,6 +12,8 @@ const PAIRS = 5;
 /** Rows for scale: a trend is to be seen, in ten minutes for all the benches. */
 const SCALE_PAIRS = 1;
 const FRESH_FLOOR = 1;
+/** Ours with its RAM from allocateRam(). */
+const HUGE_FLOOR = 1.5;
 
 interface Bounds {
   compression: Compression;
@@ -35,6 +37,10 @@ function cases(): Case[] {
     ...BOUNDS.map((it) => ({ ...it, channels: 2, prefault: true, pairs: PAIRS })),
     ...BOUNDS.map(({ compression, image }) => {
       return { compression, image, channels: 2, prefault: false, pairs: PAIRS, floor: FRESH_FLOOR };
+    }),
+    ...BOUNDS.filter(({ compression }) => compression === 'none').map(({ compression, image }) => {
+      const how = { channels: 2, prefault: false, hugePages: true, pairs: PAIRS, floor: HUGE_FLOOR };
+      return { compression, image, ...how };
     }),
     ...BOUNDS.flatMap(({ compression, image }) =>
       [1, 4].map((channels) => {

@@ -6,7 +6,7 @@ import fs from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import v8 from 'node:v8';
 import vm from 'node:vm';
-import { createReceiver, createSender, type Address, type TlsOptions } from '../../src/index.js';
+import { allocateRam, createReceiver, createSender, type Address, type TlsOptions } from '../../src/index.js';
 import { serve, type Peer } from './child.js';
 import { digest, fillImage, prefault, windows } from './image.js';
 import { monotonicMs } from './measure.js';
@@ -96,7 +96,7 @@ async function openReceiver(start: Start, memory: SharedArrayBuffer, parent: Pee
 }
 
 serve<Start>(async (start, parent) => {
-  const memory = new SharedArrayBuffer(start.size);
+  const memory = start.hugePages ? allocateRam(start.size) : new SharedArrayBuffer(start.size);
   if (start.role === 'receive') {
     if (start.prefault) prefault(memory);
   } else if (start.file !== undefined) readImage(memory, start.file);

@@ -17,6 +17,8 @@ export interface MigrationCase {
   file?: string;
   /** Is the destination's memory written, as zeroes, before the clock starts (default), or never touched? */
   prefault?: boolean;
+  /** RAM in huge pages, at both ends. */
+  hugePages?: boolean;
   /** Is the main loops' delay wanted? It costs a timer a millisecond. */
   watchLoop?: boolean;
   /** Pages go without a copy. */
@@ -63,6 +65,7 @@ const DEFAULTS = {
   pageSize: 4096,
   image: 'mixed',
   prefault: true,
+  hugePages: false,
   watchLoop: false,
   warmUpBytes: 0,
   zeroCopySend: false,

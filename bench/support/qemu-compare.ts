@@ -8,7 +8,8 @@
  *     fresh                      a file without pages                       never touched
  *     prefaulted                 a file with all its pages, prealloc=on     written
  *
- * With method none, where memory is most of the time, each side begins on memory that was in use just before.
+ * With method none, where memory is most of the time, each side begins on memory that was in use just before; ours with
+ * allocateRam() on huge pages that were.
  *
  * With TLS both sides use the same certificates, and TLS 1.3.
  *
@@ -33,6 +34,8 @@ export interface Case {
   image: Image;
   channels: number;
   prefault: boolean;
+  /** Ours by allocateRam(), at both ends. */
+  hugePages?: boolean;
   pairs: number;
   tls?: boolean;
   /** Pages go without a copy, on both sides. */
@@ -54,6 +57,7 @@ const LIMITS = {
 const TLS = 'tls';
 const HOST = '127.0.0.1';
 const LEVEL_MS = 60_000;
+const LIBRARY = new URL('../../lib/index.js', import.meta.url).href;
 
 type Side = 'qemu' | 'ours' | 'limit';
 const SIDES: readonly Side[] = ['qemu', 'ours', 'limit'];
@@ -119,9 +123,12 @@ function openSides(folder: string, bench: string, cases: readonly Case[]): Sides
  * and a scan is slower by half. So what a side finds depends on who ran before it. QEMU and C come after ours, which has
  * just given back as much; ours comes after QEMU, whose guests are files that stay, and would be the only one to pay.
  */
-function levelMemory(): void {
+function levelMemory(hugePages: boolean | undefined): void {
   const bytes = 2 * RAM_BYTES;
-  const { status } = spawnSync(process.execPath, ['-e', `Buffer.alloc(${bytes}).fill(1)`], {
+  const code = hugePages
+    ? `import(${JSON.stringify(LIBRARY)}).then((m) => Buffer.from(m.allocateRam(${bytes})).fill(1))`
+    : `Buffer.alloc(${bytes}).fill(1)`;
+  const { status } = spawnSync(process.execPath, ['-e', code], {
     timeout: LEVEL_MS,
     killSignal: 'SIGKILL',
   });
@@ -134,7 +141,7 @@ async function measure(sides: Sides, it: Case): Promise<Figures> {
   const figures: Figures = { qemu: none(), ours: none(), limit: none() };
   for (let pair = 0; pair < it.pairs; pair++) {
     for (const side of SIDES) {
-      if (side === 'ours' && it.compression === 'none') levelMemory();
+      if (side === 'ours' && it.compression === 'none') levelMemory(it.hugePages);
       const moved = await sides[side](it);
       if (moved === undefined) continue;
       figures[side].speed.push(RAM_BYTES / 1e9 / moved.seconds);
@@ -145,9 +152,18 @@ async function measure(sides: Sides, it: Case): Promise<Figures> {
 }
 
 async function ourOwn(folder: string, it: Case): Promise<Moved> {
-  const { channels, compression, prefault, zeroCopySend } = it;
+  const { channels, compression, prefault, hugePages, zeroCopySend } = it;
   const file = path.join(folder, it.image);
-  const how = { size: RAM_BYTES, file, channels, compression, prefault, zeroCopySend, ...tlsOf(folder, it) };
+  const how = {
+    size: RAM_BYTES,
+    file,
+    channels,
+    compression,
+    prefault,
+    hugePages,
+    zeroCopySend,
+    ...tlsOf(folder, it),
+  };
   const { seconds, send } = await migrate(how);
   return { seconds: seconds[0], wireBytes: send.wireBytes };
 }
@@ -210,7 +226,7 @@ function methodOf({ compression, image }: Case): string {
 function rowsOf(bench: string, it: Case, { qemu, ours, limit }: Figures): Row[] {
   const { compression, channels, floor, wireCeiling } = it;
   const method = `${methodOf(it)}${it.tls ? ', TLS 1.3' : ''}${it.zeroCopySend ? ', without copies' : ''}`;
-  const memory = it.prefault ? 'prefaulted' : 'fresh';
+  const memory = `${it.prefault ? 'prefaulted' : 'fresh'}${it.hugePages ? ', huge pages' : ''}`;
   const name = `${method}, ${counted(channels, 'channel')}, ${memory}`;
   const speed = (who: string, { speed }: Figures[Side], series?: string): Row =>
     row(bench, `${name}: ${who}`, 'GB/s', speed, {

@@ -3,9 +3,10 @@
  * these, one after the other as they are touched, is most of what a migration into fresh memory costs. QEMU asks for huge pages
  * by itself.
  *
- * It is not what the demo and the benches do. In a virtual machine whose balloon reports free memory to its host (Linux does,
- * in pieces as large as a huge page), each huge page is one that the host has taken and must give anew, while single pages are
- * mostly those that somebody has just freed: there 512 MiB were touched in 1.5 s, and in 0.2 s plain (bench: kernels).
+ * Nothing here does it without being asked (`multifd demo --huge-pages`; bench: rows `huge pages`). In a virtual machine whose
+ * balloon reports free memory to its host (Linux does, in pieces as large as a huge page), each huge page that was free for some
+ * seconds is one that the host has taken and must give anew, while single pages are mostly those that somebody has just freed:
+ * there 512 MiB were touched in 1.5 s, and in 0.2 s plain; in 0.03 s where the host had left them (bench: kernels).
  */
 import { types } from 'node:util';
 import { MultifdError, receivedExpected } from '../errors.js';

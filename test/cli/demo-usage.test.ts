@@ -42,6 +42,8 @@ const CASES: [string[], RegExp][] = [
   [['--qemu', '--zero-copy-send'], /'--qemu' cannot be used with option '--zero-copy-send'/],
   [['--zero-copy-send', '--compression', 'zstd'], /'--zero-copy-send'.*only with compression none, not zstd/],
   [['--zero-copy-send', '--tls'], /'--zero-copy-send'.*only without TLS/],
+  [['--huge-pages', '--backing', 'file'], /'--huge-pages'.*only with --backing shared/],
+  [['--qemu', '--huge-pages'], /'--qemu' cannot be used with option '--huge-pages'/],
   [['--qemu', '--level', '3'], /only with method zlib or zstd/],
 ];
 
@@ -79,6 +81,7 @@ t.test('--help and --version are answered on stdout', async (t) => {
     '--page-size',
     '--dirty-rounds',
     '--prefault',
+    '--huge-pages',
     '--channels',
     '--compression',
     '--level',

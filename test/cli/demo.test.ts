@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import fs from 'node:fs';
 import path from 'node:path';
 import t, { type Test } from 'tap';
+import { findSystemCalls } from '../../src/native/system-calls.js';
 import { Run, run, tempRoot, type BlockLine, type Line } from './cli.js';
 
 // Most of the time goes into starting processes and waiting for them.
@@ -133,6 +134,29 @@ t.test(
     }
     t.ok(allocated[0] < SIZE);
     t.ok(allocated[1] >= SIZE);
+  },
+);
+
+/** Has a process asked for huge pages anywhere? By the flag that smaps shows. */
+function asksForHugePages(pid: number): boolean {
+  return / hg( |$)/m.test(fs.readFileSync(`/proc/${pid}/smaps`, 'utf8'));
+}
+
+t.test(
+  '--huge-pages: both sides ask for them where koffi is, and not without',
+  { skip: NO_HOLES },
+  async (t) => {
+    const temp = tempRoot(t);
+    for (const more of [[], ['--huge-pages']]) {
+      const started = new Run(t, [...SMALL, '--max-bandwidth', '1M', ...more], { env: temp.env });
+      const start = await started.line((line) => line.type === 'start');
+      const asked = more.length > 0;
+      t.equal(start.hugePages, asked);
+      const expected = asked && findSystemCalls() !== undefined;
+      for (const pid of [start.pid, start.destinationPid]) t.equal(asksForHugePages(pid as number), expected);
+      started.child.kill('SIGINT');
+      await started.ended;
+    }
   },
 );
 

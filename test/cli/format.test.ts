@@ -164,7 +164,15 @@ function demoResult(different: string[] = []): DemoResult {
   return {
     ...{ channels: 255, compression: 'zstd', level: 20, zeroPageDetection: 'multifd', pageSize: 4096 },
     ...{ zeroCopySend: true, zeroCopy: { packets: 2 ** 23, copied: 2 ** 23 } },
-    ...{ maxBandwidth: 0, backing: 'shared', prefault: false, dirtyRounds: 1000, ram: null, tls: null },
+    ...{
+      maxBandwidth: 0,
+      backing: 'shared',
+      prefault: false,
+      hugePages: false,
+      dirtyRounds: 1000,
+      ram: null,
+      tls: null,
+    },
     ...{
       bytes: 2 ** 42,
       seconds: 12345.678,

@@ -40,6 +40,7 @@ interface DemoFlags extends OutputFlags {
   ram?: string;
   backing: Backing;
   prefault?: true;
+  hugePages?: true;
   dirtyRounds: number;
   qemu?: true;
   tls?: TlsKind;
@@ -94,6 +95,12 @@ export function addDemoCommand(program: Command): void {
     .option('--prefault', "write the destination's RAM once before the clock starts, as part of the start-up")
     .addOption(
       new Option(
+        '--huge-pages',
+        "both sides' shared memory in huge pages, where koffi and the kernel have them",
+      ),
+    )
+    .addOption(
+      new Option(
         '--qemu',
         'a guest of a real QEMU instead: parked in a file, resumed in a second QEMU, all RAM compared',
       ).conflicts([
@@ -103,6 +110,7 @@ export function addDemoCommand(program: Command): void {
         'pageSize',
         'dirtyRounds',
         'prefault',
+        'hugePages',
         'zeroPageDetection',
         'maxBandwidth',
         'zeroCopySend',
@@ -199,10 +207,13 @@ function planOf(flags: DemoFlags): Omit<DemoPlan, 'tls'> {
     zeroCopySend: flags.zeroCopySend === true,
     backing: flags.backing,
     prefault: flags.prefault === true,
+    hugePages: flags.hugePages === true,
     dirtyRounds: flags.dirtyRounds,
     ram: flags.ram ?? null,
     size: flags.ram === undefined ? flags.size : checkRamFile(flags.ram),
   };
+  if (plan.hugePages && plan.backing === 'file')
+    throw new UsageError("option '--huge-pages' is for shared memory: allowed only with --backing shared.");
   if (plan.ram === null && plan.size % plan.pageSize !== 0) {
     throw new UsageError(
       `option '--size <bytes>' argument '${plan.size}' is invalid. Allowed is a multiple of the page size ${plan.pageSize}.`,

@@ -21,7 +21,10 @@ let failed = false;
 
 async function listen(setup: DestinationSetup): Promise<Replies['listen']> {
   tempDirectory = setup.tempDirectory;
-  ram = setup.file === undefined ? new SharedRam(setup.blocks) : new FileRam(setup.blocks, setup.file, 'w+');
+  ram =
+    setup.file === undefined
+      ? new SharedRam(setup.blocks, setup.hugePages)
+      : new FileRam(setup.blocks, setup.file, 'w+');
   if (setup.prefault) await ram.prefault(never);
   receiver = await createReceiver({
     address: { host: '127.0.0.1', port: 0 },

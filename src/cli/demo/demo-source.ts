@@ -94,7 +94,7 @@ class DemoSource {
   }
 
   async run(): Promise<DemoResult> {
-    const { channels, compression, pageSize, prefault, zeroPageDetection } = this.#plan;
+    const { channels, compression, pageSize, prefault, hugePages, zeroPageDetection } = this.#plan;
     const { ram, directory: ramDirectory, sourceFile } = await this.#makeRam();
     const destinationFile = ramDirectory?.file('destination.ram');
     const { tls, directory } = await this.#makeTls(ramDirectory);
@@ -110,6 +110,7 @@ class DemoSource {
         file: destinationFile,
         tempDirectory: directory?.path,
         prefault,
+        hugePages,
         channels,
         compression,
         pageSize,
@@ -191,7 +192,7 @@ class DemoSource {
     this.#report.note('writing the guest image');
     if (backing === 'shared') {
       checkMemory(2 * bytes);
-      return { ram: await this.#fill(new SharedRam(this.#blocks)) };
+      return { ram: await this.#fill(new SharedRam(this.#blocks, this.#plan.hugePages)) };
     }
     // In place, if it need not be padded and is not written to.
     const inPlace = file !== null && dirtyRounds === 0 && size % pageSize === 0;

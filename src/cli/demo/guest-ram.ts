@@ -8,6 +8,7 @@
 import fs from 'node:fs';
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import type { RAMBlockOptions } from '../../index.js';
+import { allocateRam } from '../../ram/allocate.js';
 import { CliError } from '../cli-error.js';
 
 export interface BlockPlan {
@@ -60,11 +61,14 @@ export class SharedRam extends GuestRam {
   readonly engineBlocks: RAMBlockOptions[];
   readonly #buffers = new Map<BlockPlan, SharedArrayBuffer>();
 
-  /** @throws CliError ERR_CLI_ROOM */
-  constructor(blocks: readonly BlockPlan[]) {
+  /**
+   * @param hugePages where the system has them
+   * @throws CliError ERR_CLI_ROOM
+   */
+  constructor(blocks: readonly BlockPlan[], hugePages = false) {
     super(blocks);
     this.engineBlocks = blocks.map((block) => {
-      const memory = allocate(block);
+      const memory = allocate(block, hugePages);
       this.#buffers.set(block, memory);
       return { name: block.name, memory };
     });
@@ -83,9 +87,9 @@ export class SharedRam extends GuestRam {
   }
 }
 
-function allocate(block: BlockPlan): SharedArrayBuffer {
+function allocate(block: BlockPlan, hugePages: boolean): SharedArrayBuffer {
   try {
-    return new SharedArrayBuffer(block.size);
+    return hugePages ? allocateRam(block.size) : new SharedArrayBuffer(block.size);
   } catch (cause) {
     throw new CliError('ERR_CLI_ROOM', `no memory for block ${block.name} of ${block.size} bytes`, { cause });
   }

@@ -26,6 +26,7 @@ export interface DestinationSetup {
   /** To be removed if the source dies. */
   tempDirectory: string | undefined;
   prefault: boolean;
+  hugePages: boolean;
   channels: number;
   compression: Compression;
   pageSize: number;

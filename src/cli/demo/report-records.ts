@@ -21,6 +21,7 @@ export interface DemoSettings {
   zeroCopySend: boolean;
   backing: Backing;
   prefault: boolean;
+  hugePages: boolean;
   dirtyRounds: number;
   /** The file of --ram, or null for the generated guest image. */
   ram: string | null;
