@@ -9,6 +9,9 @@
  * The rate is that of page bytes. Of the first round only those pages count that had data: most of a guest is zero, and zero
  * pages pass much faster than what the guest writes to.
  *
+ * Without dirty tracking nobody knows what is left. Then a round is what the downtime would be: it reads all pages, and sends
+ * those that were dirtied while the round before it ran, which has taken as long or longer.
+ *
  * Auto-converge, with QEMU's numbers: where the guest dirties in a round more than half of what that round has sent, twice in
  * a row, it is to be slowed down: by 20 percent at first, by 10 more each time, up to 99.
  */
@@ -68,18 +71,23 @@ export class Convergence {
 
   /** @param remaining bytes of the pages that are dirty now */
   judge(remaining: number, downtimeLimitMs: number): Judgement {
-    if (this.expectedDowntimeMs(remaining) <= downtimeLimitMs) return 'fits';
+    return this.judgeBy(this.expectedDowntimeMs(remaining), downtimeLimitMs);
+  }
+
+  /** @param expectedMs what the downtime would be now */
+  judgeBy(expectedMs: number, downtimeLimitMs: number): Judgement {
+    if (expectedMs <= downtimeLimitMs) return 'fits';
     return this.#rounds < this.#maxRounds ? 'another-round' : 'exhausted';
   }
 
   /**
    * After a round that does not fit.
    *
-   * @param dirtied bytes of the pages that were dirtied while it was sent
+   * @param dirtied bytes of the pages that were dirtied while `sent` bytes were sent
    * @returns by how many percent the guest is to be slowed down from now on; undefined: as it is
    */
-  throttle(dirtied: number): number | undefined {
-    const isHigh = dirtied * 100 > this.#sentBytes * TRIGGER_PERCENT;
+  throttle(dirtied: number, sent = this.#sentBytes): number | undefined {
+    const isHigh = dirtied * 100 > sent * TRIGGER_PERCENT;
     this.#timesHigh = isHigh ? this.#timesHigh + 1 : 0;
     if (this.#timesHigh < TIMES_IN_A_ROW || this.#percent === MAX_PERCENT) return undefined;
     this.#timesHigh = 0;

@@ -50,7 +50,20 @@ interface BlockPages {
   pending: PageBitmap;
 }
 
-export class DirtyPages {
+/** The pages that are still to be sent, as far as precopy.ts needs them: these, or for a guest that tells none, every-page.ts. */
+export interface PendingPages {
+  /** Is it known which were written to? Else all are to be read, and what has changed is found by the channels. */
+  readonly areKnown: boolean;
+  readonly count: number;
+  setAll(): void;
+  collect(): Promise<void>;
+  /** All of them, in parts that are a section each. */
+  sections(): Iterable<Iterable<DirtyRange>>;
+  clear(): void;
+}
+
+export class DirtyPages implements PendingPages {
+  readonly areKnown = true;
   readonly #pageSize: number;
   readonly #dirty: DirtyOption;
   readonly #states: BlockPages[];
@@ -86,6 +99,10 @@ export class DirtyPages {
     let count = 0;
     for (const { pending } of this.#states) count += await countWordsInTurns(pending.words);
     this.#count = count;
+  }
+
+  sections(): [Iterable<DirtyRange>] {
+    return [this.runs()];
   }
 
   /** Side by side, ascending in each block. */

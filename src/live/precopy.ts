@@ -7,24 +7,32 @@
  *               ^                                    |  no                                                  | no more
  *               +------------------------------------+<-----------------------------------------------------+
  *
+ * A guest without dirty tracking has all its pages queued in each round, and what was dirtied is what a round has sent: it is
+ * known when the round is over, so that none is ever known to be the last but by how long it took.
+ *
  * While pre-switchover waits the guest runs and dirties pages, and nothing is sent: what has grown beyond the limit meanwhile
- * is sent in further rounds, after which nothing is waited for.
+ * is sent in further rounds, after which nothing is waited for. Without dirty tracking that takes one at least.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import { Convergence, type SentRound } from './convergence.js';
-import { DirtyPages } from './dirty-pages.js';
+import { DirtyPages, type PendingPages } from './dirty-pages.js';
+import { EveryPage } from './every-page.js';
 import type { SourceSession } from './source-session.js';
 
 export class Precopy {
   readonly #source: SourceSession;
   readonly #convergence: Convergence;
-  readonly dirty: DirtyPages;
+  readonly dirty: PendingPages;
+  /** What the last round has sent, and the one before it. */
+  #last: SentRound = { pageBytes: 0, normalBytes: 0, ms: Infinity };
+  #before = this.#last;
 
   constructor(source: SourceSession) {
     this.#source = source;
     const { blocks, pageSize, given, maxRounds } = source.options;
     this.#convergence = new Convergence(maxRounds);
-    this.dirty = new DirtyPages(blocks, pageSize, given.dirty);
+    this.dirty =
+      given.dirty === undefined ? new EveryPage(blocks) : new DirtyPages(blocks, pageSize, given.dirty);
   }
 
   /** Until the guest may be stopped. */
@@ -35,11 +43,13 @@ export class Precopy {
     this.dirty.setAll();
     for (;;) {
       life.enter('active');
-      this.#convergence.sent(await this.send(builder.part()));
+      this.#before = this.#last;
+      this.#last = await this.send(() => builder.part());
+      this.#convergence.sent(this.#last);
       let isEnough = await this.#isEnough();
       if (isEnough && waits) {
         waits = false;
-        figures.remaining = this.dirty.count * options.pageSize;
+        figures.remaining = this.#remaining;
         await this.#source.released();
         isEnough = await this.#isEnough(false);
       }
@@ -47,45 +57,66 @@ export class Precopy {
     }
   }
 
-  /** Takes the guest's dirty pages. @returns how many are new */
+  /** Takes the guest's dirty pages. @returns how many are new, in bytes, as far as that is known */
   async collect(): Promise<number> {
-    const { figures } = this.#source;
+    const { figures, options } = this.#source;
     const before = this.dirty.count;
     await this.#source.during(this.dirty.collect());
     const dirtied = this.dirty.count - before;
-    figures.synced(this.#convergence.rounds === 0 ? undefined : dirtied);
-    return dirtied;
+    const isTold = this.#convergence.rounds > 0 && this.dirty.areKnown;
+    figures.synced(isTold ? dirtied : undefined);
+    return dirtied * options.pageSize;
+  }
+
+  /** Bytes of the pages that are dirty; where nobody knows, as many as there were when it was found out last. */
+  get #remaining(): number {
+    const { options } = this.#source;
+    if (this.dirty.areKnown || this.#convergence.rounds === 0) return this.dirty.count * options.pageSize;
+    return this.#last.pageBytes;
   }
 
   /**
-   * All that is pending, as one section.
+   * All that is pending.
    *
-   * @param head of the section
+   * @param head makes that of its last section, which mostly is the only one
    * @returns what has been sent
    */
-  async send(head: Buffer): Promise<SentRound> {
-    const { figures, sender } = this.#source;
-    figures.roundBegins(this.dirty.count);
-    await this.#source.write(head);
-    for (const { block, offset, length } of this.dirty.runs()) {
-      // The session ends with the migration, so that this does.
-      await sender.queueRange(block, offset, length);
+  async send(head: () => Buffer): Promise<SentRound> {
+    const { figures, sender, builder } = this.#source;
+    figures.roundBegins(this.#remaining / this.#source.options.pageSize);
+    const sections = [...this.dirty.sections()];
+    const last = sections.pop() ?? [];
+    for (const section of [...sections, last]) {
+      await this.#source.write(section === last ? head() : builder.part());
+      for (const { block, offset, length } of section) {
+        // The session ends with the migration, so that this does.
+        await sender.queueRange(block, offset, length);
+      }
+      await this.#source.endSection();
     }
-    await this.#source.endSection();
     this.dirty.clear();
-    return figures.roundEnds();
+    const sent = figures.roundEnds();
+    if (!this.dirty.areKnown) figures.remaining = 0;
+    return sent;
   }
 
   /** @param isRound the guest has had no more time than a round takes, so that its rate tells something */
   async #isEnough(isRound = true): Promise<boolean> {
     const { figures, options } = this.#source;
     const convergence = this.#convergence;
-    const dirtied = (await this.collect()) * options.pageSize;
-    const remaining = this.dirty.count * options.pageSize;
-    const expected = convergence.expectedDowntimeMs(remaining);
+    const { areKnown } = this.dirty;
+    const collected = await this.collect();
+    // What has been dirtied meanwhile takes a round to be known.
+    if (!areKnown && !isRound) return false;
+    const dirtied = areKnown ? collected : this.#last.pageBytes;
+    if (!areKnown && convergence.rounds > 1)
+      figures.dirtyPagesRate = Math.round((1000 * dirtied) / options.pageSize / Math.max(this.#before.ms, 1));
+    const remaining = this.#remaining;
+    const expected = areKnown ? convergence.expectedDowntimeMs(remaining) : this.#last.ms;
     figures.expectedDowntimeMs = expected;
     // As it is now: it may be set at any time.
-    switch (convergence.judge(remaining, this.#source.downtimeLimitMs)) {
+    const limit = this.#source.downtimeLimitMs;
+    switch (areKnown ? convergence.judge(remaining, limit) : convergence.judgeBy(expected, limit)) {
       case 'fits':
         return true;
       case 'exhausted':
@@ -101,7 +132,10 @@ export class Precopy {
     const { options, figures } = this.#source;
     const { throttle } = options;
     if (throttle === undefined) return;
-    const percent = this.#convergence.throttle(dirtied);
+    const { areKnown } = this.dirty;
+    // What the last round has found was dirtied during the one before it.
+    if (!areKnown && this.#convergence.rounds === 1) return;
+    const percent = this.#convergence.throttle(dirtied, areKnown ? undefined : this.#before.pageBytes);
     if (percent === undefined) return;
     figures.throttlePercent = percent;
     await this.#source.hook('notConverging', () => throttle(percent));
@@ -110,7 +144,8 @@ export class Precopy {
   #notConverging(expectedMs: number): MultifdError {
     const { rounds } = this.#convergence;
     const { downtimeLimitMs } = this.#source;
-    const what = `after ${rounds} rounds (option maxRounds) the downtime would be, in milliseconds`;
+    const reads = this.dirty.areKnown ? '' : ', since all pages are read without option dirty';
+    const what = `after ${rounds} rounds (option maxRounds) the downtime would be, in milliseconds${reads}`;
     const allowed = `at most ${downtimeLimitMs} (option downtimeLimitMs; what else to do says option notConverging)`;
     return new MultifdError(
       'ERR_MULTIFD_CONVERGENCE',

@@ -47,7 +47,7 @@ export class SwitchOver {
     const states = await this.#save();
     await this.#precopy.collect();
     sender.maxBandwidth = 0;
-    await this.#precopy.send(builder.end());
+    await this.#precopy.send(() => builder.end());
     for (const [index, state] of states.entries()) {
       for (const piece of encodeDeviceSection(FIRST_DEVICE_SECTION + index, state)) {
         for (let at = 0; at < piece.length; at += PIECE_BYTES)

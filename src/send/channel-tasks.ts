@@ -6,11 +6,12 @@ import type { CheckedSenderOptions } from '../options.js';
 import type { SharedControl } from '../shared/control.js';
 import type { SendChannelTask } from './channel.js';
 
-/** @param explained as in createSender() */
+/** @param explained as in createSender(), `digests` likewise */
 export function channelTasks(
   options: CheckedSenderOptions,
   shared: SharedControl,
   explained: boolean,
+  digests: readonly SharedArrayBuffer[] | undefined,
 ): SendChannelTask[] {
   const { compression } = options;
   const blocks = options.blocks.map((block) => block.describe());
@@ -25,6 +26,7 @@ export function channelTasks(
     level: compression === 'zlib' ? options.zlibLevel : options.zstdLevel,
     zeroPageDetection: options.zeroPageDetection,
     zeroCopySend: options.zeroCopySend,
+    digests,
     connectTimeoutMs: options.connectTimeoutMs,
     stallTimeoutMs: options.stallTimeoutMs,
     explained,

@@ -45,6 +45,7 @@ import { ChannelClock } from '../shared/clock.js';
 import { STAT_BYTES, STAT_ZERO_COPY_COPIED, STAT_ZERO_COPY_PACKETS } from '../shared/layout.js';
 import type { TracePoint } from '../trace.js';
 import { HELLO_BYTES, encodeHello } from '../wire/hello.js';
+import { ChangedPages } from './changed-pages.js';
 import { Compressing } from './compressing.js';
 import { Outgoing } from './outgoing.js';
 import { PagePackets, STAGINGS_COMPRESSED, WRITES_STAGED, WRITES_STAGED_ZERO_COPY } from './page-packets.js';
@@ -62,6 +63,8 @@ export interface SendChannelTask extends ChannelTask {
   level: number;
   zeroPageDetection: ZeroPageDetection;
   zeroCopySend: boolean;
+  /** Where only pages that have changed are sent: the digests of each block's, as they were sent. */
+  digests: readonly SharedArrayBuffer[] | undefined;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
   /** Does the migration that it is a part of say what the destination may have refused? */
@@ -134,8 +137,11 @@ class SendChannel implements Channel {
     }
     const writesStaged = zeroCopySend ? WRITES_STAGED_ZERO_COPY : WRITES_STAGED;
     const stagings = method === undefined ? writesStaged : STAGINGS_COMPRESSED;
+    const { blocks, pageSize, digests } = task;
+    const changed = digests && new ChangedPages(blocks, pageSize, stagings, digests);
     this.#pages = new PagePackets(task, control, {
-      source: new PageSource(task.blocks, task.pageSize, stagings),
+      source: changed ?? new PageSource(blocks, pageSize, stagings),
+      changed,
       compressing: this.#compressing,
       outgoing: this.#outgoing,
       write,

@@ -16,6 +16,8 @@
  * goes back only when they are released, one packet in a round trip and channel; staging buffers are read into again only
  * when they are, for which there are enough to go on meanwhile.
  *
+ * A guest without dirty tracking has all its pages queued each time, and changed-pages.ts says which of them go out.
+ *
  * Guest RAM is the embedder's and may change at any moment; what is compressed is copied first, what is sent as it is, is
  * read by the kernel.
  */
@@ -25,9 +27,10 @@ import { Windows } from '../ram/windows.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import type { Control, Slot } from '../shared/control.js';
 import { pagesPerPacket } from '../wire/packet.js';
+import type { ChangedPages } from './changed-pages.js';
 import type { Compressing } from './compressing.js';
 import { MAX_HELD, NO_PAYLOAD, type Outgoing } from './outgoing.js';
-import type { PageSource } from './page-source.js';
+import type { PacketPages } from './page-source.js';
 import { Partition, normalRun } from './partition.js';
 
 /** What is kept of a slot of pages. */
@@ -54,7 +57,9 @@ export const WRITES_STAGED_ZERO_COPY = 16;
 export const STAGINGS_COMPRESSED = 3;
 
 export interface PagePacketsPieces {
-  source: PageSource;
+  source: PacketPages;
+  /** The same, where only pages that have changed are sent. */
+  changed?: ChangedPages;
   /** Undefined with method none. */
   compressing: Compressing | undefined;
   outgoing: Outgoing;
@@ -71,7 +76,8 @@ export class PagePackets {
   readonly #id: number;
   readonly #pageSize: number;
   readonly #detects: boolean;
-  readonly #source: PageSource;
+  readonly #source: PacketPages;
+  readonly #changed: ChangedPages | undefined;
   readonly #compressing: Compressing | undefined;
   readonly #outgoing: Outgoing;
   readonly #write: () => Promise<void>;
@@ -100,6 +106,7 @@ export class PagePackets {
     this.#pageSize = task.pageSize;
     this.#detects = task.zeroPageDetection === 'multifd';
     this.#source = pieces.source;
+    this.#changed = pieces.changed;
     this.#compressing = pieces.compressing;
     this.#outgoing = pieces.outgoing;
     this.#write = pieces.write;
@@ -118,6 +125,10 @@ export class PagePackets {
     if (!range) this.#listed.set(slot.pages.subarray(0, num));
     // All that was needed of the slot: the next job may come while this one is worked on.
     if (!staged) this.#control.done(this.#id);
+    if (this.#changed !== undefined) {
+      await this.#sendChanged(this.#changed, job, staged ? slot : undefined);
+      return;
+    }
     for (let at = 0; at < num;) {
       if (!staged) {
         // The write in the making takes the staging buffers of the oldest.
@@ -138,9 +149,34 @@ export class PagePackets {
     }
   }
 
+  /**
+   * Of the job's pages those that have changed, packed together: a packet of each that has few of them costs as much as a full
+   * one.
+   *
+   * @param slot as in #sendPacketOf(): given back as soon as its pages are looked at
+   */
+  async #sendChanged(changed: ChangedPages, job: Job, slot: Slot | undefined): Promise<void> {
+    const limit = this.#queued.length;
+    for (let at = 0; at < job.num;) {
+      // As in send(): the buffer must not be the kernel's any more.
+      await this.#released(this.#writesStaged - 1);
+      let kept = 0;
+      while (at < job.num && kept < limit) {
+        const count = this.#takePages(job, at, limit - kept);
+        const bytes = slot?.data.subarray(at * this.#pageSize);
+        kept = changed.take(job.block, this.#queued.subarray(0, count), kept, bytes);
+        at += count;
+      }
+      if (slot !== undefined && at === job.num) this.#control.done(this.#id);
+      if (kept === 0) continue;
+      this.#queued.set(changed.pages.subarray(0, kept));
+      await this.#sendPacketOf(job.block, kept, false, undefined);
+    }
+  }
+
   /** The next packet's pages into #queued. */
-  #takePages({ num, range, first }: Job, at: number): number {
-    const count = Math.min(this.#queued.length, num - at);
+  #takePages({ num, range, first }: Job, at: number, limit = this.#queued.length): number {
+    const count = Math.min(limit, num - at);
     if (range) fillRange(this.#queued, 0, first + at, count);
     else this.#queued.set(this.#listed.subarray(at, at + count));
     return count;

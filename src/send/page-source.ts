@@ -18,7 +18,22 @@ import { Windows } from '../ram/windows.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
 import type { Partition } from './partition.js';
 
-export class PageSource {
+/** What page-packets.ts needs to know of where pages are: here, and where only some of them are sent, changed-pages.ts. */
+export interface PacketPages {
+  /** Of a block that is shared, where its pages go out from its memory itself. */
+  windowsOf(block: number): Windows | undefined;
+  /** Are its pages read into `staging`? */
+  isFile(block: number): boolean;
+  /** Are its pages in the slot? */
+  isStaged(block: number): boolean;
+  /** For the packet in the making. */
+  readonly staging: Buffer;
+  nextStaging(): void;
+  read(block: number, pages: Uint32Array, num: number): void;
+  pieces(partition: Partition, block: number, staging: Buffer, from: number, to: number): Uint8Array[];
+}
+
+export class PageSource implements PacketPages {
   readonly #pageSize: number;
   readonly #shared: (Windows | undefined)[];
   readonly #files: (FileBlock | undefined)[];
@@ -44,7 +59,6 @@ export class PageSource {
     }
   }
 
-  /** Of a block that is shared. */
   windowsOf(block: number): Windows | undefined {
     return this.#shared[block];
   }
@@ -53,7 +67,6 @@ export class PageSource {
     return this.#files[block] !== undefined;
   }
 
-  /** Are its pages in the slot? */
   isStaged(block: number): boolean {
     return this.#shared[block] === undefined && this.#files[block] === undefined;
   }
@@ -93,31 +106,33 @@ export class PageSource {
    */
   pieces(partition: Partition, block: number, staging: Buffer, from: number, to: number): Uint8Array[] {
     const windows = this.#shared[block];
+    if (windows === undefined) return stagedPieces(partition, staging, this.#pageSize, from, to);
+    const size = this.#pageSize;
+    const { pages } = partition;
     const pieces: Uint8Array[] = [];
     for (let i = from; i < to;) {
-      const run = Math.min(this.#runLength(partition, windows, i), to - i);
-      pieces.push(this.#piece(partition, windows, staging, i, run));
+      const limit = Windows.runLimit(pages[i] * size) / size;
+      const run = runLength(pages, i, Math.min(to - i, limit));
+      pieces.push(windows.view(pages[i] * size, run * size));
       i += run;
     }
     return pieces;
   }
+}
 
-  /** From normal page `i` on, how many lie side by side. */
-  #runLength({ pages, positions, normal }: Partition, windows: Windows | undefined, i: number): number {
-    if (windows === undefined) return runLength(positions, i, normal - i);
-    const limit = Windows.runLimit(pages[i] * this.#pageSize) / this.#pageSize;
-    return runLength(pages, i, Math.min(normal - i, limit));
+/** Those that lie in `staging`, at the positions that they were queued at. */
+export function stagedPieces(
+  { positions }: Partition,
+  staging: Buffer,
+  size: number,
+  from: number,
+  to: number,
+): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  for (let i = from; i < to;) {
+    const run = runLength(positions, i, to - i);
+    pieces.push(staging.subarray(positions[i] * size, (positions[i] + run) * size));
+    i += run;
   }
-
-  #piece(
-    { pages, positions }: Partition,
-    windows: Windows | undefined,
-    staging: Buffer,
-    i: number,
-    run: number,
-  ): Uint8Array {
-    const size = this.#pageSize;
-    if (windows !== undefined) return windows.view(pages[i] * size, run * size);
-    return staging.subarray(positions[i] * size, (positions[i] + run) * size);
-  }
+  return pieces;
 }

@@ -67,19 +67,21 @@ const START_MS = 30_000;
  * @param explained for a migration, which itself says what the destination may have refused
  * @param tls of a migration, which has checked the option
  * @param threads of a migration, which has started them: the session's, once there is one
+ * @param digests sends of what is queued only what has changed since it was sent: digestTables()
  */
 export async function createSender(
   options: AnySenderOptions,
   explained = false,
   tls?: CheckedTls,
   threads?: ChannelThreads,
+  digests?: readonly SharedArrayBuffer[],
 ): Promise<Sender> {
   if (tls === undefined) await loadTls((options as Partial<AnySenderOptions> | null | undefined)?.tls);
   const checked = checkSenderOptions(options, tls);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
   try {
-    sender = new Sender(checked, explained, threads);
+    sender = new Sender(checked, explained, threads, digests);
   } catch (error) {
     await files.close();
     throw error;
@@ -101,6 +103,7 @@ export class Sender extends Session {
   protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
   readonly #explained: boolean;
+  readonly #digests: readonly SharedArrayBuffer[] | undefined;
   readonly #byBlock: BlockStates<{ block: RAMBlock }>;
   readonly #bandwidth: Bandwidth;
   readonly #ram: RamClient;
@@ -108,7 +111,12 @@ export class Sender extends Session {
   #syncs = 0;
 
   /** @internal use createSender() */
-  constructor(options: CheckedSenderOptions, explained: boolean, threads?: ChannelThreads) {
+  constructor(
+    options: CheckedSenderOptions,
+    explained: boolean,
+    threads?: ChannelThreads,
+    digests?: readonly SharedArrayBuffer[],
+  ) {
     const { channels, compression, pageSize } = options;
     const shape = {
       channels,
@@ -123,6 +131,7 @@ export class Sender extends Session {
     super(own, control, pageSize, options.signal);
     this.#options = options;
     this.#explained = explained;
+    this.#digests = digests;
     this.blocks = options.blocks;
     this.#byBlock = new BlockStates(options.blocks.map((block) => ({ block })));
     const session: SessionAccess = {
@@ -159,7 +168,7 @@ export class Sender extends Session {
   async open(): Promise<void> {
     this.checkAborted();
     const options = this.#options;
-    for (const task of channelTasks(options, this.control.shared, this.#explained)) {
+    for (const task of channelTasks(options, this.control.shared, this.#explained, this.#digests)) {
       const { id, address } = task;
       trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(address) }));
       this.runChannel(id, task);

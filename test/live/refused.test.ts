@@ -171,7 +171,7 @@ t.test('acceptBlocks() that throws refuses the source', async (t) => {
 });
 
 const SOURCE: Record<string, [object, RegExp]> = {
-  'no dirty pages': [{ dirty: undefined }, /^option dirty: given undefined, allowed bitmaps by the names/],
+  'no dirty pages': [{ dirty: null as never }, /^option dirty: given null, allowed bitmaps by the names/],
   'a bitmap of an unknown block': [
     { dirty: { rom: new Uint32Array(2) } },
     /^option dirty.rom: .* one of ram/,
