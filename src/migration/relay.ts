@@ -4,7 +4,7 @@
  *
  *     source                     calling thread                                  destination
  *     main stream    -->  item by item, every byte as it is        -->  main stream
- *     channels       -->  decoded; pages copied from slot to slot  -->  channels, encoded anew
+ *     channels       -->  decoded; pages copied from slot to slot  -->  channels, encoded anew; device state as it is
  *     SYNC + marker  -->  receiver.sync(), sender.sync(), marker   -->  SYNC + marker
  *                    <--  messages of the return path as they are  <--   opened here if the source has not
  *
@@ -128,8 +128,16 @@ class Relay implements ReceiverHooks, ForthRelay {
       slot.num,
       slot.data,
     );
+    await this.#queued(queued);
+  }
+
+  async deviceState(idstr: string, instanceId: number, payload: Buffer): Promise<void> {
+    await this.#queued((this.#sender as Sender).queueDeviceState(idstr, instanceId, payload));
+  }
+
+  async #queued(wait: Promise<void>): Promise<void> {
     this.#queueing++;
-    await this.#errors.of('destination', queued);
+    await this.#errors.of('destination', wait);
     this.#queueing--;
   }
 

@@ -2,6 +2,7 @@
  * What only the calling thread can put into place: the channels offer it in their slots, and it is taken out here.
  *
  *     channel: slot filled, pendingJob = 1 --> device state      to the device's load(), as a copy of its own
+ *                                              a migration's     handed on (hooks.deviceState)
  *                                              private memory    copied page by page
  *                                              a relay's pages   handed on (hooks.pages)
  *     slot empty, taken() --> the channel reads on
@@ -11,8 +12,9 @@
  */
 import { performance } from 'node:perf_hooks';
 import { setImmediate as yieldToLoop } from 'node:timers/promises';
-import { MultifdError } from '../errors.js';
-import type { Device } from '../options.js';
+import { MultifdError, receivedExpected } from '../errors.js';
+import { isIdstr, type Device } from '../options.js';
+import { quote } from '../printable.js';
 import type { RAMBlock } from '../ram/block.js';
 import type { MemorySource } from '../ram/memory.js';
 import { Windows } from '../ram/windows.js';
@@ -28,6 +30,8 @@ export interface DeliveryOptions {
   devices: ReadonlyMap<string, Device>;
   /** Takes the pages of blocks of kind stream out of a slot; the slot is empty afterwards. */
   pages: ((slot: Slot) => Promise<void>) | undefined;
+  /** Takes the device state of any device, in place of `devices`. */
+  deviceState: ((idstr: string, instanceId: number, payload: Buffer) => Promise<void>) | undefined;
   fail: (error: MultifdError) => void;
 }
 
@@ -58,8 +62,8 @@ export class Delivery {
   start(blocks: readonly DeliveredBlock[], pageSize: number): void {
     this.#blocks = blocks;
     this.#pageSize = pageSize;
-    const { devices, pages } = this.#options;
-    const needed = devices.size > 0 || pages !== undefined;
+    const { devices, pages, deviceState } = this.#options;
+    const needed = devices.size > 0 || pages !== undefined || deviceState !== undefined;
     if (needed || blocks.some(({ block }) => block.kind === 'private')) void this.#deliver();
   }
 
@@ -85,10 +89,13 @@ export class Delivery {
   }
 
   async #take(id: number): Promise<void> {
-    const { control, devices, pages } = this.#options;
+    const { control, devices, pages, deviceState } = this.#options;
     const slot = control.slotOf(id);
     try {
-      if (slot.type === PAYLOAD_DEVICE_STATE) {
+      if (slot.type === PAYLOAD_DEVICE_STATE && deviceState !== undefined) {
+        requireIdstr(slot.idstr);
+        await deviceState(slot.idstr, slot.instanceId, slot.data.subarray(0, slot.length));
+      } else if (slot.type === PAYLOAD_DEVICE_STATE) {
         const device = devices.get(`${slot.idstr}/${slot.instanceId}`);
         // The device's to keep: the slot is used again, and in Node's pool lie others' bytes beside it.
         const data = Buffer.allocUnsafeSlow(slot.length);
@@ -99,6 +106,12 @@ export class Delivery {
     } catch (thrown) {
       if (slot.type !== PAYLOAD_DEVICE_STATE) {
         this.#options.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_BLOCK', 'placing pages'));
+        return;
+      }
+      if (deviceState !== undefined) {
+        this.#options.fail(
+          MultifdError.wrap(thrown, 'ERR_MULTIFD_DEVICE_STATE', 'device state').onChannel(id),
+        );
         return;
       }
       const message = `load() of device ${slot.idstr} instance ${slot.instanceId} failed`;
@@ -122,4 +135,11 @@ export class Delivery {
       else if (!(first && state.block.fresh) && !isZeroRange(window, at, size)) window.fill(0, at, at + size);
     }
   }
+}
+
+/** No device has another, and nobody could send it on. */
+function requireIdstr(idstr: string): void {
+  if (isIdstr(idstr)) return;
+  const message = receivedExpected('device-state idstr', quote(idstr), '1 to 255 printable ASCII characters');
+  throw new MultifdError('ERR_MULTIFD_DEVICE_STATE', message);
 }

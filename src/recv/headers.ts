@@ -37,8 +37,8 @@ export interface HeaderOptions {
   blocks: readonly BlockDescription[];
   /** The largest payload of a device. */
   deviceStateBytes: number;
-  /** `idstr/instanceId` of the devices whose state is taken. */
-  devices: readonly string[];
+  /** `idstr/instanceId` of the devices whose state is taken; undefined: whoever takes it looks at that. */
+  devices: readonly string[] | undefined;
 }
 
 export class Headers {
@@ -97,7 +97,7 @@ export class Headers {
   unfillDevice(): DeviceStateHeader {
     const { deviceStateBytes, devices } = this.#options;
     const device = unfillDeviceState(this.#header, deviceStateBytes);
-    if (devices.includes(`${device.idstr}/${device.instanceId}`)) return device;
+    if (devices === undefined || devices.includes(`${device.idstr}/${device.instanceId}`)) return device;
     const expected = devices.length === 0 ? 'no device' : `one of ${devices.join(', ')}`;
     throw new MultifdError(
       'ERR_MULTIFD_DEVICE_STATE',

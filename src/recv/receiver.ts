@@ -45,6 +45,8 @@ export interface ReceiverHooks {
   main(connection: Connection, begun: Buffer): void;
   /** Takes the pages of blocks of kind stream out of a slot; the slot is empty afterwards. */
   pages?(slot: Slot): Promise<void>;
+  /** In place of `devices`: takes the DEVICE_STATE packets of any. The payload is the slot's until it is done. */
+  deviceState?(idstr: string, instanceId: number, payload: Buffer): void | Promise<void>;
   /** No uuid was given: the first hello's holds for all channels. */
   anyUuid?: boolean;
   /** Keep bitmaps of the pages that have data, and leave zero pages unwritten. */
@@ -112,7 +114,9 @@ export class Receiver extends Session {
       clients: 0,
       pageSize: options.pageSize,
       // Only what this thread puts into place comes through the slots.
-      dataBytes: slotDataBytes(options.devices.length > 0 ? options.deviceStateBytes : 0),
+      dataBytes: slotDataBytes(
+        options.devices.length > 0 || hooks?.deviceState !== undefined ? options.deviceStateBytes : 0,
+      ),
     });
     const { booted } = control.shared;
     const threads = new ChannelThreads('recv-channel', options.channels, options.compression, booted);
@@ -135,6 +139,8 @@ export class Receiver extends Session {
       control,
       devices: this.#devices,
       pages: hooks?.pages === undefined ? undefined : (slot) => hooks.pages?.(slot) as Promise<void>,
+      deviceState:
+        hooks?.deviceState === undefined ? undefined : async (...packet) => hooks.deviceState?.(...packet),
       fail: (error) => this.fail(error),
     });
     this.ready = this.until(() => this.#allRunning()).then(() => {});
@@ -230,7 +236,7 @@ export class Receiver extends Session {
       present: this.#present,
       compression: options.compression,
       deviceStateBytes: options.deviceStateBytes,
-      devices: [...this.#devices.keys()],
+      devices: this.#hooks?.deviceState === undefined ? [...this.#devices.keys()] : undefined,
       stallTimeoutMs: options.stallTimeoutMs,
     };
   }
