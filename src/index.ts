@@ -79,6 +79,7 @@ export {
 } from './migration/relay.js';
 export { createMigrationSource, type MigrationSource } from './live/source.js';
 export type { MigrationSourceOptions, SourceDevice, Throttle } from './live/source-options.js';
+export type { SavedState } from './live/device-sender.js';
 export type { DirtyBitmap, DirtyFunction, DirtyOption, DirtyRange } from './live/dirty-pages.js';
 export type { MigrationProgress, MigrationRamProgress } from './live/progress.js';
 export type { DestinationState, SourceState } from './live/states.js';

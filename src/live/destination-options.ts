@@ -1,5 +1,5 @@
 /** The options of createMigrationDestination(), checked before anything is listened on. */
-import { callback, checkKeys, integer, wrong } from '../option-checks.js';
+import { callback, checkKeys, flag, integer, wrong } from '../option-checks.js';
 import {
   RECEIVER_KEYS,
   checkReceiverOptions,
@@ -19,21 +19,35 @@ import type { DestinationState } from './states.js';
 /** By choice. */
 const MAX_DEVICE_BYTES = 2 ** 28;
 
-/** A device that takes its state over. */
-export interface DestinationDevice {
+interface AnyDestinationDevice {
   /** Its name, at most 255 ASCII characters; with `instanceId` unique in the VM. */
   idstr: string;
   /** Default 0. */
   instanceId?: number;
   /** Of the form of its state (default 1): one of a later version is refused. */
   version?: number;
-  /**
-   * Takes its state; called once, when all of the VM has come, in the order of `devices`. The bytes are its own to keep.
-   *
-   * @param version of the form that `data` has
-   */
-  load: (data: Buffer, version: number) => void | Promise<void>;
 }
+
+/** A device that takes its state over: in one, or part by part where it is too large for that. */
+export type DestinationDevice = AnyDestinationDevice &
+  (
+    | {
+        stream?: false;
+        /**
+         * Takes its state; called once, when all of the VM has come, in the order of `devices`. The bytes are its own to keep.
+         *
+         * @param version of the form that `data` has
+         */
+        load: (data: Buffer, version: number) => void | Promise<void>;
+      }
+    | {
+        stream: true;
+        /**
+         * The same; the parts have any length, and each is its own to keep. All of them have come, as without `stream`.
+         */
+        load: (data: AsyncIterable<Buffer>, version: number) => void | Promise<void>;
+      }
+  );
 
 /** A block that the source has. */
 export interface OfferedBlock {
@@ -112,7 +126,7 @@ export async function checkDestination(options: MigrationDestinationOptions): Pr
     RECEIVER_ONLY.filter((key) => key !== 'tls' && given[key] !== undefined).map((key) => [key, given[key]]),
   );
   const receiver = checkReceiverOptions(
-    { connectTimeoutMs: CONNECT_TIMEOUT_MS, ...ofReceiver, deviceStateBytes: 0, address },
+    { connectTimeoutMs: CONNECT_TIMEOUT_MS, ...ofReceiver, address },
     true,
     [],
     tls,
@@ -126,12 +140,14 @@ export async function checkDestination(options: MigrationDestinationOptions): Pr
     );
   requireHook('start', options.start);
   callback('onState', options.onState);
+  const devices = checkDevices(options.devices, 'load');
+  for (const [index, { given: device }] of devices.entries()) flag(`devices[${index}].stream`, device.stream);
   return {
     given: options,
     receiver,
     machine: checkMachine(options.machine),
     blocks: blocks === undefined ? undefined : makeBlocks(blocks, receiver.pageSize),
-    devices: checkDevices(options.devices, 'load'),
+    devices,
     maxDeviceBytes: integer(
       'maxDeviceBytes',
       options.maxDeviceBytes,

@@ -3,22 +3,27 @@
  * QEMU's; a device's body is ours, since its length is the one thing that QEMU's sections do not tell.
  *
  *     04 u32 id, u8 n, n bytes idstr, u32 instance_id, u32 version_id      FULL, one for each device
- *        u32 length, length bytes                                          the body
+ *        the body                                                          below
  *     7e u32 id                                                            footer
  *     00                                                                   EOF
  *     06 u32 n, n bytes                                                    VM description
  *
- * The description names the body's two fields with their sizes, as QEMU's does for its devices. So whoever goes by it finds
+ *     u32 length, length bytes                             its state
+ *     u32 ffffffff, u64 bytes, u32 pieces                  a large one: it has come over the channels (device-pieces.ts)
+ *     u32 ffffffff, u64 bytes, u32 0, bytes                likewise, but here: from a file, where there are no channels
+ *
+ * The description names the body's fields with their sizes, as QEMU's does for its devices. So whoever goes by it finds
  * his way without knowing the devices: `multifd receive` and `inspect`, QEMU's scripts/analyze-migration.py.
  *
  * The peer is not trusted: every section's head is held against the devices that are expected, and a length is believed only
  * as far as its bytes have come, and up to `maxDeviceBytes` for all devices together.
  */
 import { types } from 'node:util';
-import { MultifdError, receivedExpected } from '../errors.js';
+import { type ErrorCode, MultifdError, receivedExpected } from '../errors.js';
+import { encodeU64 } from '../stream/block-list.js';
 import type { ByteReader } from '../stream/byte-reader.js';
 import { atMost } from '../stream/bounds.js';
-import { type StreamError, quote, refusal } from '../stream/codes.js';
+import { STREAM_ERRORS, type StreamError, quote, refusal } from '../stream/codes.js';
 import { type Configuration, encodeU32 } from '../stream/configuration.js';
 import { describeConfiguration } from '../stream/described-configuration.js';
 import { encodeFooter, encodeOtherSection } from '../stream/main-writer.js';
@@ -31,8 +36,10 @@ import {
 } from '../stream/records.js';
 
 /** What one read asks for. */
-const PIECE_BYTES = 2 ** 16;
+const READ_BYTES = 2 ** 16;
 const MAX_NAMES_SAID = 20;
+/** In place of a length: the longer form of the body. */
+const IS_LARGE = 0xffffffff;
 
 /** A device by the head of its section. */
 export interface DeviceId {
@@ -41,27 +48,56 @@ export interface DeviceId {
   version: number;
 }
 
-export interface DeviceState<D extends DeviceId = DeviceId> {
-  device: D;
-  data: Uint8Array;
+/** As it is known by. */
+export type Named = Pick<DeviceId, 'idstr' | 'instanceId'>;
+
+/** How many bytes a state has, and in how many pieces they have gone over the channels; 0: they follow. */
+export interface StateSize {
+  bytes: number;
+  pieces: number;
+}
+
+export interface DeviceState {
+  device: DeviceId;
+  /** All of it, or what has gone over the channels. */
+  data: Uint8Array | StateSize;
 }
 
 /** As messages name it. */
-export function nameOf({ idstr, instanceId }: Pick<DeviceId, 'idstr' | 'instanceId'>): string {
+export function nameOf({ idstr, instanceId }: Named): string {
   return `${quote(idstr)} ${instanceId}`;
 }
 
 // ---- writing ----
 
-/** The pieces of one device's section; its data is among them, not copied. */
+/** The parts of one device's section; its data is among them, not copied. */
 export function encodeDeviceSection(sectionId: number, { device, data }: DeviceState): Buffer[] {
-  const { idstr, instanceId, version } = device;
   return [
-    encodeOtherSection({ section: 'full', sectionId, idstr, instanceId, versionId: version }),
-    encodeU32(data.length),
-    Buffer.from(data.buffer, data.byteOffset, data.length),
+    encodeSectionHead(sectionId, device),
+    encodeStateSize(sizeOf(data)),
+    types.isUint8Array(data) ? Buffer.from(data.buffer, data.byteOffset, data.length) : Buffer.alloc(0),
     encodeFooter(sectionId),
   ];
+}
+
+export function encodeSectionHead(sectionId: number, device: DeviceId): Buffer {
+  const { idstr, instanceId, version } = device;
+  return encodeOtherSection({ section: 'full', sectionId, idstr, instanceId, versionId: version });
+}
+
+/** What the body begins with. */
+export function encodeStateSize(size: StateSize): Buffer {
+  const { bytes, pieces } = size;
+  if (!isLarge(size)) return encodeU32(bytes);
+  return Buffer.concat([encodeU32(IS_LARGE), encodeU64(bytes), encodeU32(pieces)]);
+}
+
+function isLarge({ bytes, pieces }: StateSize): boolean {
+  return pieces > 0 || bytes >= IS_LARGE;
+}
+
+function sizeOf(data: Uint8Array | StateSize): StateSize {
+  return types.isUint8Array(data) ? { bytes: data.length, pieces: 0 } : data;
 }
 
 /** EOF and the VM description: the last bytes of all. */
@@ -75,10 +111,7 @@ export function encodeEnd(
     instance_id: instanceId,
     vmsd_name: idstr,
     version,
-    fields: [
-      { name: 'length', type: 'uint32', size: 4 },
-      { name: 'data', type: 'buffer', size: data.length },
-    ],
+    fields: fieldsOf(sizeOf(data)),
   }));
   const json = Buffer.from(JSON.stringify({ page_size: pageSize, devices }));
   const described = describeConfiguration(json, configuration);
@@ -89,22 +122,45 @@ export function encodeEnd(
   ]);
 }
 
+function fieldsOf(size: StateSize): { name: string; type: string; size: number }[] {
+  const { bytes, pieces } = size;
+  return [
+    { name: 'length', type: 'uint32', size: 4 },
+    ...(isLarge(size)
+      ? [
+          { name: 'bytes', type: 'uint64', size: 8 },
+          { name: 'pieces', type: 'uint32', size: 4 },
+        ]
+      : []),
+    ...(pieces === 0 ? [{ name: 'data', type: 'buffer', size: bytes }] : []),
+  ];
+}
+
 // ---- reading ----
 
-export interface DeviceSectionsOptions<D extends DeviceId> {
-  /** Those that are expected: each of them, once, and no other; of this version at the most. */
+/** The devices that are expected, and what is kept of them: incoming-devices.ts. */
+export interface Expected<D extends DeviceId> {
+  /** Each of them, once, and no other; of this version at the most. */
   devices: readonly D[];
+  /** @throws MultifdError where so many bytes are too many, or some have come over the channels */
+  reserve(device: D, bytes: number): void;
+  /** What has come over the channels. @throws MultifdError unless it is exactly that */
+  whole(device: D, size: StateSize): Buffer[];
+}
+
+export interface DeviceSectionsOptions<D extends DeviceId> {
+  expected: Expected<D>;
   /** Do sections end with a footer? */
   footers: boolean;
-  /** Bytes of all devices together. */
-  maxDeviceBytes: number;
   maxDescription: number;
 }
 
 /** The version is the one that was sent. */
-export interface ReceivedState<D extends DeviceId> extends DeviceState<D> {
+export interface ReceivedState<D extends DeviceId> {
+  device: D;
   version: number;
-  data: Buffer;
+  /** Its state, one after the other. */
+  parts: Buffer[];
 }
 
 /**
@@ -115,28 +171,68 @@ export interface ReceivedState<D extends DeviceId> extends DeviceState<D> {
  */
 export async function readDeviceSections<D extends DeviceId>(
   reader: ByteReader,
-  options: DeviceSectionsOptions<D>,
+  { expected, footers, maxDescription }: DeviceSectionsOptions<D>,
 ): Promise<ReceivedState<D>[]> {
-  const { devices, maxDescription } = options;
+  const { devices } = expected;
   const states = new Map<D, ReceivedState<D>>();
-  const budget = { left: options.maxDeviceBytes, all: options.maxDeviceBytes };
-  for (;;) {
-    const at = reader.position;
-    const type = await reader.u8("a device's section, or the end");
-    if (type === QEMU_VM_EOF) break;
-    if (type !== QEMU_VM_SECTION_FULL) {
-      const what = `devices' state at byte ${at}: section`;
-      throw refusal('format', what, sectionName(type), 'FULL, or EOF');
-    }
-    const state = await readSection(reader, options, budget);
-    if (states.has(state.device)) throw bad('format', state.device, 'sections', 'a second one', 'one');
-    states.set(state.device, state);
+  while (await nextSection(reader)) {
+    const head = await readSectionHead(reader);
+    const device = requireExpected(devices, head);
+    const parts = await readState(reader, expected, device);
+    if (footers) await readSectionFooter(reader, head);
+    if (states.has(device)) throw bad('format', device, 'sections', 'a second one', 'one');
+    states.set(device, { device, version: head.version, parts });
   }
   const missing = devices.filter((device) => !states.has(device));
   if (missing.length > 0) {
-    const expected = `a section of ${listOf(missing)} (option devices)`;
-    throw refusal('format', "devices' state", 'its end', expected);
+    const expectedText = `a section of ${listOf(missing)} (option devices)`;
+    throw refusal('format', "devices' state", 'its end', expectedText);
   }
+  await skipDescription(reader, maxDescription);
+  return devices.map((device) => states.get(device) as ReceivedState<D>);
+}
+
+/** @returns false at EOF, which is read */
+export async function nextSection(reader: ByteReader): Promise<boolean> {
+  const at = reader.position;
+  const type = await reader.u8("a device's section, or the end");
+  if (type === QEMU_VM_EOF) return false;
+  if (type === QEMU_VM_SECTION_FULL) return true;
+  const what = `devices' state at byte ${at}: section`;
+  throw refusal('format', what, sectionName(type), 'FULL, or EOF');
+}
+
+export interface SectionHead extends DeviceId {
+  sectionId: number;
+}
+
+/** Behind its type. */
+export async function readSectionHead(reader: ByteReader): Promise<SectionHead> {
+  const sectionId = await reader.u32('a section id');
+  const idBytes = await reader.exactly(await reader.u8('an idstr'), 'an idstr');
+  const idstr = idBytes.toString('latin1');
+  const instanceId = await reader.u32('an instance id');
+  const version = await reader.u32('a version id');
+  return { sectionId, idstr, instanceId, version };
+}
+
+/** What the body begins with. */
+export async function readStateSize(reader: ByteReader): Promise<StateSize> {
+  const length = await reader.u32("the length of a device's state");
+  if (length !== IS_LARGE) return { bytes: length, pieces: 0 };
+  const bytes = await reader.u64("the length of a device's state");
+  return { bytes, pieces: await reader.u32("the pieces of a device's state") };
+}
+
+export async function readSectionFooter(reader: ByteReader, head: SectionHead): Promise<void> {
+  const type = await reader.u8('a footer');
+  const id = await reader.u32('a footer');
+  if (type !== QEMU_VM_SECTION_FOOTER) throw bad('format', head, 'end', sectionName(type), 'its footer');
+  if (id !== head.sectionId) throw bad('format', head, 'section id of its footer', id, head.sectionId);
+}
+
+/** Nobody needs it here: the devices themselves have come. */
+export async function skipDescription(reader: ByteReader, maxDescription: number): Promise<void> {
   const type = await reader.u8('the VM description');
   if (type !== QEMU_VM_VMDESCRIPTION)
     throw refusal('format', 'behind EOF', sectionName(type), 'VM description');
@@ -145,56 +241,53 @@ export async function readDeviceSections<D extends DeviceId>(
     const expected = atMost('maxDescription', maxDescription);
     throw refusal('limit', 'main stream: bytes of the VM description', left, expected);
   }
-  // Nobody needs it here: the devices themselves have come.
-  for (; left > 0; left -= Math.min(left, PIECE_BYTES))
-    await reader.exactly(Math.min(left, PIECE_BYTES), 'the VM description');
-  return devices.map((device) => states.get(device) as ReceivedState<D>);
+  for (; left > 0; left -= Math.min(left, READ_BYTES))
+    await reader.exactly(Math.min(left, READ_BYTES), 'the VM description');
 }
 
-async function readSection<D extends DeviceId>(
+function requireExpected<D extends DeviceId>(devices: readonly D[], head: SectionHead): D {
+  const { version } = head;
+  const device = findDevice(devices, head);
+  if (device === undefined) throw unknownDevice(devices, head, STREAM_ERRORS.unsupported);
+  if (version <= device.version) return device;
+  const expected = `at most ${device.version} (option devices)`;
+  throw bad('unsupported', device, 'version', version, expected);
+}
+
+export function findDevice<D extends DeviceId>(
+  devices: readonly D[],
+  { idstr, instanceId }: Named,
+): D | undefined {
+  return devices.find((one) => one.idstr === idstr && one.instanceId === instanceId);
+}
+
+/** One whose state comes, but which is not here. */
+export function unknownDevice(devices: readonly DeviceId[], received: Named, code: ErrorCode): MultifdError {
+  const expected = devices.length === 0 ? 'none' : `one of ${listOf(devices)}`;
+  return new MultifdError(code, receivedExpected('device', nameOf(received), `${expected} (option devices)`));
+}
+
+async function readState<D extends DeviceId>(
   reader: ByteReader,
-  { devices, footers }: DeviceSectionsOptions<D>,
-  budget: { left: number; all: number },
-): Promise<ReceivedState<D>> {
-  const sectionId = await reader.u32('a section id');
-  const idBytes = await reader.exactly(await reader.u8('an idstr'), 'an idstr');
-  const idstr = idBytes.toString('latin1');
-  const instanceId = await reader.u32('an instance id');
-  const version = await reader.u32('a version id');
-  const device = devices.find((one) => one.idstr === idstr && one.instanceId === instanceId);
-  if (device === undefined) {
-    const expected = devices.length === 0 ? 'none' : `one of ${listOf(devices)}`;
-    throw refusal('unsupported', 'device', nameOf({ idstr, instanceId }), `${expected} (option devices)`);
-  }
-  if (version > device.version) {
-    const expected = `at most ${device.version} (option devices)`;
-    throw bad('unsupported', device, 'version', version, expected);
-  }
-  const length = await reader.u32("the length of a device's state");
-  if (length > budget.left) {
-    const expected = `at most ${budget.left} more (option maxDeviceBytes, ${budget.all} for all devices together)`;
-    throw bad('limit', device, 'bytes of its state', length, expected);
-  }
-  budget.left -= length;
-  const data = await readData(reader, length);
-  if (footers) {
-    const type = await reader.u8('a footer');
-    const id = await reader.u32('a footer');
-    if (type !== QEMU_VM_SECTION_FOOTER) throw bad('format', device, 'end', sectionName(type), 'its footer');
-    if (id !== sectionId) throw bad('format', device, 'section id of its footer', id, sectionId);
-  }
-  return { device, version, data };
+  expected: Expected<D>,
+  device: D,
+): Promise<Buffer[]> {
+  const size = await readStateSize(reader);
+  if (size.pieces > 0) return expected.whole(device, size);
+  expected.reserve(device, size.bytes);
+  // Memory is taken for what has come, and not for what is said to come.
+  const parts: Buffer[] = [];
+  for await (const part of readBytes(reader, size.bytes)) parts.push(Buffer.from(part));
+  return parts;
 }
 
-/** Memory is taken for what has come, and not for what is said to come. */
-async function readData(reader: ByteReader, length: number): Promise<Buffer> {
-  const pieces: Buffer[] = [];
-  for (let left = length; left > 0;) {
-    const count = Math.min(left, PIECE_BYTES);
-    pieces.push(Buffer.from(await reader.exactly(count, "a device's state")));
+/** @returns views */
+export async function* readBytes(reader: ByteReader, bytes: number): AsyncGenerator<Buffer, void, undefined> {
+  for (let left = bytes; left > 0;) {
+    const count = Math.min(left, READ_BYTES);
+    yield await reader.exactly(count, "a device's state");
     left -= count;
   }
-  return Buffer.concat(pieces, length);
 }
 
 function listOf(devices: readonly DeviceId[]): string {
@@ -211,18 +304,4 @@ function bad(
   expected: unknown,
 ): MultifdError {
   return refusal(error, `device ${nameOf(device)}: ${what}`, received, expected);
-}
-
-/**
- * What a device's save() gave.
- *
- * @throws MultifdError ERR_MULTIFD_HOOK
- */
-export function requireBytes(device: DeviceId, saved: unknown): Uint8Array {
-  const what = `device ${nameOf(device)}: save()`;
-  if (!types.isUint8Array(saved)) {
-    throw new MultifdError('ERR_MULTIFD_HOOK', receivedExpected(what, typeof saved, 'a Uint8Array'));
-  }
-  if (saved.length <= 0xffffffff) return saved;
-  throw new MultifdError('ERR_MULTIFD_HOOK', receivedExpected(what, `${saved.length} bytes`, 'below 2^32'));
 }

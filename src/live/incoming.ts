@@ -7,7 +7,7 @@
  *     OPEN_RETURN_PATH, PING                -> PONG
  *     START, block list: likewise                                                   acceptBlocks()
  *     marker: waits for SYNC on each, releases       <->   SYNC                     state active
- *     PART ... END                                         pages, in place
+ *     PART ... END                                         pages, in place; large devices' pieces, kept
  *                                                          frozen
  *     devices' state, EOF, VM description: all of it is here, and sound             load() of each device
  *                                           -> SHUT 0                               start(), state completed
@@ -29,16 +29,17 @@ import { quote } from '../stream/codes.js';
 import { CAPABILITY_IGNORE_SHARED, type Configuration, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
-import { COMMAND_OPEN_RETURN_PATH, type MainItem, type TailItem } from '../stream/records.js';
+import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, pingValue } from '../stream/return-path.js';
 import { MainConnection } from '../transport/main-connection.js';
 import { brokenOff, closedUntold } from '../migration/blame.js';
-import { ItemsAhead } from '../migration/items-ahead.js';
+import { ItemsAhead, tailOf } from '../migration/items-ahead.js';
 import { settles, withLimit } from '../migration/limits.js';
 import { awaitHook, requirePageSizeTold } from '../migration/options.js';
 import { watchMigration } from '../migration/watch.js';
 import type { CheckedDestination, CheckedDestinationDevice, OfferedBlock } from './destination-options.js';
 import { nameOf, readDeviceSections, type ReceivedState } from './device-sections.js';
+import { IncomingDevices, load } from './incoming-devices.js';
 import { putPage, requireAllPages, requireSameBlocks, zeroPages } from './incoming-ram.js';
 import { Life } from './life.js';
 import type { DestinationState } from './states.js';
@@ -61,9 +62,11 @@ export class IncomingVm {
   #inTail = false;
   #blocks: readonly RAMBlock[] = [];
   #returnPath = false;
+  readonly #devices: IncomingDevices;
 
   constructor(options: CheckedDestination) {
     this.#options = options;
+    this.#devices = new IncomingDevices(options.devices, options.maxDeviceBytes);
     this.life = new Life<DestinationState, ArrivedMigration>('setup', options.given.onState);
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
     this.receiver = new Receiver(options.receiver, {
@@ -71,6 +74,7 @@ export class IncomingVm {
         this.#main = new MainConnection(connection, begun);
         this.#mainCame(this.#main);
       },
+      deviceState: (idstr, instanceId, payload) => this.#devices.take(idstr, instanceId, payload),
     });
   }
 
@@ -116,10 +120,8 @@ export class IncomingVm {
     } finally {
       unwatch();
     }
-    for (const { device, data, version } of states) {
-      const load = awaitHook(`device ${nameOf(device)}: load`, () => device.given.load(data, version));
-      await life.duringHook(load);
-    }
+    for (const state of states)
+      await life.duringHook(awaitHook(`device ${nameOf(state.device)}: load`, () => load(state)));
     await life.orFailed(this.#tell(main));
     await this.#completed(main);
   }
@@ -227,12 +229,11 @@ export class IncomingVm {
     stream: MainStreamReader,
     tail: AsyncIterable<Buffer>,
   ): Promise<ReceivedState<CheckedDestinationDevice>[]> {
-    const { devices, maxDeviceBytes, bounds } = this.#options;
-    const { maxDescription } = bounds;
+    const { maxDescription } = this.#options.bounds;
     const reader = new ByteReader(tail, { name: "devices' state" });
     // Known by the first section of all.
     const footers = stream.footers !== false;
-    return readDeviceSections(reader, { devices, footers, maxDeviceBytes, maxDescription });
+    return readDeviceSections(reader, { expected: this.#devices, footers, maxDescription });
   }
 
   // ---- ends ----
@@ -286,8 +287,4 @@ export class IncomingVm {
     life.enterAnyway(life.isCancelled ? 'cancelled' : 'failed');
     life.endFailed(this.#inTail || life.isCancelled ? error : brokenOff(error));
   }
-}
-
-async function* tailOf(first: TailItem, items: ItemsAhead): AsyncGenerator<Buffer, void, undefined> {
-  for (let item: MainItem | undefined = first; item !== undefined; item = await items.next()) yield item.raw;
 }

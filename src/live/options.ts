@@ -9,7 +9,7 @@ import type { DeviceId } from './device-sections.js';
 /** As the receiving side takes it. */
 const MAX_MACHINE_CHARS = 255;
 /** Of sections: ids beyond are not looked for in a stream. */
-const MAX_DEVICES = 0xffff - 1;
+export const MAX_DEVICES = 0xffff - 1;
 
 /**
  * The machine type with its version, such as `v86-1.0`: what both ends must have alike.

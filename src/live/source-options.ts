@@ -9,6 +9,7 @@ import { loadTls } from '../transport/tls/loaded.js';
 import { CONNECT_TIMEOUT_MS, requireOptions } from '../migration/options.js';
 import { STALL_TIMEOUT_MS } from '../migration/watch.js';
 import type { DeviceId } from './device-sections.js';
+import type { SavedState } from './device-sender.js';
 import { checkBitmap, type DirtyOption } from './dirty-pages.js';
 import { checkDevices, checkMachine, requireHook, unknownName } from './options.js';
 import type { SourceState } from './states.js';
@@ -32,10 +33,10 @@ export interface SourceDevice {
   /** Of the form of its state (default 1): a destination takes it from devices of this version or a later one. */
   version?: number;
   /**
-   * Its state, of below 4 GiB; called once, when the guest has been stopped by pause(). The bytes are the migration's, to read,
-   * until it is over.
+   * Its state; called once, when the guest has been stopped by pause(). The bytes are the migration's, to read, until it is over.
+   * One that is too large for memory comes in parts, from an iterable: each is the migration's until the next one is asked for.
    */
-  save: () => Uint8Array | Promise<Uint8Array>;
+  save: () => SavedState | Promise<SavedState>;
 }
 
 /** Slows the guest down by so many percent; 0: not any more. */

@@ -2,9 +2,11 @@
  * The switch-over of a source: the guest is stopped, and what is left of it goes over.
  *
  *     pause()
+ *     SWITCHOVER_START                      from here on without a limit of bandwidth, as with QEMU
  *     save() of each device                 all of the embedder's hooks come before anything is final
+ *       a large one: DEVICE_STATE packets   over the channels at once (device-sender.ts), while the next one is saved
  *     collect()                             the last dirty pages; what a save() has written to memory among them
- *     SWITCHOVER_START, END, pages, SYNC    without a limit of bandwidth, as with QEMU
+ *     END, pages, SYNC                      the pieces of devices are before this SYNC
  *     devices' state                        a FULL section each (device-sections.ts)
  *     EOF, VM description                   from here on the destination may answer
  *     <- SHUT
@@ -14,12 +16,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import { refusedBy } from '../migration/answer.js';
 import { withLimit } from '../migration/limits.js';
-import { type DeviceState, encodeDeviceSection, encodeEnd, nameOf, requireBytes } from './device-sections.js';
+import { PIECE_BYTES } from './device-pieces.js';
+import { type DeviceState, encodeDeviceSection, encodeEnd, nameOf } from './device-sections.js';
+import { DeviceSender, requireState } from './device-sender.js';
 import type { Precopy } from './precopy.js';
+import type { CheckedSourceDevice } from './source-options.js';
 import type { SourceSession } from './source-session.js';
 
 /** Of one write: a watch that sees nothing move takes the destination for gone. */
-const PIECE_BYTES = 2 ** 20;
+const WRITE_BYTES = 2 ** 20;
 /** ram has 0. */
 const FIRST_DEVICE_SECTION = 1;
 /** By choice: how long an answer that may be on its way is waited for when this side has broken off. */
@@ -44,29 +49,29 @@ export class SwitchOver {
     figures.guestStopped();
     source.paused = true;
     await source.hook('pause', () => options.given.pause());
-    const states = await this.#save();
-    await this.#precopy.collect();
     sender.maxBandwidth = 0;
+    await source.write(builder.switchover());
+    const states: DeviceState[] = [];
+    for (const device of options.devices) states.push({ device, data: await this.#save(device) });
+    await this.#precopy.collect();
     await this.#precopy.send(() => builder.end());
     for (const [index, state] of states.entries()) {
       for (const piece of encodeDeviceSection(FIRST_DEVICE_SECTION + index, state)) {
-        for (let at = 0; at < piece.length; at += PIECE_BYTES)
-          await source.write(piece.subarray(at, at + PIECE_BYTES));
+        for (let at = 0; at < piece.length; at += WRITE_BYTES)
+          await source.write(piece.subarray(at, at + WRITE_BYTES));
       }
     }
     this.#end = encodeEnd(states, source.configuration, options.pageSize);
   }
 
-  async #save(): Promise<DeviceState[]> {
-    const states: DeviceState[] = [];
-    for (const device of this.#source.options.devices) {
-      const name = `device ${nameOf(device)}: save`;
-      const saved = requireBytes(device, await this.#source.hook(name, () => device.given.save()));
-      // A socket takes no shared memory.
-      const data = types.isSharedArrayBuffer(saved.buffer) ? Buffer.from(saved) : saved;
-      states.push({ device, data });
-    }
-    return states;
+  async #save(device: CheckedSourceDevice): Promise<DeviceState['data']> {
+    const source = this.#source;
+    const name = `device ${nameOf(device)}: save`;
+    const saved = requireState(device, await source.hook(name, () => device.given.save()));
+    if (!types.isUint8Array(saved) || saved.length > PIECE_BYTES)
+      return new DeviceSender(source, device).send(saved);
+    // A socket takes no shared memory.
+    return types.isSharedArrayBuffer(saved.buffer) ? Buffer.from(saved) : saved;
   }
 
   /**

@@ -18,7 +18,7 @@
 import { MultifdError } from '../errors.js';
 import { STREAM_ERRORS } from '../stream/codes.js';
 import type { MainStreamReader } from '../stream/main-stream.js';
-import type { MainItem } from '../stream/records.js';
+import type { MainItem, TailItem } from '../stream/records.js';
 import { multifdIsOff } from './blame.js';
 
 const MAX_AHEAD = 16;
@@ -78,6 +78,14 @@ export class ItemsAhead {
     });
     await this.#reading;
   }
+}
+
+/** All that comes behind ram's END, where that has begun to come. */
+export async function* tailOf(
+  first: TailItem,
+  items: Pick<ItemsAhead, 'next'>,
+): AsyncGenerator<Buffer, void, undefined> {
+  for (let item: Next = first; item !== undefined; item = await items.next()) yield item.raw;
 }
 
 /** Nothing is read behind RAM, the tail or the next sync point. */

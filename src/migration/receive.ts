@@ -7,6 +7,7 @@
  *                                  ZERO, PAGE records                       pages: pwrite in place, present bit set
  *                                  marker: FLUSH or EOS                     zero pages: present bit cleared
  *                                    waits for SYNC on each, releases  <->  SYNC
+ *                                  large devices of our own VMs         <--  DEVICE_STATE (parked-devices.ts)
  *                                  ram's END: channels are frozen,      -->  nothing is taken in from here on
  *                                    all the rest is the tail
  *                                  bitmaps, fsync, rename to OUT, fsync of the folder
@@ -28,12 +29,12 @@ import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration
 import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
 import { MappedRamWriter } from '../mapped-ram/writer.js';
-import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
+import { COMMAND_OPEN_RETURN_PATH, type MainItem, type TailItem } from '../stream/records.js';
 import { encodePong, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
 import { brokenOff } from './blame.js';
 import { FileRam } from './file-ram.js';
-import { ItemsAhead } from './items-ahead.js';
+import { ItemsAhead, tailOf } from './items-ahead.js';
 import { settles } from './limits.js';
 import type { Connection } from '../transport/connect.js';
 import { loadTls } from '../transport/tls/loaded.js';
@@ -46,6 +47,7 @@ import {
   requirePageSizeTold,
 } from './options.js';
 import { OutputFile } from './output-file.js';
+import { ParkedDevices } from './parked-devices.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 import { WholeFile } from './whole-file.js';
@@ -141,6 +143,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
       present: true,
       anyUuid: receiverOptions.uuid === undefined,
       main: (connection, begun) => incoming.takeMain(connection, begun),
+      deviceState: (...packet) => incoming.devices.keep(...packet),
     }));
     await session.open();
     callHook('onListening', () => onListening?.(session.address));
@@ -148,6 +151,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     const result = await incoming.run(session, checked.stallTimeoutMs);
     // It has its name and its source knows it: what breaks now is nobody's loss.
     await receiver.end().catch(() => {});
+    await incoming.devices.close();
     await file.close();
     return { ...result, stats: receiver.stats() };
   } catch (thrown) {
@@ -164,6 +168,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
 class IncomingMigration {
   readonly #file: OutputFile;
   readonly #whole: WholeFile;
+  readonly devices: ParkedDevices;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
   readonly #ack: AckOwed;
   /** As it was given; the stream may tell it. */
@@ -185,6 +190,7 @@ class IncomingMigration {
   ) {
     this.#file = file;
     this.#whole = new WholeFile(file);
+    this.devices = new ParkedDevices(file.part);
     this.#onStart = options.onStart;
     this.#ack = options.ack;
     this.#pageSize = options.pageSize;
@@ -207,7 +213,7 @@ class IncomingMigration {
     const main = await receiver.orStopped(this.#mainIn);
     const unwatch = watchMigration(
       stallTimeoutMs,
-      () => receiver.stats().bytes + main.moved,
+      () => receiver.stats().bytes + main.moved + this.devices.moved,
       (error) => void receiver.abandon(error),
     );
     try {
@@ -245,6 +251,14 @@ class IncomingMigration {
       if (item.kind === 'configuration') {
         requirePageSizeTold(toldPageSize(item.configuration), this.#pageSize);
       }
+      if (item.kind === 'tail') {
+        for await (const raw of this.#tail(stream, item, items)) {
+          await writer.accept({ ...item, raw });
+          scanner.push(raw);
+          this.#look(scanner);
+        }
+        continue;
+      }
       await writer.accept(item);
       switch (item.kind) {
         case 'mem-size':
@@ -275,10 +289,6 @@ class IncomingMigration {
           }
           // Behind ram's END no page may come: it would change a file that is whole already.
           if (item.kind === 'eos' && item.section === 'end') receiver.freeze();
-          break;
-        case 'tail':
-          scanner.push(item.raw);
-          this.#look(scanner);
           break;
       }
     }
@@ -312,6 +322,19 @@ class IncomingMigration {
       fileBytes,
       returnPath: this.#returnPath,
     };
+  }
+
+  /** What is to be in the file: the piece as it came, or, where devices have come over the channels, the whole tail with them. */
+  #tail(
+    stream: MainStreamReader,
+    first: TailItem,
+    items: ItemsAhead,
+  ): Iterable<Buffer> | AsyncIterable<Buffer> {
+    const { configuration, pageSize, footers } = stream;
+    if (!this.devices.any || configuration === undefined) return [first.raw];
+    const { maxDescription } = this.#bounds;
+    const how = { configuration, pageSize, footers: footers !== false, maxDescription };
+    return this.devices.convert(tailOf(first, items), how);
   }
 
   #look(scanner: TailScanner): void {
@@ -380,6 +403,7 @@ class IncomingMigration {
       await this.#writer?.keep(({ name }) => state.present(name)).catch(() => {});
       this.#file.keep();
     }
+    await this.devices.close();
     await this.#file.giveUp();
   }
 }

@@ -312,6 +312,8 @@ export class MainStreamBuilder {
   readonly #rules: SocketStreamRules;
   /** Is a section's body open? */
   #open = false;
+  /** SWITCHOVER_START has been given. */
+  #switched = false;
   #last: string | undefined;
 
   constructor(parts: SocketStreamParts, rules: SocketStreamRules) {
@@ -356,9 +358,16 @@ export class MainStreamBuilder {
     return encodeZeroRecords(block, offsets, continued);
   }
 
+  /** What else end() begins with, for a caller that has something to send before it. */
+  switchover(): Buffer {
+    if (this.#open || this.#switched || !this.#rules.switchoverStart) return NOTHING;
+    this.#switched = true;
+    return encodeCommand(COMMAND_SWITCHOVER_START);
+  }
+
   end(): Buffer {
+    const switchover = this.switchover();
     this.#enter('end');
-    const switchover = this.#rules.switchoverStart ? encodeCommand(COMMAND_SWITCHOVER_START) : NOTHING;
     return Buffer.concat([switchover, encodeSection('end', this.#parts.sectionId)]);
   }
 

@@ -279,7 +279,7 @@ const HOOKS: Record<string, [SceneOptions, string, string]> = {
   'save() gives no bytes': [
     { source: { devices: [{ idstr: 'cpu', save: (() => 'text') as never }] } },
     'ERR_MULTIFD_HOOK',
-    'device "cpu" 0: save(): received string, expected a Uint8Array',
+    'device "cpu" 0: save(): received string, expected a Uint8Array, or an iterable of them',
   ],
   'dirty() throws': [{ source: { dirty: boom } }, 'ERR_MULTIFD_HOOK', 'dirty() failed: boom'],
   'notConverging() rejects': [

@@ -140,9 +140,9 @@ const REFUSED: Record<string, [Play, RegExp]> = {
   ],
   'an endless device': [
     {
-      tail: Buffer.concat([encodeDeviceSection(1, cpu)[0], Buffer.from('ffffffff', 'hex')]),
+      tail: Buffer.concat([encodeDeviceSection(1, cpu)[0], Buffer.from('fffffffe', 'hex')]),
     },
-    /^device "cpu" 0: bytes of its state: received 4294967295, expected at most/,
+    /^device "cpu" 0: bytes of its state: received 4294967294, expected at most/,
   ],
 };
 

@@ -12,8 +12,10 @@ import {
   relayMigration,
   sendMigration,
   type Address,
+  type DestinationDevice,
   type MigrationDestination,
   type MigrationSource,
+  type RelaySide,
   type ZeroPageDetection,
 } from '../../src/index.js';
 import { analyze } from '../support/analyze.js';
@@ -31,7 +33,14 @@ const STATES: Record<string, Buffer> = {
   cpu: Buffer.from('registers'),
   disk: Buffer.concat([TRAP, Buffer.alloc(2 ** 20, 0x5a), TRAP]),
   serial: Buffer.alloc(0),
+  /** Given in parts, and taken likewise. */
+  nvme: Buffer.concat([Buffer.alloc(2 ** 22, TRAP), TRAP]),
 };
+const IN_PARTS = 'nvme';
+
+function* inParts(state: Buffer): Generator<Buffer> {
+  for (let at = 0; at < state.length; at += 100_003) yield state.subarray(at, at + 100_003);
+}
 
 interface Vm {
   memories: SharedArrayBuffer[];
@@ -46,13 +55,24 @@ function vm(seed?: number): Vm {
   return { blocks, memories: blocks.map(({ memory }) => memory) };
 }
 
-function source(t: Test, to: Address, { blocks }: Vm, machine: string): Promise<MigrationSource> {
+function source(
+  t: Test,
+  to: Address,
+  { blocks }: Vm,
+  machine: string,
+  side: RelaySide = {},
+): Promise<MigrationSource> {
   return createMigrationSource({
+    ...side,
     to,
     machine,
     blocks,
     dirty: () => [],
-    devices: Object.entries(STATES).map(([idstr, state]) => ({ idstr, version: 4, save: () => state })),
+    devices: Object.entries(STATES).map(([idstr, state]) => ({
+      idstr,
+      version: 4,
+      save: () => (idstr === IN_PARTS ? inParts(state) : state),
+    })),
     pause: () => {},
     resume: () => void t.fail('the guest runs on'),
   });
@@ -63,20 +83,29 @@ interface Arrived extends Vm {
   loaded: Record<string, Buffer>;
 }
 
-async function waiting(t: Test, machine: string): Promise<Arrived> {
+async function waiting(t: Test, machine: string, side: RelaySide = {}): Promise<Arrived> {
   const { blocks, memories } = vm();
   // What is here before is overwritten, with zeros as well.
   for (const memory of memories) new Uint8Array(memory).fill(0xcc);
   const loaded: Record<string, Buffer> = {};
   const destination = await createMigrationDestination({
+    ...side,
     listen: { host: '127.0.0.1', port: 0 },
     machine,
     blocks,
-    devices: Object.keys(STATES).map((idstr) => ({
-      idstr,
-      version: 4,
-      load: (data: Buffer) => void (loaded[idstr] = data),
-    })),
+    devices: Object.keys(STATES).map((idstr): DestinationDevice => {
+      if (idstr !== IN_PARTS) return { idstr, version: 4, load: (data) => void (loaded[idstr] = data) };
+      return {
+        idstr,
+        version: 4,
+        stream: true,
+        load: async (data) => {
+          const parts: Buffer[] = [];
+          for await (const part of data) parts.push(part);
+          loaded[idstr] = Buffer.concat(parts);
+        },
+      };
+    }),
     start: () => {},
   });
   t.teardown(() => destination.cancel());
@@ -108,7 +137,10 @@ for (const machine of ['model-1.0', 'model-8.2', 'model-10.0', 'model']) {
     });
     const parked = await source(t, address, from, machine);
     await within(parked.done, WAIT_MS, 'the source');
-    t.match(await within(received, WAIT_MS, 'receiveMigration()'), { machine, pageSize: 4096 });
+    const { stats, ...parkedVm } = await within(received, WAIT_MS, 'receiveMigration()');
+    t.match(parkedVm, { machine, pageSize: 4096 });
+    t.equal(stats.deviceStates, 2 + 5, 'large devices came over the channels');
+    t.same(fs.readdirSync(dir), ['vm.mig']);
 
     const description = await readMappedRam(out);
     t.equal(description.machine, machine);
@@ -129,7 +161,7 @@ for (const machine of ['model-1.0', 'model-8.2', 'model-10.0', 'model']) {
     // As QEMU's own script goes through it, by its description alone.
     const analyzed = analyze(fs.readFileSync(out));
     t.equal(analyzed.machine, machine);
-    t.same(analyzed.devices, ['cpu/0', 'disk/0', 'serial/0']);
+    t.same(analyzed.devices, ['cpu/0', 'disk/0', 'serial/0', 'nvme/0']);
 
     for (const zeroPageDetection of [undefined, 'legacy'] satisfies (ZeroPageDetection | undefined)[]) {
       const there = await waiting(t, machine);
@@ -169,20 +201,37 @@ t.test('through a relay a cancel in load() starts nothing, and the guest runs on
   runsOnHere(t, it);
 });
 
-t.test('a relay passes it through', async (t) => {
+const SIDES: Record<string, [RelaySide, RelaySide]> = {
+  'as it is': [{}, {}],
+  'from one channel to eight': [{ channels: 1 }, { channels: 8 }],
+  'from eight channels to one, zstd to zlib': [
+    { channels: 8, compression: 'zstd' },
+    { channels: 1, compression: 'zlib' },
+  ],
+};
+for (const [name, [near, far]] of Object.entries(SIDES)) {
+  t.test(`a relay passes it through, ${name}`, (t) => passedThrough(t, near, far));
+}
+
+async function passedThrough(t: Test, near: RelaySide, far: RelaySide): Promise<void> {
   const from = vm(2);
-  const there = await waiting(t, 'model-1.0');
+  const there = await waiting(t, 'model-1.0', far);
   let relayed!: ReturnType<typeof relayMigration>;
   const address = await new Promise<Address>((resolve, reject) => {
     relayed = relayMigration({
       listen: { host: '127.0.0.1', port: 0 },
       to: there.destination.address,
+      in: near,
+      out: far,
       onListening: resolve,
     });
     relayed.catch(reject);
   });
-  const it = await source(t, address, from, 'model-1.0');
+  const it = await source(t, address, from, 'model-1.0', near);
   await within(it.done, WAIT_MS, 'the source');
-  t.match(await within(relayed, WAIT_MS, 'relayMigration()'), { machine: 'model-1.0', sourceTold: true });
+  const { received, sent, ...result } = await within(relayed, WAIT_MS, 'relayMigration()');
+  t.match(result, { machine: 'model-1.0', sourceTold: true });
+  t.equal(received.deviceStates, 2 + 5);
+  t.equal(sent.deviceStates, 2 + 5);
   await isThere(t, from, there);
-});
+}

@@ -162,6 +162,11 @@ export class Wire {
     for (const socket of this.#pairs.flat()) socket.destroy();
   }
 
+  /** Nothing that the source sends on them is taken any more. */
+  stallChannels(): void {
+    for (const [near, far] of this.#pairs.slice(1)) near.unpipe(far).pause();
+  }
+
   /** All but the main stream's. */
   resetChannels(): void {
     for (const socket of this.#pairs.slice(1).flat()) socket.resetAndDestroy();
