@@ -1,5 +1,6 @@
 /** Pieces of devices' state as a source of ours would not send them: what is loaded is whole, or nothing is. */
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
@@ -11,8 +12,12 @@ import {
 } from '../../src/index.js';
 import { Pieces, decodePiece } from '../../src/live/device-pieces.js';
 import { encodeDeviceSection, encodeEnd, type DeviceState } from '../../src/live/device-sections.js';
+import { MAX_DEVICES } from '../../src/live/options.js';
+import { ParkedDevices } from '../../src/migration/parked-devices.js';
+import { DEVICE_STATE_HEADER_BYTES, fillDeviceState } from '../../src/wire/device-state.js';
+import { encodeHello } from '../../src/wire/hello.js';
 import { within } from '../support/within.js';
-import { FULL, cpu, handSource, payloadOf, tailOf, type Sent } from './hand-devices.js';
+import { FULL, cpu, handSource, payloadOf, setup, tailOf, type Sent } from './hand-devices.js';
 import { MACHINE, SIZE, WAIT_MS, failure } from './scene.js';
 
 const SHUT_0 = Buffer.from('0001000400000000', 'hex');
@@ -250,6 +255,39 @@ for (const [name, [sent, message]] of Object.entries(PARKED)) {
     t.same(fs.readdirSync(dir), []);
   });
 }
+
+t.test('a piece of a device whose name no device can have is refused', async (t) => {
+  const there = await destination(t, [], () => void t.fail('loaded'));
+  const main = net.connect(there.address as net.NetConnectOpts).on('error', () => {});
+  const channel = net.connect(there.address as net.NetConnectOpts).on('error', () => {});
+  t.teardown(() => [main, channel].forEach((socket) => socket.destroy()));
+  main.write(setup());
+  const header = Buffer.alloc(DEVICE_STATE_HEADER_BYTES);
+  fillDeviceState(header, { idstr: 'c\npu', instanceId: 0, nextPacketSize: 13 });
+  channel.write(Buffer.concat([encodeHello({ uuid: Buffer.alloc(16), id: 0 }), header, Buffer.alloc(13)]));
+  t.match(await failure(there.done), {
+    code: 'ERR_MULTIFD_DEVICE_STATE',
+    message:
+      'channel 0: device-state idstr: received "c\\x0apu", expected 1 to 255 printable ASCII characters',
+  });
+});
+
+t.test('what is kept beside a file is of a bounded number of devices', async (t) => {
+  const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-pieces-'));
+  t.teardown(() => fs.rmSync(dir, { recursive: true }));
+  const parked = new ParkedDevices(path.join(dir, 'vm.mig.part'));
+  t.teardown(() => parked.close());
+  const payload = payloadOf({ bytes: 1 });
+  for (let first = 0; first < MAX_DEVICES; first += 1000) {
+    const ids = Array.from({ length: Math.min(1000, MAX_DEVICES - first) }, (_, i) => first + i);
+    await Promise.all(ids.map((id) => parked.keep('cpu', id, payload)));
+  }
+  await t.rejects(parked.keep('cpu', MAX_DEVICES, payload), {
+    code: 'ERR_MULTIFD_DEVICE_STATE',
+    message: 'devices whose state comes over the channels: received more than 65534, expected at most 65534',
+  });
+  t.same(fs.readdirSync(dir), []);
+});
 
 t.test('a piece is one to 1 MiB, and what is kept comes in order', (t) => {
   const device = { idstr: 'cpu', instanceId: 0 };

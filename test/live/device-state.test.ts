@@ -178,6 +178,23 @@ t.test('pages that an iterable writes while it saves, and tells, are there', asy
   runsThere(t, it);
 });
 
+t.test('a large device goes without a limit of bandwidth, as the guest stands still', async (t) => {
+  let calls = 0;
+  const it = await scene(t, {
+    source: {
+      dirty: () => {
+        // An hour for what is left.
+        if (++calls === 2) it.source.maxBandwidth = 1024;
+        return [];
+      },
+      devices: [{ idstr: 'cpu', save: () => Buffer.alloc(8 * MIB) }],
+    },
+  });
+  await within(it.source.done, WAIT_MS, 'done');
+  await it.destination.done;
+  runsThere(t, it);
+});
+
 t.test('an iterable that takes its time is no stall', async (t) => {
   const it = await scene(t, {
     source: {

@@ -48,22 +48,29 @@ export function tailOf(says: readonly DeviceState[]): Buffer {
   return Buffer.concat([...sections, encodeEnd(says, { machine: MACHINE }, PAGE)]);
 }
 
+function mainStream(): MainStreamBuilder {
+  const parts = {
+    configuration: { machine: MACHINE },
+    blocks: [{ name: 'ram', usedLength: SIZE }],
+    sectionId: 0,
+    footers: true,
+  };
+  return new MainStreamBuilder(parts, { marker: 'flush', switchoverStart: true });
+}
+
+/** What a main stream begins with. */
+export function setup(builder = mainStream()): Buffer {
+  return builder.setup([encodeCommand(COMMAND_OPEN_RETURN_PATH)]);
+}
+
 /** @returns what comes back on its main stream */
 export function handSource(t: Test, to: Address, sent: Sent): () => Buffer {
   const back: Buffer[] = [];
   const main = net.connect(to as net.NetConnectOpts);
   main.on('error', () => {}).on('data', (bytes) => back.push(bytes));
   t.teardown(() => main.destroy());
-  const builder = new MainStreamBuilder(
-    {
-      configuration: { machine: MACHINE },
-      blocks: [{ name: 'ram', usedLength: SIZE }],
-      sectionId: 0,
-      footers: true,
-    },
-    { marker: 'flush', switchoverStart: true },
-  );
-  main.write(builder.setup([encodeCommand(COMMAND_OPEN_RETURN_PATH)]));
+  const builder = mainStream();
+  main.write(setup(builder));
   const here = new SharedArrayBuffer(SIZE);
   const send = async (): Promise<void> => {
     // One channel, which keeps the order; how much it may send is for the receiver to say.

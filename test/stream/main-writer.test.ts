@@ -239,3 +239,26 @@ t.test('building out of order is refused', async (t) => {
   builder.endSection();
   t.throws(() => builder.endSection(), state);
 });
+
+t.test('SWITCHOVER_START comes once, before END, or earlier where that is asked for', (t) => {
+  const parts = {
+    configuration: { machine: 'm' },
+    blocks: [{ name: 'a', usedLength: 4096 }],
+    sectionId: 1,
+    footers: true,
+  };
+  const [START, END] = ['08000b0000', '0300000001'];
+  const whole = new MainStreamBuilder(parts, FLUSH);
+  t.equal(whole.end().toString('hex'), START + END);
+  const early = new MainStreamBuilder(parts, FLUSH);
+  early.setup();
+  t.equal(early.switchover().length, 0, 'not within a section');
+  early.endSection();
+  t.equal(early.switchover().toString('hex'), START);
+  t.equal(early.switchover().length, 0);
+  t.equal(early.end().toString('hex'), END);
+  const old = new MainStreamBuilder(parts, EOS);
+  t.equal(old.switchover().length, 0);
+  t.equal(old.end().toString('hex'), END);
+  t.end();
+});
