@@ -96,7 +96,8 @@ export class Figures {
   /** The dirty pages were taken. @param dirtied undefined where they do not count, since all are sent anyway */
   synced(dirtied: number | undefined): void {
     const now = performance.now();
-    if (dirtied !== undefined && this.#lastSync !== undefined)
+    // A guest that stands still has no rate: that of the last round it ran in stays.
+    if (dirtied !== undefined && this.#lastSync !== undefined && this.#stopped === undefined)
       this.dirtyPagesRate = Math.round((1000 * dirtied) / Math.max(now - this.#lastSync, 1));
     this.#lastSync = now;
     this.#dirtySyncs++;
