@@ -14,7 +14,11 @@ import fs from 'node:fs';
 import { build } from 'esbuild';
 
 await bundle('dist/lib', ['src/index.ts']);
-await bundle('dist/cli', ['src/cli/main.ts', 'src/cli/demo/demo-destination.ts']);
+await bundle('dist/cli', [
+  'src/cli/main.ts',
+  'src/cli/demo/demo-destination.ts',
+  'src/cli/demo/v86/pc-process.ts',
+]);
 
 /**
  * @param {string} outdir

@@ -12,6 +12,7 @@ export const CLI_ERROR_CODES = {
   ERR_CLI_RAM_FILE: 'the file of --ram changed while it was read',
   ERR_CLI_UNSOUND: 'the inspected file has a problem that keeps it from being loaded',
   ERR_CLI_QEMU: 'the QEMU that demo --qemu needs is not there',
+  ERR_CLI_V86: 'the package v86 that demo --v86 needs is not installed',
   ERR_CLI_USAGE: 'the command line is wrong',
   ERR_CLI_SIGNAL: 'cancelled by a signal',
   ERR_CLI_STDOUT: 'stdout was closed before everything was written',
@@ -56,9 +57,9 @@ export function exitCodeOf(thrown: unknown): number {
   return thrown instanceof CliError ? thrown.exitCode : EXIT_FAILED;
 }
 
-/** A failure of the destination process, rebuilt on this side. */
-export function destinationError(failure: Failure): Error {
-  const message = `destination: ${failure.message}`;
+/** A failure of another process, rebuilt on this side. */
+export function destinationError(failure: Failure, process = 'destination'): Error {
+  const message = `${process}: ${failure.message}`;
   if (failure.code.startsWith('ERR_MULTIFD_')) {
     return MultifdError.fromPlain({ code: failure.code as MultifdError['code'], message });
   }

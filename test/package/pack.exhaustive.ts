@@ -54,6 +54,7 @@ t.test('the tarball holds the built library, its workers and the CLI, and no tes
     'dist/src/index.d.ts',
     'dist/cli/main.js',
     'dist/cli/demo-destination.js',
+    'dist/cli/pc-process.js',
     'dist/workers/send-channel.cjs',
     'dist/workers/recv-channel.cjs',
   ]) {

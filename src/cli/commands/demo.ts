@@ -43,6 +43,7 @@ interface DemoFlags extends OutputFlags {
   hugePages?: true;
   dirtyRounds: number;
   qemu?: true;
+  v86?: true;
   tls?: TlsKind;
 }
 
@@ -64,6 +65,8 @@ Examples:
   $ multifd demo --tls                         all of it through TLS
   $ multifd demo --qemu --compression zstd     a guest of QEMU, to a file and
                                                back
+  $ multifd demo --v86                         a PC in WebAssembly, to another
+                                               process and back
   $ multifd demo --json | jq 'select(.type == "result")'
 
 Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by
@@ -114,6 +117,24 @@ export function addDemoCommand(program: Command): void {
         'zeroPageDetection',
         'maxBandwidth',
         'zeroCopySend',
+        'tlsCreds',
+      ]),
+    )
+    .addOption(
+      new Option(
+        '--v86',
+        'a PC of the package v86 instead: moved to another process and back, parked in a file, resumed twice',
+      ).conflicts([
+        'size',
+        'ram',
+        'backing',
+        'pageSize',
+        'dirtyRounds',
+        'prefault',
+        'zeroPageDetection',
+        'zeroCopySend',
+        'qemu',
+        'tls',
         'tlsCreds',
       ]),
     )
@@ -169,6 +190,16 @@ export function addDemoCommand(program: Command): void {
         await runCommand(flags.verbose === true, async (cancelled) => {
           const { qemuDemo } = await import('../demo/demo-qemu.js');
           await qemuDemo({ channels, compression, level, tls: flags.tls ?? null }, output, cancelled);
+          return EXIT_OK;
+        });
+        return;
+      }
+      if (flags.v86 === true) {
+        const level = checked(command, () => levelFor('--level', flags.level, flags.compression));
+        const { channels, compression, maxBandwidth } = flags;
+        await runCommand(flags.verbose === true, async (cancelled) => {
+          const { v86Demo } = await import('../demo/v86/demo-v86.js');
+          await v86Demo({ channels, compression, level, maxBandwidth }, output, cancelled);
           return EXIT_OK;
         });
         return;

@@ -18,11 +18,12 @@ import { V86, type V86Options } from 'v86';
 /** What v86.d.ts does not name. */
 interface Cpu {
   mem8: Uint8Array;
-  wasm_memory: { buffer: ArrayBuffer };
+  wasm_memory: { buffer: ArrayBuffer; grow: (pages: number) => number };
   devices: { pit: { counter_start_time: Float64Array } };
   pack_memory: () => { packed_memory: Uint8Array; bitmap: { get_buffer: () => ArrayBuffer } };
   unpack_memory: () => void;
   stop_idling: () => void;
+  reg32: Int32Array;
   last_result: Int32Array;
   fpu_status_word: Uint16Array;
   mxcsr: Int32Array;
