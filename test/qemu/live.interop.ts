@@ -2,6 +2,7 @@
 import path from 'node:path';
 import t from 'tap';
 import { createMigrationSource } from '../../src/index.js';
+import { SLEEPER, failsAndRunsOn, makePc, sourceOf } from '../live/v86.js';
 import { within } from '../support/within.js';
 import { requirePrograms } from './programs.js';
 import { Qemu, workFolder } from './qemu.js';
@@ -43,3 +44,17 @@ for (const machine of ['v86-1.0', 'pc-i440fx-2.1']) {
     },
   );
 }
+
+t.test('a PC of v86: refused, the source is told, and its guest runs on', async (t) => {
+  const destination = await Qemu.start(t, program, folder, { incoming: true });
+  await destination.setMultifd({ channels: 2, compression: 'none', returnPath: true });
+  const file = path.join(folder, 'pc.sock');
+  await destination.execute('migrate-incoming', { uri: `unix:${file}` });
+  const here = await makePc(t, SLEEPER);
+  const source = await sourceOf(t, here, { path: file });
+  t.match(await failsAndRunsOn(t, { here, source }), {
+    name: 'MultifdError',
+    message: /what was sent: machine v86-1\.0/,
+  });
+  t.equal(source.state, 'failed');
+});
