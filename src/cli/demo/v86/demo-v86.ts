@@ -176,8 +176,10 @@ class V86Demo {
       this.#migrate(source, address),
       destination.ask({ type: 'arrived' }),
     ]);
+    const hop = { what: 'moved' as const, from: source.pid, to: destination.pid, ...figuresOf(progress) };
+    this.#told(hop);
     console.handOver(to);
-    return this.#told({ what: 'moved', from: source.pid, to: destination.pid, ...figuresOf(progress) });
+    return hop;
   }
 
   #migrate(source: PcHost, to: Address): Promise<MigrationProgress> {
