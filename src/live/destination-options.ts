@@ -13,7 +13,7 @@ import { checkAddress, type Address, type AddressText } from '../transport/addre
 import { loadTls } from '../transport/tls/loaded.js';
 import { CONNECT_TIMEOUT_MS, requireOptions } from '../migration/options.js';
 import type { DeviceId } from './device-sections.js';
-import { checkDevices, checkMachine, requireHook } from './options.js';
+import { checkDevices, checkMachine, checkVerify, requireHook } from './options.js';
 import type { DestinationState } from './states.js';
 
 /** By choice. */
@@ -66,6 +66,11 @@ interface AnyDestinationOptions
   devices?: readonly DestinationDevice[];
   /** Bytes of the devices' state, all together (default 256 MiB): it is kept in memory until all of it has come. */
   maxDeviceBytes?: number;
+  /**
+   * Compare digests of all of the guest's memory before it is started (default false): SHA-256, made at both ends while it stands
+   * still. The source must have it set as well.
+   */
+  verify?: boolean;
   /** Starts the guest: all is loaded, and the source knows it. */
   start: () => void | Promise<void>;
   /** Called with each state but the first. */
@@ -91,6 +96,7 @@ const OWN_OPTIONS: Record<OwnKeys, true> = {
   machine: true,
   acceptBlocks: true,
   maxDeviceBytes: true,
+  verify: true,
   start: true,
   onState: true,
 };
@@ -110,6 +116,7 @@ export interface CheckedDestination {
   blocks: RAMBlock[] | undefined;
   devices: CheckedDestinationDevice[];
   maxDeviceBytes: number;
+  verify: boolean;
   bounds: Bounds;
 }
 
@@ -155,6 +162,7 @@ export async function checkDestination(options: MigrationDestinationOptions): Pr
       0,
       Number.MAX_SAFE_INTEGER,
     ),
+    verify: checkVerify(options.verify),
     bounds: checkBounds(options),
   };
 }

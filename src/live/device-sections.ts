@@ -48,6 +48,10 @@ export interface DeviceId {
   version: number;
 }
 
+/** The digests of option verify travel as a device does (proof-section.ts); no device may have this name. */
+export const PROOF_IDSTR = 'multifd-verify';
+export const PROOF_DEVICE: DeviceId = { idstr: PROOF_IDSTR, instanceId: 0, version: 1 };
+
 /** As it is known by. */
 export type Named = Pick<DeviceId, 'idstr' | 'instanceId'>;
 
@@ -185,7 +189,9 @@ export async function readDeviceSections<D extends DeviceId>(
   }
   const missing = devices.filter((device) => !states.has(device));
   if (missing.length > 0) {
-    const expectedText = `a section of ${listOf(missing)} (option devices)`;
+    const isProof = missing.every(({ idstr }) => idstr === PROOF_IDSTR);
+    const option = isProof ? 'option verify of the source' : 'option devices';
+    const expectedText = `a section of ${listOf(missing)} (${option})`;
     throw refusal('format', "devices' state", 'its end', expectedText);
   }
   await skipDescription(reader, maxDescription);
@@ -263,8 +269,10 @@ export function findDevice<D extends DeviceId>(
 
 /** One whose state comes, but which is not here. */
 export function unknownDevice(devices: readonly DeviceId[], received: Named, code: ErrorCode): MultifdError {
-  const expected = devices.length === 0 ? 'none' : `one of ${listOf(devices)}`;
-  return new MultifdError(code, receivedExpected('device', nameOf(received), `${expected} (option devices)`));
+  const known = devices.length === 0 ? 'none' : `one of ${listOf(devices)}`;
+  const option =
+    received.idstr === PROOF_IDSTR ? 'option verify, which the source has set' : 'option devices';
+  return new MultifdError(code, receivedExpected('device', nameOf(received), `${known} (${option})`));
 }
 
 async function readState<D extends DeviceId>(

@@ -9,7 +9,8 @@
  *     marker: waits for SYNC on each, releases       <->   SYNC                     state active
  *     PART ... END                                         pages, in place; large devices' pieces, kept
  *                                                          frozen
- *     devices' state, EOF, VM description: all of it is here, and sound             load() of each device
+ *     devices' state, EOF, VM description: all of it is here, and sound
+ *     with option verify: digests of all memory, those of the source equal          load() of each device
  *                                           -> SHUT 0                               start(), state completed
  *
  * SHUT 0 is written when all is loaded, and start() is called when it has been: a guest is never started of which its source
@@ -38,11 +39,14 @@ import { settles, withLimit } from '../migration/limits.js';
 import { awaitHook, requirePageSizeTold } from '../migration/options.js';
 import { watchMigration } from '../migration/watch.js';
 import type { CheckedDestination, CheckedDestinationDevice, OfferedBlock } from './destination-options.js';
-import { nameOf, readDeviceSections, type ReceivedState } from './device-sections.js';
+import { nameOf, readDeviceSections, type DeviceId, type ReceivedState } from './device-sections.js';
 import { IncomingDevices, load } from './incoming-devices.js';
 import { putPage, requireAllPages, requireSameBlocks, zeroPages } from './incoming-ram.js';
 import { Life } from './life.js';
+import { ExpectedWithProof, requireSame } from './proof-section.js';
 import type { DestinationState } from './states.js';
+
+const NOTHING = Buffer.alloc(0);
 
 export interface ArrivedMigration {
   machine: string;
@@ -70,6 +74,7 @@ export class IncomingVm {
     this.life = new Life<DestinationState, ArrivedMigration>('setup', options.given.onState);
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
     this.receiver = new Receiver(options.receiver, {
+      proof: options.verify,
       main: (connection, begun) => {
         this.#main = new MainConnection(connection, begun);
         this.#mainCame(this.#main);
@@ -113,13 +118,21 @@ export class IncomingVm {
       (error) => life.fail(error),
     );
     let states: ReceivedState<CheckedDestinationDevice>[];
+    let verify: () => Promise<void>;
     try {
       const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes, bounds });
       const tail = await this.#receiveRam(main, stream);
-      states = await life.orFailed(this.#receiveDevices(stream, tail));
+      const proof = this.#options.verify ? receiver.prove().all() : undefined;
+      proof?.catch(() => {});
+      const received = await life.orFailed(this.#receiveDevices(stream, tail));
+      states = received.states;
+      verify = async () => {
+        if (proof !== undefined) requireSame(receiver.blocks, await proof, received.proof);
+      };
     } finally {
       unwatch();
     }
+    await life.orFailed(verify());
     for (const state of states)
       await life.duringHook(awaitHook(`device ${nameOf(state.device)}: load`, () => load(state)));
     await life.orFailed(this.#tell(main));
@@ -228,12 +241,21 @@ export class IncomingVm {
   async #receiveDevices(
     stream: MainStreamReader,
     tail: AsyncIterable<Buffer>,
-  ): Promise<ReceivedState<CheckedDestinationDevice>[]> {
-    const { maxDescription } = this.#options.bounds;
+  ): Promise<{ states: ReceivedState<CheckedDestinationDevice>[]; proof: Buffer }> {
+    const { bounds, verify } = this.#options;
+    const { maxDescription } = bounds;
     const reader = new ByteReader(tail, { name: "devices' state" });
     // Known by the first section of all.
     const footers = stream.footers !== false;
-    return readDeviceSections(reader, { expected: this.#devices, footers, maxDescription });
+    const devices = this.#devices;
+    const expected = verify ? new ExpectedWithProof(devices, this.#blocks) : devices;
+    const states = await readDeviceSections<DeviceId>(reader, {
+      expected: expected,
+      footers,
+      maxDescription,
+    });
+    const proof = verify ? Buffer.concat((states.pop() as ReceivedState<DeviceId>).parts) : NOTHING;
+    return { states: states as ReceivedState<CheckedDestinationDevice>[], proof };
   }
 
   // ---- ends ----

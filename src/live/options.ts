@@ -4,7 +4,7 @@ import { integer, wrong } from '../option-checks.js';
 import { isIdstr } from '../options.js';
 import { isEarlyDevice } from '../stream/other-sections.js';
 import { RAM_IDSTR } from '../stream/records.js';
-import type { DeviceId } from './device-sections.js';
+import { PROOF_IDSTR, type DeviceId } from './device-sections.js';
 
 /** As the receiving side takes it. */
 const MAX_MACHINE_CHARS = 255;
@@ -27,6 +27,12 @@ export function checkMachine(machine: unknown): string {
 export function requireHook<T>(name: string, hook: T): T {
   if (typeof hook !== 'function') throw wrong(name, hook, 'a function');
   return hook;
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function checkVerify(verify: unknown): boolean {
+  if (verify !== undefined && typeof verify !== 'boolean') throw wrong('verify', verify, 'true or false');
+  return verify === true;
 }
 
 /**
@@ -56,6 +62,8 @@ export function checkDevices<H extends 'save' | 'load', D extends Partial<Record
       throw wrong(`${at}.idstr`, idstr, `1 to 255 printable ASCII characters${meant('idstr')}`);
     if (idstr === RAM_IDSTR || isEarlyDevice(idstr))
       throw wrong(`${at}.idstr`, idstr, "a name that is not one of those whose state goes before ram's END");
+    if (idstr === PROOF_IDSTR)
+      throw wrong(`${at}.idstr`, idstr, 'another name: this is that of option verify');
     const device = {
       idstr,
       instanceId: integer(`${at}.instanceId`, instanceId, 0, 0, 0xffffffff, meant('instanceId')),

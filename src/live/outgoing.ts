@@ -23,6 +23,7 @@
  */
 import { MultifdError } from '../errors.js';
 import { checkMaxBandwidth } from '../options.js';
+import { proofTableOf } from '../proof.js';
 import { digestTables } from '../ram/page-digest.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Configuration } from '../stream/configuration.js';
@@ -221,7 +222,7 @@ export class OutgoingVm implements SourceSession {
 
   async #connect(): Promise<void> {
     const { life, options, builder } = this;
-    const { address, connectTimeoutMs, tls, given, blocks } = options;
+    const { address, connectTimeoutMs, tls, given, blocks, verify } = options;
     const { signal } = life.stop;
     this.#connecting = connectMain(address, connectTimeoutMs, signal, tls);
     const main = (this.#main = await life.orFailed(this.#connecting));
@@ -236,9 +237,11 @@ export class OutgoingVm implements SourceSession {
     const asks = [encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)];
     await this.write(builder.setup(asks));
     const forSender = senderOptions(given, address, connectTimeoutMs);
-    const digests =
-      given.dirty === undefined ? digestTables(blocks.map(({ pageCount }) => pageCount)) : undefined;
-    this.#creating = createSender({ ...forSender, signal }, true, tls, undefined, digests);
+    const parts = {
+      digests: given.dirty === undefined ? digestTables(blocks.map(({ pageCount }) => pageCount)) : undefined,
+      proof: verify ? proofTableOf(blocks) : undefined,
+    };
+    this.#creating = createSender({ ...forSender, signal }, true, tls, undefined, parts);
     const sender = (this.#sender = await life.orFailed(this.#creating));
     sender.maxBandwidth = this.#maxBandwidth;
     sender.orStopped(new Promise<never>(() => {})).catch((error: unknown) => this.#channelsBroke(error));

@@ -11,7 +11,7 @@ import { STALL_TIMEOUT_MS } from '../migration/watch.js';
 import type { DeviceId } from './device-sections.js';
 import type { SavedState } from './device-sender.js';
 import { checkBitmap, type DirtyOption } from './dirty-pages.js';
-import { checkDevices, checkMachine, requireHook, unknownName } from './options.js';
+import { checkDevices, checkMachine, checkVerify, requireHook, unknownName } from './options.js';
 import type { SourceState } from './states.js';
 
 /** By choice, as Xen has it. */
@@ -76,6 +76,11 @@ export interface MigrationSourceOptions extends Omit<
   notConverging?: 'switchover' | 'fail' | Throttle;
   /** Wait for switchover() before the guest is stopped (default false). QEMU: pause-before-switchover. */
   pauseBeforeSwitchover?: boolean;
+  /**
+   * Compare digests of all of the guest's memory before it is started (default false): SHA-256, made at both ends while it stands
+   * still. The destination must have it set as well.
+   */
+  verify?: boolean;
   /** Where zero pages are looked for: `multifd` (default), `none`. */
   zeroPageDetection?: (typeof ZERO_PAGES)[number];
   /** Called with each state but the first. */
@@ -94,6 +99,7 @@ const OWN_OPTIONS: Record<Exclude<keyof MigrationSourceOptions, keyof SenderOpti
   maxRounds: true,
   notConverging: true,
   pauseBeforeSwitchover: true,
+  verify: true,
   onState: true,
 };
 export const SOURCE_KEYS = [
@@ -117,6 +123,7 @@ export interface CheckedSource {
   throttle: Throttle | undefined;
   switchesAnyway: boolean;
   waits: boolean;
+  verify: boolean;
   maxBandwidth: number;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
@@ -157,6 +164,7 @@ export async function checkSource(options: MigrationSourceOptions): Promise<Chec
     throttle: typeof notConverging === 'function' ? notConverging : undefined,
     switchesAnyway: notConverging === 'switchover',
     waits: pauseBeforeSwitchover,
+    verify: checkVerify(options.verify),
     maxBandwidth,
     connectTimeoutMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
     stallTimeoutMs: options.stallTimeoutMs ?? STALL_TIMEOUT_MS,

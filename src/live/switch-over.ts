@@ -8,6 +8,7 @@
  *     collect()                             the last dirty pages; what a save() has written to memory among them
  *     END, pages, SYNC                      the pieces of devices are before this SYNC
  *     devices' state                        a FULL section each (device-sections.ts)
+ *     digests of all memory                 with option verify (proof-section.ts)
  *     EOF, VM description                   from here on the destination may answer
  *     <- SHUT
  */
@@ -16,9 +17,21 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import { refusedBy } from '../migration/answer.js';
 import { withLimit } from '../migration/limits.js';
+import type { Proof } from '../proof.js';
+import { encodeFooter } from '../stream/main-writer.js';
 import { PIECE_BYTES } from './device-pieces.js';
-import { type DeviceState, encodeDeviceSection, encodeEnd, nameOf } from './device-sections.js';
+import {
+  type DeviceState,
+  PROOF_DEVICE,
+  type StateSize,
+  encodeDeviceSection,
+  encodeEnd,
+  encodeSectionHead,
+  encodeStateSize,
+  nameOf,
+} from './device-sections.js';
 import { DeviceSender, requireState } from './device-sender.js';
+import { encodeProofHead, proofBytes } from './proof-section.js';
 import type { Precopy } from './precopy.js';
 import type { CheckedSourceDevice } from './source-options.js';
 import type { SourceSession } from './source-session.js';
@@ -55,13 +68,28 @@ export class SwitchOver {
     for (const device of options.devices) states.push({ device, data: await this.#save(device) });
     await this.#precopy.collect();
     await this.#precopy.send(() => builder.end());
+    const proof = options.verify ? sender.prove() : undefined;
     for (const [index, state] of states.entries()) {
       for (const piece of encodeDeviceSection(FIRST_DEVICE_SECTION + index, state)) {
         for (let at = 0; at < piece.length; at += WRITE_BYTES)
           await source.write(piece.subarray(at, at + WRITE_BYTES));
       }
     }
+    if (proof !== undefined) {
+      const data = { bytes: proofBytes(options.blocks), pieces: 0 };
+      await this.#prove(proof, FIRST_DEVICE_SECTION + states.length, data);
+      states.push({ device: PROOF_DEVICE, data });
+    }
     this.#end = encodeEnd(states, source.configuration, options.pageSize);
+  }
+
+  /** As the digests are made, so that the destination sees that the source is there. */
+  async #prove(proof: Proof, sectionId: number, size: StateSize): Promise<void> {
+    const source = this.#source;
+    const head = [encodeSectionHead(sectionId, PROOF_DEVICE), encodeStateSize(size)];
+    await source.write(Buffer.concat([...head, encodeProofHead(source.options.blocks)]));
+    for await (const digests of proof.inOrder()) await source.write(digests);
+    await source.write(encodeFooter(sectionId));
   }
 
   async #save(device: CheckedSourceDevice): Promise<DeviceState['data']> {

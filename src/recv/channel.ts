@@ -31,6 +31,7 @@ import {
   type ChannelTask,
 } from '../channel-thread.js';
 import { MultifdError, codeOf } from '../errors.js';
+import { proveWhenAsked } from '../proof-thread.js';
 import type { ReceiveMethod } from '../methods/methods.js';
 import { CHANNEL_EOF, CHANNEL_RUNNING, type Control, STOP_RUN } from '../shared/control.js';
 import { ChannelClock } from '../shared/clock.js';
@@ -61,6 +62,8 @@ export interface ReceiveChannelTask extends ChannelTask, HeaderOptions, Placemen
   fd: number;
   /** What was read beyond the hello. */
   surplus: Uint8Array;
+  /** With option verify: ProofTable. */
+  proof: SharedArrayBuffer | undefined;
   stallTimeoutMs: number;
 }
 
@@ -127,6 +130,11 @@ class ReceiveChannel implements Channel, IntakeStates {
     this.#payload.openFiles();
     this.#clock.idle();
     this.#trace('multifd_recv_thread_start', { ...this.#connection?.secured });
+    const { proof, blocks } = this.#task;
+    const proving = proveWhenAsked(this.#control, proof, blocks);
+    proving.catch((thrown: unknown) =>
+      this.#settle?.(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'option verify')),
+    );
     await new Promise<void>((resolve, reject) => {
       this.#settle = (error) => {
         if (this.#ended) return;
@@ -139,6 +147,8 @@ class ReceiveChannel implements Channel, IntakeStates {
       this.#intake.feed();
       if (!this.resting) this.#connection?.resume();
     });
+    // Its source may have ended the channel before.
+    await proving;
     this.#trace('multifd_recv_thread_end', {});
   }
 

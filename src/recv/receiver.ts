@@ -21,6 +21,7 @@ import { type Address } from '../transport/address.js';
 import { ReceivedBitmap, sharedBitmaps, viewBitmaps } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
+import { Proof, proofTableOf } from '../proof.js';
 import type { Stats } from '../session-stats.js';
 import { ChannelThreads } from '../channel-pool.js';
 import { Session } from '../session.js';
@@ -51,6 +52,8 @@ export interface ReceiverHooks {
   anyUuid?: boolean;
   /** Keep bitmaps of the pages that have data, and leave zero pages unwritten. */
   present?: boolean;
+  /** Can make digests of all of RAM: prove(). */
+  proof?: boolean;
 }
 
 interface ReceivedBlock {
@@ -101,6 +104,7 @@ export class Receiver extends Session {
   /** The bitmaps of all blocks. */
   #received!: SharedArrayBuffer;
   #present: SharedArrayBuffer | undefined;
+  #proof: SharedArrayBuffer | undefined;
   readonly #hooks: ReceiverHooks | undefined;
   readonly #devices: Map<string, Device>;
   #address: Address;
@@ -152,6 +156,7 @@ export class Receiver extends Session {
     const pageCounts = blocks.map((block) => block.pageCount);
     this.#received = sharedBitmaps(pageCounts);
     this.#present = this.#hooks?.present === true ? sharedBitmaps(pageCounts) : undefined;
+    this.#proof = this.#hooks?.proof === true ? proofTableOf(blocks) : undefined;
     const words = viewBitmaps(this.#received, pageCounts);
     const present = this.#present === undefined ? [] : viewBitmaps(this.#present, pageCounts);
     this.#states = blocks.map((block, i) => ({
@@ -234,6 +239,7 @@ export class Receiver extends Session {
       blocks: this.#states.map(({ block }) => block.describe()),
       received: this.#received,
       present: this.#present,
+      proof: this.#proof,
       compression: options.compression,
       deviceStateBytes: options.deviceStateBytes,
       devices: this.#hooks?.deviceState === undefined ? [...this.#devices.keys()] : undefined,
@@ -295,6 +301,19 @@ export class Receiver extends Session {
    */
   freeze(): void {
     this.control.freeze();
+  }
+
+  /** @internal Behind freeze(): digests of all of RAM. */
+  prove(): Proof {
+    const access = {
+      control: this.control,
+      until: (condition: () => boolean, spin: number) => this.until(condition, spin),
+      fail: (error: MultifdError) => this.fail(error),
+    };
+    const blocks = this.#states.map(({ block }) => block);
+    const proof = new Proof(access, blocks, this.#proof as SharedArrayBuffer);
+    proof.begin();
+    return proof;
   }
 
   /** @internal What the last SYNC packets said in pages_alloc, which nobody needs but which tells old programs from new. */

@@ -6,12 +6,20 @@ import type { CheckedSenderOptions } from '../options.js';
 import type { SharedControl } from '../shared/control.js';
 import type { SendChannelTask } from './channel.js';
 
-/** @param explained as in createSender(), `digests` likewise */
+/** What a live migration adds. */
+export interface SenderParts {
+  /** Sends of what is queued only what has changed since it was sent: digestTables(). */
+  digests?: readonly SharedArrayBuffer[] | undefined;
+  /** Makes digests of all of RAM when it is told to: proofTableOf(). */
+  proof?: SharedArrayBuffer | undefined;
+}
+
+/** @param explained as in createSender(), `parts` likewise */
 export function channelTasks(
   options: CheckedSenderOptions,
   shared: SharedControl,
   explained: boolean,
-  digests: readonly SharedArrayBuffer[] | undefined,
+  { digests, proof }: SenderParts,
 ): SendChannelTask[] {
   const { compression } = options;
   const blocks = options.blocks.map((block) => block.describe());
@@ -27,6 +35,7 @@ export function channelTasks(
     zeroPageDetection: options.zeroPageDetection,
     zeroCopySend: options.zeroCopySend,
     digests,
+    proof,
     connectTimeoutMs: options.connectTimeoutMs,
     stallTimeoutMs: options.stallTimeoutMs,
     explained,

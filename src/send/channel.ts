@@ -28,6 +28,7 @@ import {
 import { MultifdError } from '../errors.js';
 import type { SendMethod } from '../methods/methods.js';
 import { type ZeroPageDetection } from '../options.js';
+import { proveWhenAsked } from '../proof-thread.js';
 import type { Address } from '../transport/address.js';
 import type { BlockDescription } from '../ram/block.js';
 import {
@@ -65,6 +66,8 @@ export interface SendChannelTask extends ChannelTask {
   zeroCopySend: boolean;
   /** Where only pages that have changed are sent: the digests of each block's, as they were sent. */
   digests: readonly SharedArrayBuffer[] | undefined;
+  /** With option verify: ProofTable. */
+  proof: SharedArrayBuffer | undefined;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
   /** Does the migration that it is a part of say what the destination may have refused? */
@@ -158,6 +161,10 @@ class SendChannel implements Channel {
     await this.#connection.flushed();
     this.#control.setChannelState(this.#id, CHANNEL_RUNNING);
     this.#trace('multifd_send_thread_start', { ...this.#connection.secured });
+    const { proof, blocks } = this.#task;
+    proveWhenAsked(this.#control, proof, blocks).catch((thrown: unknown) =>
+      this.#connection.break(MultifdError.wrap(thrown, 'ERR_MULTIFD_WORKER', 'option verify')),
+    );
     await this.#loop();
     if (this.#control.stopped !== STOP_FAIL) await this.#connection.finish();
     this.#trace('multifd_send_thread_end', {});

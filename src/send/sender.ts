@@ -35,13 +35,14 @@ import { loadTls } from '../transport/tls/loaded.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import { ChannelThreads } from '../channel-pool.js';
+import { Proof } from '../proof.js';
 import { Session } from '../session.js';
 import { CHANNEL_RUNNING, Control, STOP_RUN } from '../shared/control.js';
 import { slotDataBytes } from '../shared/layout.js';
 import { trace } from '../trace.js';
 import { pagesPerPacket } from '../wire/packet.js';
 import { Bandwidth } from './bandwidth.js';
-import { channelTasks } from './channel-tasks.js';
+import { channelTasks, type SenderParts } from './channel-tasks.js';
 import { DeviceClient } from './device-client.js';
 import { HandOver, SPIN } from './hand-over.js';
 import { LegacyZeroPages } from './legacy-zero-pages.js';
@@ -67,21 +68,21 @@ const START_MS = 30_000;
  * @param explained for a migration, which itself says what the destination may have refused
  * @param tls of a migration, which has checked the option
  * @param threads of a migration, which has started them: the session's, once there is one
- * @param digests sends of what is queued only what has changed since it was sent: digestTables()
+ * @param parts of a live migration
  */
 export async function createSender(
   options: AnySenderOptions,
   explained = false,
   tls?: CheckedTls,
   threads?: ChannelThreads,
-  digests?: readonly SharedArrayBuffer[],
+  parts?: SenderParts,
 ): Promise<Sender> {
   if (tls === undefined) await loadTls((options as Partial<AnySenderOptions> | null | undefined)?.tls);
   const checked = checkSenderOptions(options, tls);
   const files = BlockFiles.open(checked.blocks, 'r');
   let sender: Sender;
   try {
-    sender = new Sender(checked, explained, threads, digests);
+    sender = new Sender(checked, explained, threads, parts);
   } catch (error) {
     await files.close();
     throw error;
@@ -103,7 +104,8 @@ export class Sender extends Session {
   protected override readonly errorPoint = 'multifd_send_error';
   readonly #options: CheckedSenderOptions;
   readonly #explained: boolean;
-  readonly #digests: readonly SharedArrayBuffer[] | undefined;
+  readonly #parts: SenderParts;
+  readonly #proof: Proof | undefined;
   readonly #byBlock: BlockStates<{ block: RAMBlock }>;
   readonly #bandwidth: Bandwidth;
   readonly #ram: RamClient;
@@ -115,7 +117,7 @@ export class Sender extends Session {
     options: CheckedSenderOptions,
     explained: boolean,
     threads?: ChannelThreads,
-    digests?: readonly SharedArrayBuffer[],
+    parts: SenderParts = {},
   ) {
     const { channels, compression, pageSize } = options;
     const shape = {
@@ -131,7 +133,7 @@ export class Sender extends Session {
     super(own, control, pageSize, options.signal);
     this.#options = options;
     this.#explained = explained;
-    this.#digests = digests;
+    this.#parts = parts;
     this.blocks = options.blocks;
     this.#byBlock = new BlockStates(options.blocks.map((block) => ({ block })));
     const session: SessionAccess = {
@@ -145,6 +147,7 @@ export class Sender extends Session {
       wireBytes: () => this.wireBytes(),
       readFile: (...read) => this.files.read(...read),
     };
+    this.#proof = parts.proof && new Proof(session, options.blocks, parts.proof);
     const turns = new Turns(session);
     const bandwidth = new Bandwidth(options.maxBandwidth, session);
     const handOver = new HandOver(session, turns);
@@ -168,7 +171,7 @@ export class Sender extends Session {
   async open(): Promise<void> {
     this.checkAborted();
     const options = this.#options;
-    for (const task of channelTasks(options, this.control.shared, this.#explained, this.#digests)) {
+    for (const task of channelTasks(options, this.control.shared, this.#explained, this.#parts)) {
       const { id, address } = task;
       trace('multifd_new_send_channel_async', () => ({ id, address: formatAddress(address) }));
       this.runChannel(id, task);
@@ -295,6 +298,13 @@ export class Sender extends Session {
     // Of this moment: calls that come later may be on either side of the sync point.
     const devices = this.#device.tail;
     await this.#ram.exclusive(() => this.#sync(devices));
+  }
+
+  /** @internal Behind the last sync(), the guest standing still: digests of all of its memory. */
+  prove(): Proof {
+    const proof = this.#proof as Proof;
+    proof.begin();
+    return proof;
   }
 
   /** @internal What SYNC packets say in pages_alloc from now on (at first 0, as a new QEMU's): a relay says what its source does. */

@@ -53,6 +53,7 @@ import {
   WORD_PACKET_NUM,
   WORD_PROGRESS,
   WORD_PROGRESS_MS,
+  WORD_PROOF,
   WORD_READY,
   WORD_STOP,
   WORD_SYNC_PAGES_ALLOC,
@@ -81,6 +82,10 @@ export const CHANNEL_ENDED = 3;
 
 /** Index of the one word of makeBooted(). */
 const BOOTED = 0;
+
+/** PROOF, bits. */
+const PROOF_ASKED = 1;
+const PROOF_STOPPED = 2;
 
 const FIRST_ERROR_NONE = 0;
 const FIRST_ERROR_CALLER = 1;
@@ -267,6 +272,7 @@ export class Control {
     this.postProgress();
     for (let id = 0; id < this.channels; id++) this.postSem(id);
     Atomics.notify(this.#booted, BOOTED);
+    this.#setProof(PROOF_STOPPED);
   }
 
   /** Resolves once STOP is above `level`. For the guard that every channel keeps beside its socket. */
@@ -430,6 +436,27 @@ export class Control {
     this.slotOf(id).clear();
     Atomics.store(this.#words, this.#at(id, CHANNEL_PENDING_JOB), 0);
     this.postSem(id);
+  }
+
+  // ---- digests of RAM ----
+
+  /** Calling thread, once (pairs with proofAsked()): RAM is as it is to be digested. */
+  askProof(): void {
+    this.#setProof(PROOF_ASKED);
+  }
+
+  #setProof(bit: number): void {
+    Atomics.or(this.#words, WORD_PROOF, bit);
+    Atomics.notify(this.#words, WORD_PROOF);
+  }
+
+  /** Channel: waits until digests are wanted, or the session stops. @returns whether they are */
+  async proofAsked(): Promise<boolean> {
+    for (;;) {
+      const now = Atomics.load(this.#words, WORD_PROOF);
+      if (now !== 0) return (now & PROOF_STOPPED) === 0;
+      await waitChange(this.#words, WORD_PROOF, now, 0);
+    }
   }
 
   // ---- state, numbers, watchers ----

@@ -5,7 +5,7 @@
  *     control (one SharedArrayBuffer)
  *     +--------------------------------------------------------------------------------------------+
  *     | global lines: STOP | READY | PACKET_NUM | TRACE, PROGRESS_MS, SYNC_PAGES_ALLOC | PROGRESS |  |
- *     |               FIRST_ERROR                                                                  |
+ *     |               FIRST_ERROR | PROOF                                                          |
  *     +--------------------------------------------------------------------------------------------+
  *     | channel 0: PENDING_JOB | SEM, SLOT, SYNC_RELEASED | PENDING_SYNC |                         |
  *     |            STATE, SYNC_DONE, SYNC_ALLOC | stats                                            |
@@ -38,7 +38,9 @@ export const WORD_FROZEN = 3 * LINE_WORDS + 2;
 export const WORD_SYNC_PAGES_ALLOC = 3 * LINE_WORDS + 3;
 export const WORD_PROGRESS = 4 * LINE_WORDS;
 export const WORD_FIRST_ERROR = 5 * LINE_WORDS;
-const GLOBAL_WORDS = 6 * LINE_WORDS;
+/** Written by the calling thread, once: digests of all of RAM are wanted, or none will be. */
+export const WORD_PROOF = 6 * LINE_WORDS;
+const GLOBAL_WORDS = 7 * LINE_WORDS;
 
 /** Words of one channel, from its first word on. */
 export const CHANNEL_PENDING_JOB = 0 * LINE_WORDS;

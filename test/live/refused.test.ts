@@ -204,7 +204,7 @@ const SOURCE: Record<string, [object, RegExp]> = {
   ],
   'a negative limit': [{ downtimeLimitMs: -1 }, /^option downtimeLimitMs: given -1/],
   'no round': [{ maxRounds: 0 }, /^option maxRounds: given 0/],
-  'verify, which is not there': [{ verify: true }, /^option verify: given "an unknown option"/],
+  'verify that is no flag': [{ verify: 'yes' }, /^option verify: given .*, allowed true or false/],
   'resumable, which is not there': [{ resumable: true }, /^option resumable: given "an unknown option"/],
   'a misspelt one': [{ puase: load }, /did you mean pause\?/],
   'no address': [{ to: undefined }, /to/],

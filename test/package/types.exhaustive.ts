@@ -63,6 +63,8 @@ const TAKEN = {
   ],
   live: [
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, pause() {}, resume() {}, verify: true })`,
+    `createMigrationDestination({ listen: address, machine: 'x-1.0', blocks, start() {}, verify: true })`,
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, dirty: () => [{ block: 'ram', offset: 0, length: 1 }] })`,
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, async *dirty() { yield { block: 'ram', offset: 0, length: 1 }; } })`,
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, notConverging: async (percent) => void percent.toFixed() })`,
@@ -138,8 +140,8 @@ const REFUSED = {
     `receiveMigration({ address })`,
   ],
   live: [
-    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, pause() {}, resume() {} })`,
-    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, verify: true })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, pause() {} })`,
+    `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, verify: 'yes' })`,
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, zeroPageDetection: 'legacy' })`,
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, notConverging: 'throttle' })`,
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, ...hooks, dirty: { ram: bytes } })`,
