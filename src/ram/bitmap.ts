@@ -93,6 +93,40 @@ export class PageBitmap {
   *runs(): Generator<{ page: number; count: number }> {
     yield* runsOf(this.words, this.pageCount, (part) => this.#touched[part] === 0);
   }
+
+  /** The first page from `from` on whose bit is set; -1 if there is none. For who goes over many short runs: runs() makes an object of each. */
+  next(from: number): number {
+    let word = from >>> 5;
+    if (word >= this.words.length) return -1;
+    let bits = this.words[word] & (-1 << (from & 31));
+    while (bits === 0) {
+      if (++word >= this.words.length) return -1;
+      if ((word & (PART_WORDS - 1)) === 0) {
+        const part = this.#touched.indexOf(1, word >>> PART_SHIFT);
+        if (part < 0) return -1;
+        word = part << PART_SHIFT;
+      }
+      bits = this.words[word];
+    }
+    const page = 32 * word + lowestBit(bits);
+    return page < this.pageCount ? page : -1;
+  }
+
+  /** How many bits from that of `page` on are set, `limit` at most. */
+  runLength(page: number, limit: number): number {
+    const end = Math.min(page + limit, this.pageCount);
+    let at = page;
+    while (at < end) {
+      const clear = ~this.words[at >>> 5] & (-1 << (at & 31));
+      if (clear !== 0) return Math.min(end, (at & ~31) + lowestBit(clear)) - page;
+      at = (at | 31) + 1;
+    }
+    return end - page;
+  }
+}
+
+function lowestBit(bits: number): number {
+  return 31 - Math.clz32(bits & -bits);
 }
 
 /** Which pages of a block have come in since the receiver was opened. */

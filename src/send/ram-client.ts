@@ -29,6 +29,8 @@ import type { SessionAccess } from './session-access.js';
 import type { Turns } from './turns.js';
 
 const RESOLVED = Promise.resolve();
+/** Pages: so far a bitmap is looked at in one go. */
+const LONGEST_RUN = 2 ** 20;
 
 export interface RamClientPieces {
   slot: RamSlot;
@@ -105,6 +107,39 @@ export class RamClient {
         if (num + count >= room) await slot.flush(ANY_CHANNEL);
       }
     });
+  }
+
+  /**
+   * Pages whose bits are set, `count` of them, as by a call of queue() for each run: where runs are short, such as those of
+   * what a guest has written to in a round, the calls would take longer than the channels.
+   */
+  queueBits(block: RAMBlock, bits: PageBitmap, count: number): Promise<void> {
+    return this.exclusive(async () => {
+      const slot = this.#slot;
+      const packet = this.#packetPages;
+      let left = count;
+      for (let page = bits.next(0); page >= 0; page = bits.next(page)) {
+        let run = bits.runLength(page, LONGEST_RUN);
+        if (run >= packet || this.#legacy !== undefined) await this.#queueInTurn(block, page, run);
+        else {
+          const room = Math.min(slot.room(block), this.#share(left));
+          if (!slot.takes(block, false, room)) await slot.flush(ANY_CHANNEL);
+          run = Math.min(run, slot.ahead(room, false));
+          this.#appendAll(block, page, run, undefined);
+          if (slot.num >= room) await slot.flush(ANY_CHANNEL);
+          else slot.offer();
+          if (this.#turns.isDueAfter(run)) await this.#turns.take();
+        }
+        page += run;
+        left -= run;
+      }
+    });
+  }
+
+  /** Of pages that are left, how many a slot takes: towards the end ever less, so that all channels have work until then. */
+  #share(left: number): number {
+    const packet = this.#packetPages;
+    return Math.max(packet, Math.floor(left / (2 * this.#control.channels * packet)) * packet);
   }
 
   /** Pages of a block of kind stream: `normal` of them with their bytes in `data`, one after the other, then zero pages. */
@@ -185,13 +220,10 @@ export class RamClient {
   async #queueInTurn(block: RAMBlock, first: number, count: number): Promise<void> {
     const slot = this.#slot;
     const end = first + count;
-    const packet = this.#packetPages;
     const whole = this.#legacy !== undefined;
     let page = first;
     while (page < end) {
-      // Towards the end ever less, so that all channels have work until then.
-      const share = Math.floor((end - page) / (2 * this.#control.channels * packet)) * packet;
-      const room = Math.min(slot.room(block), Math.max(packet, share));
+      const room = Math.min(slot.room(block), this.#share(end - page));
       if (!slot.takes(block, false, room)) await slot.flush(ANY_CHANNEL);
       const count = Math.min(end - page, slot.ahead(room, whole));
       const scratch =

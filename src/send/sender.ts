@@ -32,6 +32,7 @@ import {
 import { formatAddress } from '../transport/address.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
 import { loadTls } from '../transport/tls/loaded.js';
+import type { PageBitmap } from '../ram/bitmap.js';
 import { checkPageRange, BlockStates, type RAMBlock, type SessionBlock } from '../ram/block.js';
 import { BlockFiles } from '../ram/file-block.js';
 import { ChannelThreads } from '../channel-pool.js';
@@ -261,6 +262,12 @@ export class Sender extends Session {
     const first = checkPageRange(ram, this.pageSize, offset, length);
     const turn = this.#ram.queueZero(ram, first, length / this.pageSize);
     if (turn !== undefined) await turn;
+  }
+
+  /** @internal Queues the pages of a bitmap, of which `count` bits are set, as queueRange() would run by run. */
+  async queueBits(block: SessionBlock | string, bits: PageBitmap, count: number): Promise<void> {
+    this.requireOpen();
+    await this.#ram.queueBits(this.#byBlock.find(block).block, bits, count);
   }
 
   /**

@@ -127,6 +127,35 @@ t.test('runs go on over borders of words, and empty words are passed by', async 
   );
 });
 
+t.test('next() and runLength() find the same runs, from any page on and up to any limit', async (t) => {
+  const random = seeded(11);
+  for (const pageCount of [...PAGE_COUNTS, 2 ** 17 + 2 ** 18 + 5]) {
+    for (const set of pageCount > 1000 ? [sparse(pageCount, random)] : patterns(pageCount)) {
+      const bitmap = new PageBitmap(pageCount);
+      for (const [page, isSet] of set.entries()) if (isSet) bitmap.testAndSet(page);
+      const runs: { page: number; count: number }[] = [];
+      for (let page = bitmap.next(0); page >= 0;) {
+        const count = bitmap.runLength(page, pageCount);
+        runs.push({ page, count });
+        const limit = 1 + Math.floor(random() * count);
+        if (bitmap.runLength(page, limit) !== limit) t.fail(`not ${limit} from page ${page} on`);
+        if (bitmap.next(page + limit - 1) !== page + limit - 1) t.fail(`not page ${page + limit - 1}`);
+        page = bitmap.next(page + count);
+      }
+      t.same(runs, plainRuns(set));
+      t.equal(bitmap.next(pageCount), -1);
+    }
+  }
+});
+
+/** Few pages, some of them in parts that have no other, and a last one in the last word. */
+function sparse(pageCount: number, random: () => number): boolean[] {
+  const set = Array<boolean>(pageCount).fill(false);
+  for (let i = 0; i < 20; i++) set[Math.floor(random() * pageCount)] = true;
+  set[pageCount - 1] = true;
+  return set;
+}
+
 t.test('a received-bitmap reads what others set: has, count and ranges', async (t) => {
   for (const pageSize of [4096, 65536]) {
     for (const pageCount of PAGE_COUNTS) {
