@@ -1,5 +1,5 @@
 /**
- * QEMUs for the benches: a guest of 1 GiB that never runs, its RAM a file, so that it can be prepared and compared. Each is
+ * QEMUs for the benches: a guest of 1 GiB that never runs unless it is told to, its RAM a file, so that it can be prepared and compared. Each is
  * killed by its id, at the latest when this process ends; everything that is waited for has a time limit.
  */
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
@@ -27,7 +27,10 @@ export interface MigrationInfo {
   'error-desc'?: string;
   /** Milliseconds. */
   'total-time'?: number;
-  ram?: { transferred: number };
+  /** The real one, at the end, and the one that was expected before. */
+  downtime?: number;
+  'expected-downtime'?: number;
+  ram?: { transferred: number; 'dirty-pages-rate'?: number };
   'socket-address'?: { port: string }[];
 }
 
@@ -40,6 +43,8 @@ export interface QemuOptions {
   tlsFolder?: string;
   /** Does it wait for a migration? */
   incoming?: boolean;
+  /** A disk that its guest starts from, when it is let run. */
+  floppy?: string;
 }
 
 const running = new Set<ChildProcess>();
@@ -101,7 +106,7 @@ export class PausedQemu {
   static async start(
     folder: string,
     name: string,
-    { ram, prealloc, tlsFolder, incoming }: QemuOptions,
+    { ram, prealloc, tlsFolder, incoming, floppy }: QemuOptions,
   ): Promise<PausedQemu> {
     const program = findQemu();
     if (program === undefined) throw new Error('no QEMU');
@@ -115,6 +120,9 @@ export class PausedQemu {
         ...['-machine', 'pc,memory-backend=ram', '-qmp', `unix:${socket},server=on,wait=off`],
         '-object',
         `memory-backend-file,id=ram,size=${RAM_BYTES},mem-path=${ram},share=on,prealloc=${prealloc ? 'on' : 'off'}`,
+        ...(floppy === undefined
+          ? []
+          : ['-drive', `if=floppy,format=raw,readonly=on,file=${floppy}`, '-boot', 'a']),
         ...(tlsFolder === undefined ? [] : ['-object', credentials(tlsFolder, incoming === true)]),
         ...(incoming === true ? ['-incoming', 'defer'] : []),
       ],
@@ -169,10 +177,15 @@ export class PausedQemu {
     return `tcp:127.0.0.1:${info['socket-address']?.[0].port}`;
   }
 
-  /** Until it says that its migration, either way, is completed. */
-  async migrated(): Promise<MigrationInfo> {
+  /**
+   * Until it says that its migration, either way, is completed.
+   *
+   * @param seen what it says until then
+   */
+  async migrated(seen?: (info: MigrationInfo) => void): Promise<MigrationInfo> {
     for (const late = performance.now() + WAIT_MS; ;) {
       const info = (await this.execute('query-migrate')) as MigrationInfo;
+      seen?.(info);
       if (info.status === 'completed') return info;
       if (info.status === 'failed') throw new Error(`QEMU failed to migrate: ${info['error-desc']}`);
       if (performance.now() > late) throw new Error(`QEMU has not migrated after ${WAIT_MS} ms`);
