@@ -6,6 +6,11 @@
  *     remaining <= bytesPerMs * downtimeLimitMs     fits: the guest may be stopped
  *     else                                          another round, as far as `maxRounds`
  *
+ * The rate is that of pages in place, a round trip included, since a round is over when the destination has said that it has all
+ * of it; so what a round costs however few its pages are is in it. The first pass is followed by one round at least, unless nothing
+ * is left: its pages lie side by side and pass several times as fast as those that a guest writes to, and the code that sends and
+ * takes those is new until then, so that they would be slow just while the guest stands still.
+ *
  * The rate is that of page bytes. Of the first round only those pages count that had data: most of a guest is zero, and zero
  * pages pass much faster than what the guest writes to.
  *
@@ -23,6 +28,9 @@ const TIMES_IN_A_ROW = 2;
 const INITIAL_PERCENT = 20;
 const INCREMENT_PERCENT = 10;
 const MAX_PERCENT = 99;
+
+/** The first pass, whose rate tells nothing of pages that lie apart, and one of such pages. */
+const FEWEST_ROUNDS = 2;
 
 /** What a round has sent. */
 export interface SentRound {
@@ -71,6 +79,8 @@ export class Convergence {
 
   /** @param remaining bytes of the pages that are dirty now */
   judge(remaining: number, downtimeLimitMs: number): Judgement {
+    if (this.#rounds < FEWEST_ROUNDS && remaining > 0 && this.#rounds < this.#maxRounds)
+      return 'another-round';
     return this.judgeBy(this.expectedDowntimeMs(remaining), downtimeLimitMs);
   }
 

@@ -82,7 +82,7 @@ export class DeviceSender {
     };
     const closing = awaitHook(this.#hookName, close);
     closing.catch((later: MultifdError) => error.suppressed.push(later));
-    this.#source.life.duringHook(closing).catch(() => {});
+    this.#source.life.duringHook(this.#hookName, closing).catch(() => {});
   }
 
   get #hookName(): string {

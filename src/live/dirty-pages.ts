@@ -6,7 +6,7 @@
  *            \        |
  *             collect()     at the begin of a round, before any page of it is read
  *                 v
- *             our own bitmap, a bit a page    --runs()-->  the round   --clear()-->  nothing is left
+ *             our own bitmap, a bit a page    --pending()-->  the round   --clear()-->  nothing is left
  *
  * The order is all there is to it. A page's bit is taken before a channel reads the page; who writes to a page sets its bit
  * after that. So a write that a channel has missed, or has seen half, sets a bit that the next round takes. The other way
@@ -19,6 +19,7 @@ import { MultifdError, receivedExpected } from '../errors.js';
 import { PageBitmap, countWordsInTurns } from '../ram/bitmap.js';
 import { BlockStates, checkPageRange, type RAMBlock } from '../ram/block.js';
 import { awaitHook } from '../migration/options.js';
+import type { Sender } from '../send/sender.js';
 import { takeDirtyWords } from '../shared/dirty-words.js';
 
 /** Bit `page & 31` of word `page >> 5` is set for a page that has been written to. */
@@ -48,7 +49,12 @@ const TURN_RANGES = 2 ** 12;
 interface BlockPages {
   block: RAMBlock;
   pending: PageBitmap;
+  /** Bits that are set, as last counted. */
+  count: number;
 }
+
+/** Queues its pages. The session ends with the migration, so that this does. */
+export type Section = (sender: Sender) => Promise<void>;
 
 /** The pages that are still to be sent, as far as precopy.ts needs them: these, or for a guest that tells none, every-page.ts. */
 export interface PendingPages {
@@ -58,7 +64,7 @@ export interface PendingPages {
   setAll(): void;
   collect(): Promise<void>;
   /** All of them, in parts that are a section each. */
-  sections(): Iterable<Iterable<DirtyRange>>;
+  sections(): Iterable<Section>;
   clear(): void;
 }
 
@@ -68,24 +74,25 @@ export class DirtyPages implements PendingPages {
   readonly #dirty: DirtyOption;
   readonly #states: BlockPages[];
   readonly #byBlock: BlockStates<BlockPages>;
-  #count = 0;
 
   constructor(blocks: readonly RAMBlock[], pageSize: number, dirty: DirtyOption) {
     this.#pageSize = pageSize;
     this.#dirty = dirty;
-    this.#states = blocks.map((block) => ({ block, pending: new PageBitmap(block.pageCount) }));
+    this.#states = blocks.map((block) => ({ block, pending: new PageBitmap(block.pageCount), count: 0 }));
     this.#byBlock = new BlockStates(this.#states);
   }
 
   /** Pages to be sent. */
   get count(): number {
-    return this.#count;
+    return this.#states.reduce((sum, { count }) => sum + count, 0);
   }
 
   /** Every page of every block. */
   setAll(): void {
-    for (const { block, pending } of this.#states) pending.setRange(0, block.pageCount);
-    this.#count = this.#states.reduce((sum, { block }) => sum + block.pageCount, 0);
+    for (const state of this.#states) {
+      state.pending.setRange(0, state.block.pageCount);
+      state.count = state.block.pageCount;
+    }
   }
 
   /**
@@ -96,28 +103,29 @@ export class DirtyPages implements PendingPages {
   async collect(): Promise<void> {
     if (typeof this.#dirty === 'function') await this.#takeRanges(await awaitHook('dirty', this.#dirty));
     else for (const state of this.#states) await this.#takeBitmap(state, this.#dirty[state.block.name]);
-    let count = 0;
-    for (const { pending } of this.#states) count += await countWordsInTurns(pending.words);
-    this.#count = count;
+    for (const state of this.#states) state.count = await countWordsInTurns(state.pending.words);
   }
 
-  sections(): [Iterable<DirtyRange>] {
-    return [this.runs()];
+  sections(): [Section] {
+    return [
+      async (sender) => {
+        for (const { block, pending, count } of this.pending())
+          await sender.queueBits(block.name, pending, count);
+      },
+    ];
   }
 
-  /** Side by side, ascending in each block. */
-  *runs(): Generator<DirtyRange, void, undefined> {
-    for (const { block, pending } of this.#states) {
-      for (const { page, count } of pending.runs()) {
-        yield { block: block.name, offset: page * this.#pageSize, length: count * this.#pageSize };
-      }
-    }
+  /** Of each block that has pages to be sent. */
+  pending(): { block: RAMBlock; pending: PageBitmap; count: number }[] {
+    return this.#states.filter(({ count }) => count > 0);
   }
 
   /** All of it has been sent. */
   clear(): void {
-    for (const { pending } of this.#states) pending.clear();
-    this.#count = 0;
+    for (const state of this.#states) {
+      state.pending.clear();
+      state.count = 0;
+    }
   }
 
   async #takeBitmap({ block, pending }: BlockPages, bitmap: DirtyBitmap): Promise<void> {

@@ -6,7 +6,7 @@
  * and SYNC packets show both ends that the other one is there.
  */
 import type { RAMBlock } from '../ram/block.js';
-import type { DirtyRange, PendingPages } from './dirty-pages.js';
+import type { PendingPages, Section } from './dirty-pages.js';
 
 /** By choice: read in less than a second, also from a file that has to be fetched from a disk. */
 const SECTION_BYTES = 2 ** 30;
@@ -25,10 +25,10 @@ export class EveryPage implements PendingPages {
 
   async collect(): Promise<void> {}
 
-  *sections(): Generator<[DirtyRange], void, undefined> {
+  *sections(): Generator<Section, void, undefined> {
     for (const { name, size } of this.#blocks) {
       for (let offset = 0; offset < size; offset += SECTION_BYTES)
-        yield [{ block: name, offset, length: Math.min(SECTION_BYTES, size - offset) }];
+        yield (sender) => sender.queueRange(name, offset, Math.min(SECTION_BYTES, size - offset));
     }
   }
 

@@ -42,11 +42,16 @@ import type { CheckedDestination, CheckedDestinationDevice, OfferedBlock } from 
 import { nameOf, readDeviceSections, type DeviceId, type ReceivedState } from './device-sections.js';
 import { IncomingDevices, load } from './incoming-devices.js';
 import { putPage, requireAllPages, requireSameBlocks, zeroPages } from './incoming-ram.js';
+import { inTime, lateHookMs } from './late-hook.js';
 import { Life } from './life.js';
 import { ExpectedWithProof, requireSame } from './proof-section.js';
 import type { DestinationState } from './states.js';
 
 const NOTHING = Buffer.alloc(0);
+/** By choice, short beside whatever a source may have as its stallTimeoutMs. */
+const KEEP_INFORMED_MS = 100;
+/** The value of a PONG that answers no PING of a source of ours: those begin with 1. */
+const LOADING = 0;
 
 export interface ArrivedMigration {
   machine: string;
@@ -67,6 +72,9 @@ export class IncomingVm {
   #blocks: readonly RAMBlock[] = [];
   #returnPath = false;
   readonly #devices: IncomingDevices;
+  /** By cancel(), which may come too late. */
+  #cancel!: () => void;
+  readonly #cancelled = new Promise<void>((resolve) => (this.#cancel = resolve));
 
   constructor(options: CheckedDestination) {
     this.#options = options;
@@ -102,6 +110,7 @@ export class IncomingVm {
 
   async cancel(): Promise<void> {
     this.life.cancel();
+    this.#cancel();
     await this.life.done.catch(() => {});
   }
 
@@ -132,11 +141,35 @@ export class IncomingVm {
     } finally {
       unwatch();
     }
-    await life.orFailed(verify());
-    for (const state of states)
-      await life.duringHook(awaitHook(`device ${nameOf(state.device)}: load`, () => load(state)));
+    await this.#keepInformed(main, life.orFailed(verify()));
+    for (const state of states) {
+      const name = `device ${nameOf(state.device)}: load`;
+      await this.#keepInformed(
+        main,
+        life.duringHook(
+          name,
+          awaitHook(name, () => load(state)),
+        ),
+      );
+    }
     await life.orFailed(this.#tell(main));
     await this.#completed(main);
+  }
+
+  /**
+   * While a hook takes its time, the source waits, behind the last byte for the answer: it is told that this side is there, and
+   * that it has gone is noticed.
+   */
+  async #keepInformed<T>(main: MainConnection, hook: Promise<T>): Promise<T> {
+    const timer = setInterval(() => {
+      if (main.ended) this.life.fail(main.broken ?? closedUntold());
+      else main.write(encodePong(LOADING)).catch(() => {});
+    }, KEEP_INFORMED_MS);
+    try {
+      return await hook;
+    } finally {
+      clearInterval(timer);
+    }
   }
 
   /** Up to ram's END, with its footer. @returns all that comes behind it */
@@ -181,7 +214,10 @@ export class IncomingVm {
         break;
       }
       case 'mem-size':
-        await this.#accept(item.blocks.map(({ name, usedLength }) => ({ name, size: usedLength })));
+        await this.#accept(
+          item.blocks.map(({ name, usedLength }) => ({ name, size: usedLength })),
+          main,
+        );
         break;
       case 'zero':
         await zeroPages(receiver, item.block, item.offsets);
@@ -222,13 +258,13 @@ export class IncomingVm {
       throw bad('command OPEN_RETURN_PATH', 'one (capability return-path of the source)');
   }
 
-  async #accept(offered: readonly OfferedBlock[]): Promise<void> {
+  async #accept(offered: readonly OfferedBlock[], main: MainConnection): Promise<void> {
     const { receiver, life } = this;
     const { given, blocks } = this.#options;
     let here = blocks;
     if (here === undefined) {
       const accept = awaitHook('acceptBlocks', () => given.acceptBlocks?.(offered) ?? []);
-      const accepted = await life.duringHook(accept);
+      const accepted = await this.#keepInformed(main, life.duringHook('acceptBlocks', accept));
       here = makeBlocks(accepted, receiver.pageBytes);
       requireSameBlocks(offered, here);
       receiver.files = BlockFiles.open(here, 'r+');
@@ -284,7 +320,11 @@ export class IncomingVm {
     const { given, machine } = this.#options;
     life.enterAnyway('completed');
     let failed: MultifdError | undefined;
-    await awaitHook('start', () => given.start()).catch((error: MultifdError) => (failed = error));
+    const start = awaitHook('start', () => given.start());
+    const late = this.#cancelled.then(() =>
+      inTime('start', start, lateHookMs(this.#options.receiver.stallTimeoutMs)),
+    );
+    await Promise.race([start, late]).catch((error: MultifdError) => (failed = error));
     await Promise.all([settles(main.end()), receiver.end().catch(() => receiver.close())]);
     main.destroy();
     if (failed !== undefined) return life.endFailed(failed);
@@ -305,7 +345,7 @@ export class IncomingVm {
     }
     await receiver.abandon(error);
     // A device that is being loaded is not to be touched by whoever comes next.
-    await life.hookOver();
+    await life.hookOver(lateHookMs(this.#options.receiver.stallTimeoutMs));
     life.enterAnyway(life.isCancelled ? 'cancelled' : 'failed');
     life.endFailed(this.#inTail || life.isCancelled ? error : brokenOff(error));
   }

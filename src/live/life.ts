@@ -11,6 +11,7 @@
  */
 import { MultifdError, describeThrown } from '../errors.js';
 import { callHook } from '../migration/options.js';
+import { inTime } from './late-hook.js';
 
 export type OnState<S> = (state: S) => void;
 
@@ -25,8 +26,9 @@ export class Life<S extends string, R> {
   #isCancelled = false;
   #isDecided = false;
   #isOver = false;
-  /** The hook that is under way. */
+  /** The hook that is under way, and its name. */
   #hook: Promise<unknown> = Promise.resolve();
+  #hookName = '';
   #resolve!: (result: R) => void;
   #reject!: (error: MultifdError) => void;
   /** Of those who wait, and not longer: a promise of the whole life would keep a trace of every wait. */
@@ -140,14 +142,27 @@ export class Life<S extends string, R> {
   }
 
   /** As orFailed(), of a hook: where that throws, the hook may be under way still. */
-  async duringHook<T>(hook: Promise<T>): Promise<T> {
+  async duringHook<T>(name: string, hook: Promise<T>): Promise<T> {
     this.#hook = hook.catch(() => {});
+    this.#hookName = name;
     return this.orFailed(hook);
   }
 
-  /** Until no hook is under way. */
-  async hookOver(): Promise<void> {
-    await this.#hook;
+  /**
+   * Until no hook is under way, but not longer than `ms`: what ends a migration must not wait for ever for what may be the reason
+   * that it is ended.
+   *
+   * @param late called when one that was not waited for comes to its end after all
+   */
+  async hookOver(ms: number, late: (name: string) => void = () => {}): Promise<void> {
+    const hook = this.#hook;
+    const name = this.#hookName;
+    try {
+      await inTime(name, hook, ms);
+    } catch (error) {
+      this.suppress(error);
+      void hook.then(() => late(name));
+    }
   }
 
   end(result: R): void {

@@ -5,8 +5,8 @@
  *     connect; header, configuration, PING            connect, hello              runs
  *     START, block list          <- PONG
  *     marker, EOS                                     SYNC
- *     PART; marker, EOS                               all pages; SYNC             runs, dirties pages
- *     PART; marker, EOS   ...                         dirty pages; SYNC           runs          (precopy.ts)
+ *     PART; marker, EOS, PING    <- PONG              all pages; SYNC             runs, dirties pages
+ *     PART; marker, EOS, PING    <- PONG   ...        dirty pages; SYNC           runs          (precopy.ts)
  *                                                                                 pause()
  *     SWITCHOVER_START, END; marker, EOS              the last pages; SYNC        nowhere       (switch-over.ts)
  *     devices' state, EOF, VM description
@@ -26,7 +26,7 @@ import { checkMaxBandwidth } from '../options.js';
 import { proofTableOf } from '../proof.js';
 import { digestTables } from '../ram/page-digest.js';
 import { createSender, type Sender } from '../send/sender.js';
-import type { Configuration } from '../stream/configuration.js';
+import { type Configuration, encodeU32 } from '../stream/configuration.js';
 import { machineRules } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
@@ -36,6 +36,7 @@ import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from '../migr
 import { settles } from '../migration/limits.js';
 import { awaitHook } from '../migration/options.js';
 import { watchMigration } from '../migration/watch.js';
+import { inTime, lateHookMs } from './late-hook.js';
 import { Life } from './life.js';
 import { Precopy } from './precopy.js';
 import { Figures, type MigrationProgress } from './progress.js';
@@ -61,6 +62,8 @@ export class OutgoingVm implements SourceSession {
   paused = false;
   asked = false;
   #maxBandwidth: number;
+  /** The value of the last PING behind a round; the first of all, and those that keep alive, have 1. */
+  #pings = 1;
   #main: MainConnection | undefined;
   #sender: Sender | undefined;
   #answer: Answer | undefined;
@@ -165,12 +168,20 @@ export class OutgoingVm implements SourceSession {
     await this.write(this.builder.endSection());
   }
 
-  async hook<T>(name: string, call: () => T | PromiseLike<T>): Promise<T> {
-    return this.during(awaitHook(name, call));
+  async endRound(): Promise<void> {
+    await this.life.orFailed(this.sender.sync());
+    const inPlace = this.answer.ponged(++this.#pings);
+    const ping = encodeCommand(COMMAND_PING, encodeU32(this.#pings));
+    await this.write(Buffer.concat([this.builder.endSection(), ping]));
+    await this.life.orFailed(inPlace);
   }
 
-  async during<T>(hook: Promise<T>): Promise<T> {
-    return this.#keepAlive(this.life.duringHook(hook));
+  async hook<T>(name: string, call: () => T | PromiseLike<T>): Promise<T> {
+    return this.during(name, awaitHook(name, call));
+  }
+
+  async during<T>(name: string, hook: Promise<T>): Promise<T> {
+    return this.#keepAlive(this.life.duringHook(name, hook));
   }
 
   async #keepAlive<T>(wait: Promise<T>): Promise<T> {
@@ -293,15 +304,18 @@ export class OutgoingVm implements SourceSession {
 
   /** The guest runs on here, as it did before. */
   async #runOn(): Promise<void> {
-    const { given, throttle } = this.options;
-    // One hook at a time: what is being stopped cannot be let run.
-    await this.life.hookOver();
+    const { given, throttle, stallTimeoutMs } = this.options;
+    const limitMs = lateHookMs(stallTimeoutMs);
+    // One hook at a time: what is being stopped cannot be let run. A pause() that hangs may stop the guest behind resume().
+    await this.life.hookOver(limitMs, (name) => {
+      if (name === 'pause') void awaitHook('resume', () => given.resume()).catch(() => {});
+    });
     const calls: [string, () => void | Promise<void>][] = [];
     if (throttle !== undefined && this.figures.throttlePercent > 0)
       calls.push(['notConverging', () => throttle(0)]);
     if (this.paused) calls.push(['resume', () => given.resume()]);
     for (const [name, call] of calls) {
-      await awaitHook(name, call).catch((error: unknown) => this.life.suppress(error));
+      await inTime(name, awaitHook(name, call), limitMs).catch((error: unknown) => this.life.suppress(error));
     }
   }
 

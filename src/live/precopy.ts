@@ -7,6 +7,8 @@
  *               ^                                    |  no                                                  | no more
  *               +------------------------------------+<-----------------------------------------------------+
  *
+ * A round is over when the destination says that it has all of it in place: a PING behind the marker, and its PONG.
+ *
  * A guest without dirty tracking has all its pages queued in each round, and what was dirtied is what a round has sent: it is
  * known when the round is over, so that none is ever known to be the last but by how long it took.
  *
@@ -44,7 +46,7 @@ export class Precopy {
     for (;;) {
       life.enter('active');
       this.#before = this.#last;
-      this.#last = await this.send(() => builder.part());
+      this.#last = await this.send(() => builder.part(), true);
       this.#convergence.sent(this.#last);
       let isEnough = await this.#isEnough();
       if (isEnough && waits) {
@@ -61,7 +63,7 @@ export class Precopy {
   async collect(): Promise<number> {
     const { figures, options } = this.#source;
     const before = this.dirty.count;
-    await this.#source.during(this.dirty.collect());
+    await this.#source.during('dirty', this.dirty.collect());
     const dirtied = this.dirty.count - before;
     const isTold = this.#convergence.rounds > 0 && this.dirty.areKnown;
     figures.synced(isTold ? dirtied : undefined);
@@ -79,20 +81,18 @@ export class Precopy {
    * All that is pending.
    *
    * @param head makes that of its last section, which mostly is the only one
+   * @param isRound the guest runs
    * @returns what has been sent
    */
-  async send(head: () => Buffer): Promise<SentRound> {
+  async send(head: () => Buffer, isRound: boolean): Promise<SentRound> {
     const { figures, sender, builder } = this.#source;
     figures.roundBegins(this.#remaining / this.#source.options.pageSize);
     const sections = [...this.dirty.sections()];
-    const last = sections.pop() ?? [];
-    for (const section of [...sections, last]) {
-      await this.#source.write(section === last ? head() : builder.part());
-      for (const { block, offset, length } of section) {
-        // The session ends with the migration, so that this does.
-        await sender.queueRange(block, offset, length);
-      }
-      await this.#source.endSection();
+    for (const [index, queue] of sections.entries()) {
+      const isLast = index === sections.length - 1;
+      await this.#source.write(isLast ? head() : builder.part());
+      await queue(sender);
+      await (isLast && isRound ? this.#source.endRound() : this.#source.endSection());
     }
     this.dirty.clear();
     const sent = figures.roundEnds();

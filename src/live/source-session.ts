@@ -28,12 +28,17 @@ export interface SourceSession {
   /** SYNC on every channel, then the marker. */
   endSection(): Promise<void>;
   /**
+   * The same behind a round, and a PING, until its PONG: the destination has all of it in place. What the kernel has taken is not
+   * that yet: it holds megabytes, and the guest would stand still until the destination has worked them off.
+   */
+  endRound(): Promise<void>;
+  /**
    * Calls a hook of the embedder's, between two sections. Meanwhile the destination is pinged: it must not take a hook that
    * takes its time for a source that is gone.
    */
   hook<T>(name: string, call: () => T | PromiseLike<T>): Promise<T>;
   /** The same for one that has been called. */
-  during<T>(hook: Promise<T>): Promise<T>;
+  during<T>(name: string, hook: Promise<T>): Promise<T>;
   /** State pre-switchover, until switchover() is called. */
   released(): Promise<void>;
 }

@@ -16,7 +16,6 @@ import { types } from 'node:util';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import { refusedBy } from '../migration/answer.js';
-import { withLimit } from '../migration/limits.js';
 import type { Proof } from '../proof.js';
 import { encodeFooter } from '../stream/main-writer.js';
 import { PIECE_BYTES } from './device-pieces.js';
@@ -32,6 +31,7 @@ import {
 } from './device-sections.js';
 import { DeviceSender, requireState } from './device-sender.js';
 import { encodeProofHead, proofBytes } from './proof-section.js';
+import { watchStall } from '../transport/stall.js';
 import type { Precopy } from './precopy.js';
 import type { CheckedSourceDevice } from './source-options.js';
 import type { SourceSession } from './source-session.js';
@@ -67,7 +67,7 @@ export class SwitchOver {
     const states: DeviceState[] = [];
     for (const device of options.devices) states.push({ device, data: await this.#save(device) });
     await this.#precopy.collect();
-    await this.#precopy.send(() => builder.end());
+    await this.#precopy.send(() => builder.end(), false);
     const proof = options.verify ? sender.prove() : undefined;
     for (const [index, state] of states.entries()) {
       for (const piece of encodeDeviceSection(FIRST_DEVICE_SECTION + index, state)) {
@@ -110,17 +110,27 @@ export class SwitchOver {
   async verdict(): Promise<void> {
     const source = this.#source;
     const { stallTimeoutMs } = source.options;
-    const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
     // Before the first of these bytes: what comes of them is not known from here on.
     source.asked = true;
     source.answer.expectShut();
+    // While it loads it says so: what counts is how long it has said nothing.
+    const unwatch = watchStall(
+      stallTimeoutMs,
+      () => source.main.moved,
+      () => {
+        const late = `the destination has all, but has not said for ${stallTimeoutMs} ms that it is loaded, or loading`;
+        source.life.fail(new MultifdError('ERR_MULTIFD_STALL', late));
+      },
+    );
     try {
-      await withLimit(this.#ask(), stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
+      await this.#ask();
     } catch (thrown) {
       const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'main stream');
       // What comes of listening on is not the first error.
       source.life.fail(error);
       await this.#lastWord(error);
+    } finally {
+      unwatch();
     }
     source.life.decide();
   }

@@ -12,6 +12,8 @@ export class Answer {
   /** The status; rejects if the destination goes without one. */
   readonly shut: Promise<number>;
   #ponged!: () => void;
+  /** Who waits for the PONG of one PING, by its value. */
+  readonly #waiting = new Map<number, () => void>();
   #isDue = false;
   #isIgnored = false;
   #isLoaded = false;
@@ -27,6 +29,11 @@ export class Answer {
     return this.#isLoaded;
   }
 
+  /** Until the PONG with this value has come, which is asked for behind this call. */
+  ponged(value: number): Promise<void> {
+    return new Promise((resolve) => this.#waiting.set(value, resolve));
+  }
+
   /** From here on the destination may come to have all. */
   expectShut(): void {
     this.#isDue = true;
@@ -39,7 +46,11 @@ export class Answer {
 
   async #read(reader: ByteReader): Promise<number> {
     for await (const message of readReturnPath(reader)) {
-      if (message.kind === 'pong') this.#ponged();
+      if (message.kind === 'pong') {
+        this.#ponged();
+        this.#waiting.get(message.value)?.();
+        this.#waiting.delete(message.value);
+      }
       if (message.kind !== 'shut') continue;
       if (message.status === 0 && !this.#isDue) {
         const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');

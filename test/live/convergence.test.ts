@@ -10,6 +10,7 @@ t.test(
   'it fits when what is left passes within the limit at the rate of the last round, to the byte',
   async (t) => {
     const convergence = new Convergence(30);
+    convergence.sent({ pageBytes: 900 * MIB, normalBytes: 900 * MIB, ms: 1000 });
     convergence.sent({ pageBytes: 100 * MIB, normalBytes: 100 * MIB, ms: 1000 });
     t.equal(convergence.judge(30 * MIB, 300), 'fits');
     t.equal(convergence.judge(30 * MIB + 4096, 300), 'another-round');
@@ -30,8 +31,26 @@ t.test('zero pages of the first round tell nothing of the rate, those of later r
   t.equal(convergence.bytesPerMs, MIB / 5, 'nor does a round without a page');
   const empty = new Convergence(30);
   empty.sent({ pageBytes: 10 * MIB, normalBytes: 0, ms: 100 });
+  t.equal(empty.expectedDowntimeMs(MIB), 10);
+  empty.sent({ pageBytes: 10 * MIB, normalBytes: 0, ms: 100 });
   t.equal(empty.judge(MIB, 300), 'fits', 'a guest that is all zero');
 });
+
+t.test(
+  'the first pass is not followed by the switch-over, unless nothing is left or no round is allowed',
+  async (t) => {
+    const first = { pageBytes: 1000 * MIB, normalBytes: 1000 * MIB, ms: 100 };
+    const convergence = new Convergence(30);
+    convergence.sent(first);
+    t.equal(convergence.judge(4096, 300), 'another-round', 'its rate is not that of pages that lie apart');
+    t.equal(convergence.judge(0, 0), 'fits');
+    convergence.sent({ pageBytes: MIB, normalBytes: MIB, ms: 10 });
+    t.equal(convergence.judge(4096, 300), 'fits');
+    const only = new Convergence(1);
+    only.sent(first);
+    t.equal(only.judge(4096, 300), 'fits');
+  },
+);
 
 t.test('after so many rounds it is exhausted', async (t) => {
   const convergence = new Convergence(2);

@@ -2,7 +2,7 @@
  * However a live migration ends, the guest runs on exactly one side: cancelled, broken, refused or thrown out of a hook, at
  * each step of either end.
  */
-import t, { type Test } from 'tap';
+import t from 'tap';
 import type { MigrationSourceOptions, SourceState } from '../../src/index.js';
 import { HandDestination, SHUT_0 } from '../migration/peers.js';
 import { eventually } from '../support/raw-channel.js';
@@ -10,90 +10,22 @@ import { within } from '../support/within.js';
 import {
   WAIT_MS,
   Wire,
+  bothFail,
   deferred,
   failure,
   runsOnHere,
   runsThere,
   scene,
-  type Scene,
   type SceneOptions,
 } from './scene.js';
+import { IN_LOAD, STEPS, endless } from './steps.js';
 
-/** Acts once, when the migration has come so far. Pages never fit, so that rounds go on. */
-type Step = (act: () => void) => SceneOptions;
-
-const endless: Partial<MigrationSourceOptions> = {
-  dirty: () => [{ block: 'ram', offset: 0, length: 40 * 4096 }],
-  downtimeLimitMs: 0,
-  maxRounds: 1_000_000,
-};
-const inSource = (state: SourceState, act: () => void): Partial<MigrationSourceOptions> => ({
-  onState: (now) => {
-    if (now === state) act();
-  },
-});
-let calls = 0;
-
-/** From the first connection to the devices' state; before the last byte has gone out. */
-const STEPS: Record<string, Step> = {
-  'at the begin of state active': (act) => ({ source: { ...endless, ...inSource('active', act) } }),
-  'in the third round': (act) => {
-    calls = 0;
-    const dirty = (): { block: string; offset: number; length: number }[] => {
-      if (++calls === 4) act();
-      return [{ block: 'ram', offset: 0, length: 40 * 4096 }];
-    };
-    return { source: { ...endless, dirty } };
-  },
-  'in state pre-switchover': (act) => ({
-    source: { pauseBeforeSwitchover: true, ...inSource('pre-switchover', () => setImmediate(act)) },
-  }),
-  'at the begin of state device': (act) => ({ source: inSource('device', act) }),
-  'in pause()': (act) => ({
-    source: {
-      pause: async () => {
-        act();
-        await new Promise((resolve) => setTimeout(resolve, 30));
-      },
+function inSource(state: SourceState, act: () => void): Partial<MigrationSourceOptions> {
+  return {
+    onState: (now) => {
+      if (now === state) act();
     },
-  }),
-  'in save()': (act) => ({
-    source: {
-      devices: [
-        {
-          idstr: 'cpu',
-          save: async () => {
-            act();
-            await new Promise((resolve) => setTimeout(resolve, 30));
-            return Buffer.from('state');
-          },
-        },
-      ],
-    },
-  }),
-};
-
-/** All has gone out, and the destination loads it. */
-const IN_LOAD: Step = (act) => ({
-  destination: {
-    devices: [
-      {
-        idstr: 'cpu',
-        load: async () => {
-          act();
-          await new Promise((resolve) => setTimeout(resolve, 100));
-        },
-      },
-    ],
-  },
-});
-
-async function bothFail(t: Test, it: Scene): Promise<string[]> {
-  const codes = [(await failure(it.source.done)).code, (await failure(it.destination.done)).code];
-  runsOnHere(t, it);
-  t.notOk(it.notes.includes('start'));
-  t.notOk(it.notes.includes('destination completed'));
-  return codes;
+  };
 }
 
 for (const [when, step] of Object.entries({ ...STEPS, 'in load()': IN_LOAD })) {
@@ -226,19 +158,6 @@ t.test('channels that break when all has gone over are of no account', async (t)
   await within(it.source.done, WAIT_MS, 'done');
   await within(it.destination.done, WAIT_MS, 'done');
   runsThere(t, it);
-});
-
-t.test('a load() that takes too long: the source gives up, and the destination does not start', async (t) => {
-  const it = await scene(t, {
-    source: { stallTimeoutMs: 400 },
-    destination: {
-      devices: [{ idstr: 'cpu', load: () => new Promise((resolve) => setTimeout(resolve, 1000)) }],
-    },
-  });
-  const error = await failure(it.source.done);
-  t.match(error, { code: 'ERR_MULTIFD_STALL', message: /has all, but has not said within 400 ms/ });
-  t.equal((await failure(it.destination.done)).code, 'ERR_MULTIFD_CONNECTION');
-  await bothFail(t, it);
 });
 
 t.test('a SHUT 0 before the last bytes have gone out is refused', async (t) => {

@@ -97,6 +97,15 @@ export function runsOnHere(t: Test, { notes }: Pick<Scene, 'notes'>): void {
   t.ok(['', 'pause,resume'].includes(hooks.join()), hooks.join() || 'no hook was called');
 }
 
+/** Both ends fail, and the guest runs on here. @returns their codes */
+export async function bothFail(t: Test, it: Scene): Promise<[source: string, destination: string]> {
+  const codes = [(await failure(it.source.done)).code, (await failure(it.destination.done)).code];
+  runsOnHere(t, it);
+  t.notOk(it.notes.includes('start'));
+  t.notOk(it.notes.includes('destination completed'));
+  return codes as [string, string];
+}
+
 /** The guest runs there and nowhere else. */
 export function runsThere(t: Test, { notes, here, there }: Scene): void {
   const hooks = notes.filter((note) => ['pause', 'resume', 'start'].includes(note));
@@ -127,7 +136,9 @@ export class Wire {
     this.#server = net.createServer({ allowHalfOpen }, (near) => {
       const far = net.connect({ ...(to as net.TcpNetConnectOpts), allowHalfOpen });
       this.#pairs.push([near, far]);
-      for (const end of [near, far]) end.on('error', () => {});
+      // A reset is one at the other end as well.
+      near.on('error', () => far.resetAndDestroy());
+      far.on('error', () => near.resetAndDestroy());
       near.pipe(far);
       if (this.#pairs.length > 1) far.pipe(near);
       else far.on('data', (bytes) => (this.#held === undefined ? near.write(bytes) : this.#held.push(bytes)));
@@ -165,6 +176,14 @@ export class Wire {
   /** Nothing that the source sends on them is taken any more. */
   stallChannels(): void {
     for (const [near, far] of this.#pairs.slice(1)) near.unpipe(far).pause();
+  }
+
+  cutMain(): void {
+    for (const socket of this.#pairs[0]) socket.destroy();
+  }
+
+  cutChannel(): void {
+    for (const socket of this.#pairs[1]) socket.destroy();
   }
 
   /** All but the main stream's. */

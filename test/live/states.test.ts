@@ -3,7 +3,7 @@ import t from 'tap';
 import type { MigrationProgress } from '../../src/index.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
-import { PAGES, SIZE, WAIT_MS, failure, runsOnHere, runsThere, scene } from './scene.js';
+import { PAGES, SIZE, WAIT_MS, Wire, failure, runsOnHere, runsThere, scene } from './scene.js';
 
 t.test('states and hooks come in their order, each once', async (t) => {
   const it = await scene(t);
@@ -161,7 +161,7 @@ t.test('maxBandwidth is lifted while the guest stands still', async (t) => {
       downtimeLimitMs: 1_000_000,
       dirty: () => {
         // An hour for what is left.
-        if (++calls === 2) it.source.maxBandwidth = 1024;
+        if (++calls === 3) it.source.maxBandwidth = 1024;
         return [{ block: 'ram', offset: 0, length: size }];
       },
     },
@@ -170,6 +170,33 @@ t.test('maxBandwidth is lifted while the guest stands still', async (t) => {
   await within(it.source.done, WAIT_MS, 'done');
   await it.destination.done;
   runsThere(t, { ...it, here, there });
+});
+
+t.test('a round is over when the destination has said that it has all of it in place', async (t) => {
+  let wire!: Wire;
+  const it = await scene(t, {
+    through: (address) => {
+      wire = new Wire(t, address);
+      return wire.listen();
+    },
+    source: {
+      onState: (state) => {
+        if (state === 'active') wire.hold();
+      },
+    },
+  });
+  await eventually(
+    () => it.destination.stats().syncs >= 4,
+    'the sync points of the first pass, on both channels',
+  );
+  // What the source has written is all there, and it is not told.
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  t.equal(it.source.state, 'active');
+  t.equal(it.source.stats().ram.dirtySyncCount, 1);
+  wire.release();
+  await within(it.source.done, WAIT_MS, 'done');
+  await it.destination.done;
+  runsThere(t, it);
 });
 
 t.test('await using ends it, as cancel() does', async (t) => {

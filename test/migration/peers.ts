@@ -1,6 +1,6 @@
 /**
  * A source and a destination by hand, for what goes wrong between them: the source plays a capture and asks for a return
- * path, the destination answers the PING and says SHUT when it is told to.
+ * path, the destination answers each PING and says SHUT when it is told to.
  */
 import { once } from 'node:events';
 import net from 'node:net';
@@ -12,7 +12,7 @@ import { eventually } from '../support/raw-channel.js';
 /** OPEN_RETURN_PATH and PING 1. */
 const ASK = Buffer.from('0800010000' + '080002000400000001', 'hex');
 const PING = Buffer.from('0800020004', 'hex');
-const PONG = Buffer.from('0002000400000001', 'hex');
+const PONG = Buffer.from('00020004', 'hex');
 export const SHUT_0 = Buffer.from('0001000400000000', 'hex');
 export const SHUT_1 = Buffer.from('0001000400000001', 'hex');
 
@@ -119,7 +119,10 @@ export class HandDestination {
     }
     socket.on('data', (bytes) => {
       this.bytes += bytes.length;
-      if (bytes.includes(PING)) socket.write(PONG);
+      for (let at = bytes.indexOf(PING); at >= 0; at = bytes.indexOf(PING, at + PING.length)) {
+        const value = bytes.subarray(at + PING.length, at + PING.length + 4);
+        socket.write(Buffer.concat([PONG, value]));
+      }
     });
   }
 
