@@ -1,46 +1,48 @@
 /**
- * A model guest that goes on writing to its memory while it is moved. Memory that is shared is written by a thread of its own,
- * any other between two turns of the event loop; its dirty pages are told as a bitmap or by a function.
+ * A model guest that goes on writing to its memory while it is moved. Memory that is shared is written by a thread of its own, any
+ * other between two turns of the event loop, as is one whose bitmap is not shared; memory that can grow does so meanwhile.
  */
 import { once } from 'node:events';
-import fs from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import type { Test } from 'tap';
 import type { DirtyOption, DirtyRange } from '../../src/index.js';
 import { type LiveGuestTask, PAUSE, RUN, nextWrite } from '../fixtures/live-guest-worker.js';
 import { Random } from '../support/random.js';
-import { makeStore, type Store, type StoreKind } from '../support/store.js';
+import { makeLiveStore, type LiveKind, type LiveStore } from './kinds.js';
 
 export const PAGE_SIZE = 4096;
 const BLOCK = 'guest.ram';
 
+/** How its dirty pages are told: a bitmap that threads share, one of its own thread, a function. */
+export type DirtyForm = 'bitmap' | 'own-bitmap' | 'function';
+
 export class LiveGuest {
-  readonly store: Store;
+  readonly store: LiveStore;
   /** Zeroed memory of the same kind at the destination. */
-  readonly there: Store;
+  readonly there: LiveStore;
   readonly dirty: DirtyOption;
   /** pause and resume, as they were called. */
   readonly calls: string[] = [];
   readonly pageCount: number;
   readonly #bitmap: Int32Array;
+  readonly #hasThread: boolean;
   readonly #control = new Int32Array(new SharedArrayBuffer(8));
   readonly #random: Random;
   #timer: NodeJS.Immediate | undefined;
   /** It has begun to write. */
   running: Promise<unknown> = Promise.resolve();
 
-  constructor(t: Test, kind: StoreKind, form: 'bitmap' | 'function', seed: number, pageCount = 2048) {
-    const dir = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-live-'));
-    t.teardown(() => fs.rmSync(dir, { recursive: true }));
+  constructor(t: Test, kind: LiveKind, form: DirtyForm, seed: number, pageCount = 2048) {
     this.pageCount = pageCount;
-    this.store = makeStore(dir, BLOCK, kind, pageCount * PAGE_SIZE);
-    this.there = makeStore(dir, `${BLOCK}-there`, kind, pageCount * PAGE_SIZE);
+    this.store = makeLiveStore(t, kind, BLOCK, pageCount * PAGE_SIZE);
+    this.there = makeLiveStore(t, kind, `${BLOCK}-there`, pageCount * PAGE_SIZE);
     this.store.options.name = this.there.options.name = BLOCK;
-    this.#bitmap = new Int32Array(new SharedArrayBuffer(4 * Math.ceil(pageCount / 32)));
-    this.dirty = form === 'bitmap' ? { [BLOCK]: this.#bitmap } : () => this.#ranges();
+    const bitmapBytes = 4 * Math.ceil(pageCount / 32);
+    this.#bitmap = new Int32Array(
+      form === 'own-bitmap' ? new ArrayBuffer(bitmapBytes) : new SharedArrayBuffer(bitmapBytes),
+    );
+    this.dirty = form === 'function' ? () => this.#ranges() : { [BLOCK]: this.#bitmap };
     this.#random = new Random(seed);
     // Half of it has never been written to.
     for (let page = 0; page < pageCount / 2; page++) {
@@ -49,7 +51,8 @@ export class LiveGuest {
       this.store.write(page * PAGE_SIZE, bytes);
     }
     const { memory } = this.store.options;
-    if (memory instanceof SharedArrayBuffer) this.#startThread(t, memory, seed);
+    this.#hasThread = memory instanceof SharedArrayBuffer && form !== 'own-bitmap';
+    if (this.#hasThread) this.#startThread(t, memory as SharedArrayBuffer, seed);
     else {
       this.#turn();
       t.teardown(() => clearImmediate(this.#timer));
@@ -59,7 +62,7 @@ export class LiveGuest {
   async pause(): Promise<void> {
     this.calls.push('pause');
     clearImmediate(this.#timer);
-    if (!(this.store.options.memory instanceof SharedArrayBuffer)) return;
+    if (!this.#hasThread) return;
     Atomics.store(this.#control, 0, PAUSE);
     const wait = Atomics.waitAsync(this.#control, 0, PAUSE);
     if (wait.async) await wait.value;
@@ -67,7 +70,7 @@ export class LiveGuest {
 
   resume(): void {
     this.calls.push('resume');
-    if (this.store.options.memory instanceof SharedArrayBuffer) {
+    if (this.#hasThread) {
       Atomics.store(this.#control, 0, RUN);
       Atomics.notify(this.#control, 0);
     } else this.#turn();
@@ -93,6 +96,8 @@ export class LiveGuest {
       this.store.write(page * PAGE_SIZE + at, bytes);
       Atomics.or(this.#bitmap, page >> 5, 1 << (page & 31));
     }
+    this.store.grow?.();
+    this.there.grow?.();
     this.#timer = setImmediate(() => this.#turn());
   }
 
