@@ -4,8 +4,9 @@
  */
 import t, { type Test } from 'tap';
 import type { Address } from '../../src/index.js';
+import { HandDestination } from '../migration/peers.js';
 import { eventually } from '../support/raw-channel.js';
-import { Wire, bothFail, scene } from './scene.js';
+import { Wire, bothFail, failure, runsOnHere, scene } from './scene.js';
 import { IN_LOAD, STEPS, type Step } from './steps.js';
 
 const ALL_STEPS: Record<string, Step> = { ...STEPS, 'in load()': IN_LOAD };
@@ -58,3 +59,32 @@ for (const [when, step] of Object.entries(ALL_STEPS)) {
     await bothFail(t, it);
   });
 }
+
+t.test('an abort in state setup: nothing was to be stopped, and every connection is closed', async (t) => {
+  const peer = await HandDestination.listen(t);
+  const abort = new AbortController();
+  const it = await scene(t, { through: async () => peer.address, source: { signal: abort.signal } });
+  await eventually(() => peer.open > 0, 'the source is connected');
+  t.equal(it.source.state, 'setup');
+  abort.abort(new Error('enough'));
+  t.equal((await failure(it.source.done)).code, 'ERR_MULTIFD_ABORTED');
+  await eventually(() => peer.open === 0, 'every connection is closed');
+  runsOnHere(t, it);
+});
+
+t.test('the destination is gone in state setup, before and behind its channels', async (t) => {
+  for (const connections of [1, 2]) {
+    const peer = await HandDestination.listen(t);
+    const gone = (): void => {
+      if (peer.sockets.length >= connections) for (const socket of peer.sockets) socket.destroy();
+    };
+    peer.onChannel = gone;
+    const it = await scene(t, { through: async () => peer.address });
+    await eventually(() => peer.sockets.length >= connections, `${connections} connections`);
+    gone();
+    t.match((await failure(it.source.done)).code, /^ERR_MULTIFD_(CONNECTION|CONNECT)$/);
+    t.equal(it.source.state, 'failed');
+    runsOnHere(t, it);
+    t.notOk(it.notes.includes('pause'));
+  }
+});
