@@ -30,7 +30,7 @@ export interface MigrationInfo {
   /** The real one, at the end, and the one that was expected before. */
   downtime?: number;
   'expected-downtime'?: number;
-  ram?: { transferred: number; 'dirty-pages-rate'?: number };
+  ram?: { transferred: number };
   'socket-address'?: { port: string }[];
 }
 
