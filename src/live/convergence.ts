@@ -7,9 +7,9 @@
  *     else                                          another round, as far as `maxRounds`
  *
  * The rate is that of pages in place, a round trip included, since a round is over when the destination has said that it has all
- * of it; so what a round costs however few its pages are is in it. The first pass is followed by one round at least, unless nothing
+ * of it; so what a round costs however few its pages are is in it. The first pass is followed by two rounds at least, unless nothing
  * is left: its pages lie side by side and pass several times as fast as those that a guest writes to, and the code that sends and
- * takes those is new until then, so that they would be slow just while the guest stands still.
+ * takes those is new in the second round, and slow. So the third one's rate is the first that tells what the last will take.
  *
  * The rate is that of page bytes. Of the first round only those pages count that had data: most of a guest is zero, and zero
  * pages pass much faster than what the guest writes to.
@@ -29,8 +29,8 @@ const INITIAL_PERCENT = 20;
 const INCREMENT_PERCENT = 10;
 const MAX_PERCENT = 99;
 
-/** The first pass, whose rate tells nothing of pages that lie apart, and one of such pages. */
-const FEWEST_ROUNDS = 2;
+/** The first pass, whose rate tells nothing of pages that lie apart; one of such pages; and one whose rate is that of the last. */
+const FEWEST_ROUNDS = 3;
 
 /** What a round has sent. */
 export interface SentRound {

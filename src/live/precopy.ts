@@ -65,7 +65,8 @@ export class Precopy {
     const before = this.dirty.count;
     await this.#source.during('dirty', this.dirty.collect());
     const dirtied = this.dirty.count - before;
-    const isTold = this.#convergence.rounds > 0 && this.dirty.areKnown;
+    // Of a guest that stands still there is no rate, nor of what it did in the moment before.
+    const isTold = this.#convergence.rounds > 0 && !this.#source.paused && this.dirty.areKnown;
     figures.synced(isTold ? dirtied : undefined);
     return dirtied * options.pageSize;
   }
@@ -123,7 +124,8 @@ export class Precopy {
         if (options.switchesAnyway) return true;
         throw this.#notConverging(expected);
       case 'another-round':
-        if (isRound) await this.#slowDown(dirtied);
+        // Of a guest that would fit only rounds are wanted.
+        if (isRound && expected > this.#source.downtimeLimitMs) await this.#slowDown(dirtied);
         return false;
     }
   }

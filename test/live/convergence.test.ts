@@ -11,6 +11,7 @@ t.test(
   async (t) => {
     const convergence = new Convergence(30);
     convergence.sent({ pageBytes: 900 * MIB, normalBytes: 900 * MIB, ms: 1000 });
+    convergence.sent({ pageBytes: 800 * MIB, normalBytes: 800 * MIB, ms: 1000 });
     convergence.sent({ pageBytes: 100 * MIB, normalBytes: 100 * MIB, ms: 1000 });
     t.equal(convergence.judge(30 * MIB, 300), 'fits');
     t.equal(convergence.judge(30 * MIB + 4096, 300), 'another-round');
@@ -32,7 +33,7 @@ t.test('zero pages of the first round tell nothing of the rate, those of later r
   const empty = new Convergence(30);
   empty.sent({ pageBytes: 10 * MIB, normalBytes: 0, ms: 100 });
   t.equal(empty.expectedDowntimeMs(MIB), 10);
-  empty.sent({ pageBytes: 10 * MIB, normalBytes: 0, ms: 100 });
+  for (let round = 2; round <= 3; round++) empty.sent({ pageBytes: 10 * MIB, normalBytes: 0, ms: 100 });
   t.equal(empty.judge(MIB, 300), 'fits', 'a guest that is all zero');
 });
 
@@ -44,6 +45,8 @@ t.test(
     convergence.sent(first);
     t.equal(convergence.judge(4096, 300), 'another-round', 'its rate is not that of pages that lie apart');
     t.equal(convergence.judge(0, 0), 'fits');
+    convergence.sent({ pageBytes: MIB, normalBytes: MIB, ms: 10 });
+    t.equal(convergence.judge(4096, 300), 'another-round', 'nor is that of code that is new');
     convergence.sent({ pageBytes: MIB, normalBytes: MIB, ms: 10 });
     t.equal(convergence.judge(4096, 300), 'fits');
     const only = new Convergence(1);
@@ -113,6 +116,22 @@ t.test('a function: it is called with ever more, and with 0 when all has failed'
   t.same(percents, [20, 30, 40, 0]);
   t.equal(it.source.stats().throttlePercent, 40);
   runsOnHere(t, it);
+});
+
+t.test('a function is not called where it fits, and only rounds are wanted', async (t) => {
+  const percents: number[] = [];
+  const it = await scene(t, {
+    source: {
+      ...busy,
+      downtimeLimitMs: 1_000_000,
+      notConverging: (percent) => void percents.push(percent),
+    },
+  });
+  const totals = await within(it.source.done, WAIT_MS, 'done');
+  await it.destination.done;
+  t.same(percents, []);
+  t.equal(totals.ram.dirtySyncCount, 5, 'at the begin, behind three rounds, and when the guest stood still');
+  runsThere(t, it);
 });
 
 t.test('a function that helps: the guest converges and is not called again', async (t) => {

@@ -161,7 +161,7 @@ t.test('maxBandwidth is lifted while the guest stands still', async (t) => {
       downtimeLimitMs: 1_000_000,
       dirty: () => {
         // An hour for what is left.
-        if (++calls === 3) it.source.maxBandwidth = 1024;
+        if (++calls === 4) it.source.maxBandwidth = 1024;
         return [{ block: 'ram', offset: 0, length: size }];
       },
     },
