@@ -32,8 +32,8 @@ const LINES = 3;
 /** Ticks of the guest's timer, 200 a second, between two lines. */
 const TICKS_PER_LINE = 50;
 const HOST = '127.0.0.1';
-/** Less than by default, so that there is more than one round. */
-const DOWNTIME_LIMIT_MS = 3;
+/** Less than by default, so that there is more than one round, and no less than it takes to read all of its memory. */
+const DOWNTIME_LIMIT_MS = 25;
 
 export interface V86DemoPlan {
   channels: number;

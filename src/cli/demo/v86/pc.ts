@@ -5,8 +5,7 @@
  * Facts about v86 0.5.462 that it goes by:
  * - All of it runs on the thread that made it, between two turns of the event loop. Its RAM is a part of a WebAssembly.Memory
  *   that grows.
- * - It does not tell which pages were written to. They are found by comparing with a copy, and the copy is what is sent: of RAM
- *   itself a page could be sent that is another one between two comparisons that find it the same.
+ * - It does not tell which pages were written to: option `dirty` is left out.
  * - save_state() packs RAM into its state by pack_memory(), and restore_state() unpacks it.
  * - restore_state() puts copies in the place of three registers, of which the CPU then knows nothing: flags are lost.
  * - The timer's start is a time of performance.now(), which begins with each process.
@@ -34,7 +33,6 @@ type Emulator = V86 & {
 
 export class Pc {
   emulator: Emulator;
-  copy: Buffer;
 
   static async boot(options: V86Options): Promise<Pc> {
     const emulator = new V86(options) as Emulator;
@@ -43,7 +41,6 @@ export class Pc {
   }
   constructor(emulator: Emulator) {
     this.emulator = emulator;
-    this.copy = Buffer.from(new SharedArrayBuffer(this.cpu.mem8.length));
     this.cpu.pack_memory = () => ({
       packed_memory: new Uint8Array(0),
       bitmap: { get_buffer: () => new ArrayBuffer(0) },
@@ -54,35 +51,28 @@ export class Pc {
     return this.emulator.v86.cpu;
   }
 
+  get blocks() {
+    const { mem8, wasm_memory: wasm } = this.cpu;
+    return [{ name: 'pc.ram', memory: { wasm, offset: mem8.byteOffset, size: mem8.length } }];
+  }
   get source() {
     return {
       machine: 'v86-1.0',
-      blocks: [{ name: 'pc.ram', memory: this.copy }],
-      dirty: () => this.dirty(),
+      blocks: this.blocks,
       devices: [{ idstr: 'v86', save: () => this.save() }],
       pause: () => this.pause(),
       resume: () => this.start(),
     };
   }
   get destination() {
-    const { mem8, wasm_memory: wasm } = this.cpu;
     return {
       machine: 'v86-1.0',
-      blocks: [{ name: 'pc.ram', memory: { wasm, offset: mem8.byteOffset, size: mem8.length } }],
+      blocks: this.blocks,
       devices: [{ idstr: 'v86', load: (data: Buffer) => this.load(data) }],
       start: () => this.start(),
     };
   }
 
-  *dirty() {
-    const ram = this.cpu.mem8.subarray(); // where it is now
-    for (let offset = 0; offset < ram.length; offset += 4096) {
-      const page = ram.subarray(offset, offset + 4096);
-      if (this.copy.compare(page, 0, 4096, offset, offset + 4096) === 0) continue;
-      this.copy.set(page, offset);
-      yield { block: 'pc.ram', offset, length: 4096 };
-    }
-  }
   async pause() {
     this.throttle(0);
     const stopped = this.emulator.stop();
