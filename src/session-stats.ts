@@ -2,6 +2,7 @@
 import { readClock } from './shared/clock.js';
 import {
   STAT_BYTES,
+  STAT_COUNT,
   STAT_DEVICE_STATES,
   STAT_NORMAL_PAGES,
   STAT_PACKETS,
@@ -76,4 +77,24 @@ export function sumStats(counters: readonly Float64Array[], pageSize: number, el
     elapsedMs,
     channels,
   };
+}
+
+/** Before anything has been counted. */
+export function noStats(channels: number, pageSize: number): Stats {
+  const counters = Array.from({ length: channels }, () => new Float64Array(STAT_COUNT));
+  return sumStats(counters, pageSize, 0);
+}
+
+/** Of two sessions with equally many channels, one after the other. */
+export function addStats(one: Stats, other: Stats): Stats {
+  const channels = one.channels.map((channel, id) => addCounters(channel, other.channels[id]));
+  return { ...addCounters(one, other), channels };
+}
+
+function addCounters<T extends object>(one: T, other: T): T {
+  const sum = Object.entries(one).map(([key, value]: [string, unknown]) => {
+    const more = other[key as keyof T];
+    return [key, typeof value === 'number' && typeof more === 'number' ? value + more : value];
+  });
+  return Object.fromEntries(sum) as T;
 }

@@ -1,25 +1,29 @@
 /**
  * What a destination says to a source of ours on the return path, read from the first byte on: the PONG, which says that its
- * channels are all in, and the SHUT, which decides. A SHUT 0 before that which it answers has begun to go out (the devices' state,
+ * channels are all in, whether it carries on (stream/resume-section.ts), and the SHUT, which decides. A SHUT 0 before that which it answers has begun to go out (the devices' state,
  * or the last of it) is refused: nobody can have loaded what was not sent.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { ByteReader } from '../stream/byte-reader.js';
+import type { ResumeAnswer } from '../stream/resume-section.js';
 import { readReturnPath } from '../stream/return-path.js';
 
 export class Answer {
   readonly pong: Promise<void>;
+  readonly resumed: Promise<ResumeAnswer>;
   /** The status; rejects if the destination goes without one. */
   readonly shut: Promise<number>;
   #ponged!: () => void;
   /** Who waits for the PONG of one PING, by its value. */
   readonly #waiting = new Map<number, () => void>();
+  #told!: (answer: ResumeAnswer) => void;
   #isDue = false;
   #isIgnored = false;
   #isLoaded = false;
 
   constructor(reader: ByteReader) {
     this.pong = new Promise((resolve) => (this.#ponged = resolve));
+    this.resumed = new Promise((resolve) => (this.#told = resolve));
     this.shut = this.#read(reader);
     this.shut.catch(() => {});
   }
@@ -51,6 +55,7 @@ export class Answer {
         this.#waiting.get(message.value)?.();
         this.#waiting.delete(message.value);
       }
+      if (message.kind === 'resume') this.#told(message);
       if (message.kind !== 'shut') continue;
       if (message.status === 0 && !this.#isDue) {
         const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');

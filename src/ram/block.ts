@@ -145,7 +145,8 @@ export class RAMBlock implements SessionBlock {
   fd: number | undefined;
   readonly directFd: number | undefined;
   readonly base: number;
-  readonly fresh: boolean;
+  /** Until a session has begun to write, where others go on with what it has left. */
+  fresh: boolean;
 
   /** @throws MultifdError ERR_MULTIFD_BLOCK */
   constructor(given: RAMBlockOptions | StreamBlockOptions, index: number, pageSize: number) {

@@ -18,7 +18,7 @@ import type { Address } from '../transport/address.js';
 import { Admission } from '../transport/admission.js';
 import type { Connection } from '../transport/connect.js';
 import { freeHusks, type TakenConnection } from '../transport/descriptor.js';
-import { HELLO_MS, Listener } from '../transport/listener.js';
+import { HELLO_MS, Listener, type ListenerEvents } from '../transport/listener.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
 import { isOfCredentials } from '../transport/tls/explain.js';
 import type { ReceiveChannelTask } from './channel.js';
@@ -40,8 +40,11 @@ export interface ArrivalsSession {
 
 /** Of a migration with a main stream. */
 export interface ArrivalsHooks {
-  main(connection: Connection, begun: Buffer): void;
+  /** Without it main is in already. */
+  main?(connection: Connection, begun: Buffer): void;
   anyUuid?: boolean;
+  /** Of a migration that may be carried on: listens already, and longer than this session; see stream/resume-section.ts. */
+  kept?: { listener: Listener; address: Address; key: Buffer };
 }
 
 export class Arrivals {
@@ -51,6 +54,8 @@ export class Arrivals {
   readonly #session: ArrivalsSession;
   readonly #admission: Admission;
   readonly #listener: Listener;
+  readonly #kept: ArrivalsHooks['kept'];
+  readonly #events: ListenerEvents;
   readonly #seats: TlsSeats | undefined;
   /** A main stream comes in at all, and has not yet. */
   readonly #hasMain: boolean;
@@ -65,22 +70,21 @@ export class Arrivals {
   constructor(options: CheckedReceiverOptions, hooks: ArrivalsHooks | undefined, session: ArrivalsSession) {
     this.#options = options;
     this.#session = session;
-    this.#hasMain = this.#mainDue = hooks !== undefined;
+    this.#hasMain = this.#mainDue = hooks?.main !== undefined;
+    this.#kept = hooks?.kept;
     this.firstIn = new Promise((resolve) => (this.#resolveFirst = resolve));
     const { channels, maxStrays, tls, uuid } = options;
-    const admission = new Admission(channels, hooks?.anyUuid === true ? undefined : uuid);
+    const admission = new Admission(channels, hooks?.anyUuid === true ? undefined : uuid, this.#kept?.key);
     this.#admission = admission;
-    this.#listener = new Listener(
-      { admission, maxStrays, tls },
-      {
-        channel: (id, connection) => this.#takeIn(id, connection),
-        refused: session.fail,
-        candidate: (connection, maxVersion) => this.#seats?.take(connection, maxVersion),
-        notSecured: (error) => this.#notSecured(error),
-        closed: () => this.#seats?.close(),
-        ...(hooks && { main: (connection, begun) => this.#takeMain(hooks, connection, begun) }),
-      },
-    );
+    this.#events = {
+      channel: (id, connection) => this.#takeIn(id, connection),
+      refused: session.fail,
+      candidate: (connection, maxVersion) => this.#seats?.take(connection, maxVersion),
+      notSecured: (error) => this.#notSecured(error),
+      closed: () => this.#seats?.close(),
+      ...(hooks?.main && { main: (connection, begun) => this.#takeMain(hooks, connection, begun) }),
+    };
+    this.#listener = this.#kept?.listener ?? new Listener({ admission, maxStrays, tls }, this.#events);
     if (tls !== undefined) this.#seats = this.#makeSeats(tls);
   }
 
@@ -107,7 +111,11 @@ export class Arrivals {
   }
 
   /** @throws MultifdError ERR_MULTIFD_LISTEN */
-  listen(): Promise<Address> {
+  async listen(): Promise<Address> {
+    if (this.#kept !== undefined) {
+      this.#listener.serve(this.#admission, this.#events);
+      return this.#kept.address;
+    }
     return this.#listener.listen(this.#options.address, this.#options.listenMode);
   }
 
@@ -136,7 +144,8 @@ export class Arrivals {
   }
 
   expectFirst(): void {
-    const { acceptTimeoutMs } = this.#options;
+    const { acceptTimeoutMs, connectTimeoutMs } = this.#options;
+    if (this.#kept !== undefined) return this.#expect(connectTimeoutMs, 1);
     if (acceptTimeoutMs > 0) this.#expect(acceptTimeoutMs, 1);
   }
 
@@ -184,7 +193,7 @@ export class Arrivals {
     }
     this.#mainDue = false;
     this.#arrived();
-    hooks.main(connection, begun);
+    hooks.main?.(connection, begun);
   }
 
   #takeIn(id: number, connection: TakenConnection): void {
@@ -230,7 +239,8 @@ export class Arrivals {
 
   /** Nobody else is let in. */
   close(): void {
-    this.#listener.close();
+    if (this.#kept === undefined) this.#listener.close();
+    else this.#listener.leave(this.#admission);
   }
 
   /** Channels that no thread has yet are broken at once: a source must not go on writing into them. */
@@ -243,7 +253,7 @@ export class Arrivals {
   release(): void {
     clearTimeout(this.#timer);
     clearTimeout(this.#grace);
-    this.#listener.close();
+    this.close();
     this.#seats?.release();
     freeHusks(this.#connections.flatMap((connection) => connection?.husk ?? []));
     this.#connections.length = 0;

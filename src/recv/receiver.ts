@@ -32,7 +32,7 @@ import { watchStall } from '../transport/stall.js';
 import { trace } from '../trace.js';
 import { formatUuid } from '../wire/hello.js';
 import { loadTls } from '../transport/tls/loaded.js';
-import { Arrivals } from './arrivals.js';
+import { Arrivals, type ArrivalsHooks } from './arrivals.js';
 import type { ReceiveChannelTask } from './channel.js';
 import { Delivery } from './delivery.js';
 import { zeroFile, zeroMemory } from './zeroing.js';
@@ -42,8 +42,10 @@ const SPIN = 400;
 
 /** What a migration with a main stream adds; see src/migration. */
 export interface ReceiverHooks {
-  /** The main stream has come in. */
-  main(connection: Connection, begun: Buffer): void;
+  /** The main stream has come in; without it, it was in before. */
+  main?(connection: Connection, begun: Buffer): void;
+  /** As in arrivals.ts. */
+  kept?: ArrivalsHooks['kept'];
   /** Takes the pages of blocks of kind stream out of a slot; the slot is empty afterwards. */
   pages?(slot: Slot): Promise<void>;
   /** In place of `devices`: takes the DEVICE_STATE packets of any. The payload is the slot's until it is done. */
@@ -151,10 +153,10 @@ export class Receiver extends Session {
     this.ready.catch(() => {});
   }
 
-  #setStates(blocks: readonly RAMBlock[]): void {
+  #setStates(blocks: readonly RAMBlock[], received?: SharedArrayBuffer): void {
     this.blocks = blocks;
     const pageCounts = blocks.map((block) => block.pageCount);
-    this.#received = sharedBitmaps(pageCounts);
+    this.#received = received ?? sharedBitmaps(pageCounts);
     this.#present = this.#hooks?.present === true ? sharedBitmaps(pageCounts) : undefined;
     this.#proof = this.#hooks?.proof === true ? proofTableOf(blocks) : undefined;
     const words = viewBitmaps(this.#received, pageCounts);
@@ -172,10 +174,11 @@ export class Receiver extends Session {
    * @internal The blocks that the main stream has named: the channels that are in may start.
    *
    * @param pageSize what the stream has told; not smaller than the option, by which the slots are laid out
+   * @param received bitmaps of a session before, which this one carries on: sharedBitmaps()
    */
-  setBlocks(blocks: readonly RAMBlock[], pageSize = this.pageSize): void {
+  setBlocks(blocks: readonly RAMBlock[], pageSize = this.pageSize, received?: SharedArrayBuffer): void {
     this.pageSize = pageSize;
-    this.#setStates(blocks);
+    this.#setStates(blocks, received);
     this.#arrivals.begin();
     this.#delivery.start(this.#states, pageSize);
   }

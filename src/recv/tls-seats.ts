@@ -153,6 +153,10 @@ export class TlsSeats {
     // On its way when it was dropped.
     if (given.dropped) return;
     const { admission, admitted, refused } = this.#options;
+    if (admission.isStranger(bytes)) {
+      this.#drop(n, given);
+      return;
+    }
     try {
       const { id, uuid } = admission.check(bytes);
       admission.take(id, uuid);

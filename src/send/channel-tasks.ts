@@ -12,6 +12,8 @@ export interface SenderParts {
   digests?: readonly SharedArrayBuffer[] | undefined;
   /** Makes digests of all of RAM when it is told to: proofTableOf(). */
   proof?: SharedArrayBuffer | undefined;
+  /** May be carried on: what its channels' hellos must have. */
+  key?: Uint8Array | undefined;
 }
 
 /** @param explained as in createSender(), `parts` likewise */
@@ -19,7 +21,7 @@ export function channelTasks(
   options: CheckedSenderOptions,
   shared: SharedControl,
   explained: boolean,
-  { digests, proof }: SenderParts,
+  { digests, proof, key }: SenderParts,
 ): SendChannelTask[] {
   const { compression } = options;
   const blocks = options.blocks.map((block) => block.describe());
@@ -28,6 +30,7 @@ export function channelTasks(
     id,
     address: options.address,
     uuid: options.uuid,
+    key,
     pageSize: options.pageSize,
     blocks,
     compression,

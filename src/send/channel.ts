@@ -59,6 +59,8 @@ import { explainEarlyEnd } from '../transport/tls/explain.js';
 export interface SendChannelTask extends ChannelTask {
   address: Address;
   uuid: Uint8Array;
+  /** Of a migration that may be carried on: for the hello. */
+  key: Uint8Array | undefined;
   pageSize: number;
   blocks: BlockDescription[];
   level: number;
@@ -156,7 +158,7 @@ class SendChannel implements Channel {
   async run(): Promise<void> {
     void this.#guard();
     await this.#connection.connect().catch((thrown: unknown) => this.#notConnected(thrown));
-    this.#outgoing.hold(encodeHello({ uuid: this.#task.uuid, id: this.#id }));
+    this.#outgoing.hold(encodeHello({ uuid: this.#task.uuid, id: this.#id }, this.#task.key));
     await this.#startWrite();
     await this.#connection.flushed();
     this.#control.setChannelState(this.#id, CHANNEL_RUNNING);

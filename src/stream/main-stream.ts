@@ -65,6 +65,7 @@ import {
   type SectionItem,
   type SectionType,
 } from './records.js';
+import { RESUME_IDSTR, resumeSection } from './resume-section.js';
 
 export type { MainStreamOptions } from './ram-records.js';
 
@@ -90,6 +91,7 @@ export class MainStreamReader {
   readonly #reader: ByteReader;
   readonly #item: ItemBytes;
   readonly #records: RamRecords;
+  readonly #takesResume: boolean;
   #state: State = 'HEADER';
   #configuration: Configuration | undefined;
   #section: SectionType = 'start';
@@ -109,6 +111,7 @@ export class MainStreamReader {
     this.#reader = reader;
     this.#item = new ItemBytes(reader);
     this.#records = new RamRecords(reader, this.#item, options);
+    this.#takesResume = options.takesResume === true;
   }
 
   /** Of the target, in bytes; final once the configuration has been read, in a mapped-ram file the first block. */
@@ -253,13 +256,16 @@ export class MainStreamReader {
 
   #readOtherStart(head: Omit<OtherSectionItem, 'kind' | 'at' | 'raw'>): OtherSectionItem {
     const { section, sectionId, idstr, instanceId, versionId } = head;
-    const known = otherSection(idstr, section);
+    const known =
+      (this.#takesResume ? resumeSection(idstr, section) : undefined) ?? otherSection(idstr, section);
     if (known === undefined) {
       throw this.#item.refusal(
         'unsupported',
         "section before ram's END",
         `${section.toUpperCase()} of ${quote(idstr)} ${instanceId}`,
-        `START of "${RAM_IDSTR}" ${RAM_INSTANCE_ID}, or one of ${OTHER_SECTIONS}`,
+        idstr === RESUME_IDSTR
+          ? 'none: the source has option resumable, which only createMigrationDestination({ resumable: true }) can take'
+          : `START of "${RAM_IDSTR}" ${RAM_INSTANCE_ID}, or one of ${OTHER_SECTIONS}`,
       );
     }
     if (versionId !== known.versionId) {

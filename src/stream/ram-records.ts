@@ -54,6 +54,8 @@ export interface MainStreamOptions {
    * a page size that is not known, pages that are not aligned. Default: throw it.
    */
   onProblem?: (problem: Error) => void;
+  /** Take the section of a source that may be carried on (resume-section.ts)? */
+  takesResume?: boolean;
   /** Called with each entry of the block list as it is read: in a file that is cut, all that there is of the list. */
   onBlock?: (block: StreamBlock, at: number) => void;
 }

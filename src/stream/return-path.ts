@@ -13,6 +13,7 @@
  *       5  RECV_BITMAP
  *       6  RESUME_ACK
  *       7  SWITCHOVER_ACK   0   with capability switchover-ack
+ *  0x4d46  (of ours)       20   carries a broken migration on: resume-section.ts
  *
  *     source                                          destination
  *     OPEN_RETURN_PATH, PING 1       ---->
@@ -25,11 +26,15 @@
  */
 import type { ByteReader } from './byte-reader.js';
 import { refusal } from './codes.js';
+import { encodeU32 } from './configuration.js';
 import { COMMAND_PING, type CommandItem } from './records.js';
 
 export const RP_SHUT = 1;
 export const RP_PONG = 2;
 export const RP_SWITCHOVER_ACK = 7;
+/** "MF": far from QEMU's, which are counted on from 1. */
+export const RP_RESUME = 0x4d46;
+const RESUME_BYTES = 20;
 /** By choice: no message of the table has more than a block's name and 13 bytes. */
 const MAX_MESSAGE_BYTES = 512;
 const HEADER_BYTES = 4;
@@ -39,6 +44,7 @@ export type ReturnPathMessage = { raw: Buffer } & (
   | { kind: 'shut'; status: number }
   | { kind: 'pong'; value: number }
   | { kind: 'switchover-ack' }
+  | { kind: 'resume'; completed: number; key: Buffer }
   /** Of a type that this library does nothing with. */
   | { kind: 'other'; type: number; data: Buffer }
 );
@@ -52,11 +58,11 @@ export function encodeSwitchoverAck(): Buffer {
 
 /** @param status 0 for success */
 export function encodeShut(status: number): Buffer {
-  return encodeMessage(RP_SHUT, status);
+  return encodeMessage(RP_SHUT, encodeU32(status));
 }
 
 export function encodePong(value: number): Buffer {
-  return encodeMessage(RP_PONG, value);
+  return encodeMessage(RP_PONG, encodeU32(value));
 }
 
 /** The value of a PING, which its PONG repeats; undefined for other commands. */
@@ -77,7 +83,7 @@ export async function* readReturnPath(
     const header = await reader.exactly(HEADER_BYTES, "a message's header");
     const type = header.readUInt16BE(0);
     const length = header.readUInt16BE(2);
-    const expected = { [RP_SHUT]: 4, [RP_PONG]: 4, [RP_SWITCHOVER_ACK]: 0 }[type];
+    const expected = { [RP_SHUT]: 4, [RP_PONG]: 4, [RP_SWITCHOVER_ACK]: 0, [RP_RESUME]: RESUME_BYTES }[type];
     if (length > MAX_MESSAGE_BYTES || (expected !== undefined && length !== expected)) {
       const what = `${where}: bytes of message ${type}`;
       throw refusal('returnPath', what, length, expected ?? `at most ${MAX_MESSAGE_BYTES}`);
@@ -88,14 +94,15 @@ export async function* readReturnPath(
     if (type === RP_SHUT) yield { kind: 'shut', status: data.readUInt32BE(0), raw };
     else if (type === RP_PONG) yield { kind: 'pong', value: data.readUInt32BE(0), raw };
     else if (type === RP_SWITCHOVER_ACK) yield { kind: 'switchover-ack', raw };
+    else if (type === RP_RESUME)
+      yield { kind: 'resume', completed: data.readUInt32BE(0), key: Buffer.from(data.subarray(4)), raw };
     else yield { kind: 'other', type, data, raw };
   }
 }
 
-function encodeMessage(type: number, value: number): Buffer {
-  const bytes = Buffer.allocUnsafe(HEADER_BYTES + 4);
-  bytes.writeUInt16BE(type, 0);
-  bytes.writeUInt16BE(4, 2);
-  bytes.writeUInt32BE(value, HEADER_BYTES);
-  return bytes;
+export function encodeMessage(type: number, data: Buffer): Buffer {
+  const header = Buffer.allocUnsafe(HEADER_BYTES);
+  header.writeUInt16BE(type, 0);
+  header.writeUInt16BE(data.length, 2);
+  return Buffer.concat([header, data]);
 }

@@ -3,17 +3,26 @@
  * alone knows of all of them; where the hello is read inside TLS, its channel's thread asks here.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
-import { decodeHello } from '../wire/hello.js';
+import { decodeHello, keyOfHello } from '../wire/hello.js';
 
 export class Admission {
   readonly channels: number;
   readonly #taken = new Set<number>();
+  readonly #key: Buffer | undefined;
   #uuid: Uint8Array | undefined;
 
-  /** @param uuid what each hello must have; undefined: that of the first one holds for all */
-  constructor(channels: number, uuid: Uint8Array | undefined) {
+  /**
+   * @param uuid what each hello must have; undefined: that of the first one holds for all
+   * @param key who has not that is nobody that is waited for, and refuses nothing
+   */
+  constructor(channels: number, uuid: Uint8Array | undefined, key?: Buffer) {
     this.channels = channels;
     this.#uuid = uuid;
+    this.#key = key;
+  }
+
+  isStranger(hello: Buffer): boolean {
+    return this.#key !== undefined && !this.#key.equals(keyOfHello(hello));
   }
 
   /** The VM's, as given or as the first hello has told it. */

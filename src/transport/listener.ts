@@ -15,6 +15,12 @@
  *        +------- "QEVM" or our magic ---------> a source that speaks plain text: told, stray
  *        +------- else, HELLO_MS, too many ----> stray
  *
+ * One that is kept (option `keeps`) outlives the sessions that it serves, one after the other:
+ *
+ *     idle        every main stream that comes is its owner's to judge; a hello is a stranger's
+ *     serve()     a session's channels come in; main streams still go to the owner
+ *                 back to idle: all are in, and have been for a while, or leave()
+ *
  * A peer that speaks our magic and gets the rest wrong is a misconfigured source, and the operator must hear of it; one
  * that does not is a port scanner or a health check. Runs on the calling thread.
  */
@@ -60,6 +66,8 @@ export interface ListenerEvents {
   notSecured?(error: MultifdError): void;
   /** Nobody else is let in. */
   closed?(): void;
+  /** A hello without the key that is expected. Where nobody asks, it is one more stray. */
+  stranger?(): void;
 }
 
 export interface ListenerOptions {
@@ -67,6 +75,8 @@ export interface ListenerOptions {
   /** Connections that have not said hello yet; beyond it the oldest goes. */
   maxStrays: number;
   tls: CheckedTls | undefined;
+  /** It is its owner's, who gives its sessions to it and closes it. */
+  keeps?: boolean;
 }
 
 export class Listener {
@@ -77,27 +87,37 @@ export class Listener {
   readonly #server: net.Server;
   /** Connections without a hello so far, oldest first, and what ends their time. */
   readonly #silent = new Map<net.Socket, NodeJS.Timeout>();
-  readonly #admission: Admission;
+  /** While it is idle, its own. */
+  readonly #idle: { admission: Admission; events: ListenerEvents };
+  readonly #keeps: boolean;
+  #admission: Admission;
   readonly #tls: CheckedTls | undefined;
   readonly #mainHandshakes: MainHandshakes | undefined;
-  readonly #events: ListenerEvents;
+  #events: ListenerEvents;
   readonly #maxStrays: number;
   #closed = false;
   #mainTaken = false;
   #more: NodeJS.Timeout | undefined;
 
-  constructor({ admission, maxStrays, tls }: ListenerOptions, events: ListenerEvents) {
+  constructor({ admission, maxStrays, tls, keeps = false }: ListenerOptions, events: ListenerEvents) {
+    this.#idle = { admission, events };
+    this.#keeps = keeps;
     this.#admission = admission;
     this.#maxStrays = maxStrays;
     this.#events = events;
     this.#tls = tls;
     if (tls !== undefined && events.main !== undefined) {
       const { MainHandshakes } = loadedTls();
-      this.#mainHandshakes = new MainHandshakes(tls, HELLO_MS, {
-        main: (socket, raw) => this.#securedMain({ socket, raw, tls: tls.credentials }),
-        rest: (pending) => this.#candidate(pending),
-        failed: (error) => this.#notSecured(error),
-      });
+      this.#mainHandshakes = new MainHandshakes(
+        tls,
+        HELLO_MS,
+        {
+          main: (socket, raw) => this.#securedMain({ socket, raw, tls: tls.credentials }),
+          rest: (pending) => this.#candidate(pending),
+          failed: (error) => this.#notSecured(error),
+        },
+        keeps,
+      );
     }
     this.#server = net.createServer({ noDelay: true, allowHalfOpen: true }, (socket) => this.#accept(socket));
   }
@@ -218,7 +238,8 @@ export class Listener {
     socket.on('error', () => {});
     // Read again, by whoever does the handshake.
     socket.unshift(begun);
-    const main = this.#mainTaken ? undefined : this.#mainHandshakes;
+    const isServing = this.#keeps ? !this.#isIdle : this.#mainTaken;
+    const main = isServing ? undefined : this.#mainHandshakes;
     if (main === undefined) {
       this.#candidate(pending);
       return;
@@ -244,7 +265,7 @@ export class Listener {
   }
 
   #securedMain(connection: Connection): void {
-    this.#mainTaken = true;
+    this.#mainTaken = !this.#keeps;
     trace('multifd_recv_new_channel', () => ({ main: true }));
     this.#events.main?.(connection, Buffer.alloc(0));
     this.closeIfComplete();
@@ -266,7 +287,7 @@ export class Listener {
       this.#drop(socket, 'a second main stream');
       return;
     }
-    this.#mainTaken = true;
+    this.#mainTaken = !this.#keeps;
     this.#forget(socket);
     socket.pause();
     socket.removeAllListeners();
@@ -280,12 +301,38 @@ export class Listener {
   closeIfComplete(): void {
     if (!this.#complete) return;
     if (this.#events.main === undefined) this.close();
+    // Through TLS a main stream could not be told from one channel more.
+    else if (this.#keeps && this.#tls !== undefined) this.leave(this.#admission);
+    else if (this.#keeps)
+      this.#more = setTimeout((of: Admission) => this.leave(of), MORE_MS, this.#admission);
     else this.#more = setTimeout(() => this.close(), MORE_MS);
   }
 
   get #complete(): boolean {
     if (!this.#admission.complete) return false;
+    if (this.#keeps) return !this.#isIdle;
     return this.#mainTaken || this.#events.main === undefined;
+  }
+
+  // ---- one that is kept ----
+
+  get #isIdle(): boolean {
+    return this.#admission === this.#idle.admission;
+  }
+
+  /** From now on the channels of a session are let in. @param events without main: that is its owner's */
+  serve(admission: Admission, events: Omit<ListenerEvents, 'main'>): void {
+    this.#admission = admission;
+    this.#events = { ...events, main: (...came) => this.#idle.events.main?.(...came) };
+  }
+
+  /** And from now on no longer. */
+  leave(of: Admission): void {
+    if (this.#isIdle || of !== this.#admission) return;
+    clearTimeout(this.#more);
+    const events = this.#events;
+    ({ admission: this.#admission, events: this.#events } = this.#idle);
+    events.closed?.();
   }
 
   #forget(socket: net.Socket): boolean {
@@ -295,6 +342,11 @@ export class Listener {
 
   #hello(socket: net.Socket, bytes: Buffer, rest: Buffer): void {
     let admitted: { id: number; uuid: Uint8Array };
+    if (isChannel(bytes) && this.#admission.isStranger(bytes)) {
+      this.#drop(socket, 'not of this migration');
+      this.#events.stranger?.();
+      return;
+    }
     try {
       admitted = this.#admission.check(bytes);
     } catch (thrown) {
@@ -336,6 +388,10 @@ export class Listener {
       this.#drop(socket, 'all channels are in, or the session has ended');
     this.#events.closed?.();
   }
+}
+
+function isChannel(hello: Buffer): boolean {
+  return hello.readUInt32BE(0) === MULTIFD_MAGIC;
 }
 
 function isTls(begun: Buffer): boolean {

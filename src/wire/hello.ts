@@ -6,7 +6,8 @@
  *       4     4   version  1
  *       8    16   uuid     of the source VM, raw, textual order; 16 zero bytes if it has none
  *      24     1   id       channel number, 0 .. channels-1
- *      25    39   reserved, sent as 0, not checked
+ *      25    39   reserved, sent as 0, not checked; of them
+ *      32    16   key      of a try of a migration that is carried on (stream/resume-section.ts), between two of ours alone
  *
  * Encoded by each send channel (worker thread), decoded by the receiver's listener (calling thread).
  */
@@ -21,6 +22,8 @@ export const UUID_BYTES = 16;
 const OFF_VERSION = 4;
 const OFF_UUID = 8;
 const OFF_ID = 24;
+const OFF_KEY = 32;
+const KEY_BYTES = 16;
 
 export interface Hello {
   /** 16 raw bytes. */
@@ -29,13 +32,19 @@ export interface Hello {
   id: number;
 }
 
-export function encodeHello(hello: Hello): Buffer {
+/** @param key of 16 bytes */
+export function encodeHello(hello: Hello, key?: Uint8Array): Buffer {
   const bytes = Buffer.alloc(HELLO_BYTES);
   bytes.writeUInt32BE(MULTIFD_MAGIC, 0);
   bytes.writeUInt32BE(MULTIFD_VERSION, OFF_VERSION);
   bytes.set(hello.uuid, OFF_UUID);
   bytes.writeUInt8(hello.id, OFF_ID);
+  if (key !== undefined) bytes.set(key, OFF_KEY);
   return bytes;
+}
+
+export function keyOfHello(bytes: Buffer): Buffer {
+  return bytes.subarray(OFF_KEY, OFF_KEY + KEY_BYTES);
 }
 
 /** What a receiver expects of a hello. */

@@ -1,7 +1,15 @@
 import t from 'tap';
 import { readCapture } from '../support/reference-decoder.js';
 import { type MultifdError } from '../../src/errors.js';
-import { HELLO_BYTES, decodeHello, encodeHello, formatUuid, parseUuid } from '../../src/wire/hello.js';
+import { Admission } from '../../src/transport/admission.js';
+import {
+  HELLO_BYTES,
+  decodeHello,
+  encodeHello,
+  formatUuid,
+  keyOfHello,
+  parseUuid,
+} from '../../src/wire/hello.js';
 
 /** Hex with blanks and line ends, as in the specification's tables. */
 function hex(text: string): Buffer {
@@ -42,6 +50,18 @@ t.test('a hello is encoded as the specification says', async (t) => {
 t.test('a hello is decoded as the specification says', async (t) => {
   t.same(decodeHello(WITH_UUID, { uuid: UUID, channels: 6 }), { uuid: UUID, id: 5 });
   t.same(decodeHello(WITHOUT_UUID, { uuid: NO_UUID, channels: 1 }), { uuid: NO_UUID, id: 0 });
+});
+
+t.test('a key lies among the reserved bytes, and whoever has another is a stranger', async (t) => {
+  const key = hex('00112233445566778899aabbccddee01');
+  const bytes = encodeHello({ uuid: UUID, id: 5 }, key);
+  t.equal(bytes.toString('hex'), patched(WITH_UUID, [32, key.toString('hex')]).toString('hex'));
+  t.same(decodeHello(bytes, { uuid: UUID, channels: 6 }), { uuid: UUID, id: 5 });
+  t.same(keyOfHello(bytes), key);
+  const keyed = new Admission(6, UUID, key);
+  t.notOk(keyed.isStranger(bytes));
+  t.ok(keyed.isStranger(WITH_UUID));
+  t.notOk(new Admission(6, UUID).isStranger(bytes), 'where no key is asked for');
 });
 
 t.test('the decoded uuid does not change with the bytes that it came from', async (t) => {

@@ -8,6 +8,8 @@
  *        authorize     is asked: nobody else begins meanwhile, since channels may wait here already
  *        one is done   it is main; those that have not begun are channels, and go to their threads as they are
  *
+ * Of a listener that is kept (listener.ts) each one that is done may be main, and its owner judges: nothing ends with it.
+ *
  * A connection that has begun here cannot go to another thread any more. A source's channels come when its main stream's
  * handshake is done, so none of them has, unless main's last message is on its way for longer than that patience.
  */
@@ -39,13 +41,16 @@ export class MainHandshakes {
   readonly #tls: CheckedTls;
   readonly #timeoutMs: number;
   readonly #events: MainHandshakesEvents;
+  readonly #keeps: boolean;
   readonly #waiting: PendingHandshake[] = [];
   /** Under way, oldest first. */
   readonly #begun = new Set<net.Socket>();
   #patience: NodeJS.Timeout | undefined;
   #over = false;
 
-  constructor(tls: CheckedTls, timeoutMs: number, events: MainHandshakesEvents) {
+  /** @param keeps go on behind the first one that is done */
+  constructor(tls: CheckedTls, timeoutMs: number, events: MainHandshakesEvents, keeps = false) {
+    this.#keeps = keeps;
     this.#tls = tls;
     this.#timeoutMs = timeoutMs;
     this.#events = events;
@@ -101,8 +106,14 @@ export class MainHandshakes {
         socket.destroy();
         return;
       }
-      const rest = this.#waiting.splice(0);
       this.#begun.delete(raw);
+      if (this.#keeps) {
+        clearTimeout(this.#patience);
+        this.#events.main(socket, raw);
+        this.#next();
+        return;
+      }
+      const rest = this.#waiting.splice(0);
       this.close();
       this.#events.main(socket, raw);
       for (const other of rest) this.#events.rest(other);
