@@ -18,6 +18,7 @@ import type { DestinationState } from './states.js';
 
 /** By choice. */
 const MAX_DEVICE_BYTES = 2 ** 28;
+const RESUME_TIMEOUT_MS = 300_000;
 
 interface AnyDestinationDevice {
   /** Its name, at most 255 ASCII characters; with `instanceId` unique in the VM. */
@@ -71,6 +72,13 @@ interface AnyDestinationOptions
    * still. The source must have it set as well.
    */
   verify?: boolean;
+  /**
+   * Where the connections break before all has come: keep the pages and wait for the source to carry on (default false). Takes
+   * sources with the same option alone.
+   */
+  resumable?: boolean;
+  /** Milliseconds that are waited for it, each time (default 300000). */
+  resumeTimeoutMs?: number;
   /** Starts the guest: all is loaded, and the source knows it. */
   start: () => void | Promise<void>;
   /** Called with each state but the first. */
@@ -97,6 +105,8 @@ const OWN_OPTIONS: Record<OwnKeys, true> = {
   acceptBlocks: true,
   maxDeviceBytes: true,
   verify: true,
+  resumable: true,
+  resumeTimeoutMs: true,
   start: true,
   onState: true,
 };
@@ -118,6 +128,8 @@ export interface CheckedDestination {
   maxDeviceBytes: number;
   verify: boolean;
   bounds: Bounds;
+  resumable: boolean;
+  resumeTimeoutMs: number;
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_HOOK, ERR_MULTIFD_TLS */
@@ -164,5 +176,7 @@ export async function checkDestination(options: MigrationDestinationOptions): Pr
     ),
     verify: checkVerify(options.verify),
     bounds: checkBounds(options),
+    resumable: flag('resumable', options.resumable),
+    resumeTimeoutMs: integer('resumeTimeoutMs', options.resumeTimeoutMs, RESUME_TIMEOUT_MS, 1, 2 ** 31 - 1),
   };
 }

@@ -3,6 +3,7 @@ import type { ReceiverStats } from '../recv/receiver.js';
 import type { Address } from '../transport/address.js';
 import { checkDestination, type MigrationDestinationOptions } from './destination-options.js';
 import { IncomingVm, type ArrivedMigration } from './incoming.js';
+import { ResumableVm } from './resumable-destination.js';
 import type { DestinationState } from './states.js';
 
 export interface MigrationDestination extends AsyncDisposable {
@@ -21,7 +22,7 @@ export interface MigrationDestination extends AsyncDisposable {
 }
 
 /**
- * Listens. Resolves as soon as a source can connect; one source, once.
+ * Listens. Resolves as soon as a source can connect; one source, once, or with option resumable until it has sent all.
  *
  * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_HOOK, ERR_MULTIFD_IO, ERR_MULTIFD_LISTEN,
  *   ERR_MULTIFD_TLS, ERR_MULTIFD_ABORTED
@@ -29,18 +30,19 @@ export interface MigrationDestination extends AsyncDisposable {
 export async function createMigrationDestination(
   options: MigrationDestinationOptions,
 ): Promise<MigrationDestination> {
-  const destination = new IncomingVm(await checkDestination(options));
+  const checked = await checkDestination(options);
+  const destination = checked.resumable ? new ResumableVm(checked) : new IncomingVm(checked);
   await destination.begin();
-  const { life, receiver } = destination;
+  const { life } = destination;
   return {
     get address() {
-      return receiver.address;
+      return destination.address;
     },
     get state() {
       return life.state;
     },
     done: life.done,
-    stats: () => receiver.stats(),
+    stats: () => destination.stats(),
     cancel: () => destination.cancel(),
     [Symbol.asyncDispose]: () => destination.cancel(),
   };

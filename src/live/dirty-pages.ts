@@ -74,6 +74,7 @@ export class DirtyPages implements PendingPages {
   readonly #dirty: DirtyOption;
   readonly #states: BlockPages[];
   readonly #byBlock: BlockStates<BlockPages>;
+  #isCollecting = false;
 
   constructor(blocks: readonly RAMBlock[], pageSize: number, dirty: DirtyOption) {
     this.#pageSize = pageSize;
@@ -101,9 +102,37 @@ export class DirtyPages implements PendingPages {
    * @throws MultifdError ERR_MULTIFD_BLOCK, ERR_MULTIFD_RANGE, ERR_MULTIFD_HOOK
    */
   async collect(): Promise<void> {
+    this.#isCollecting = true;
     if (typeof this.#dirty === 'function') await this.#takeRanges(await awaitHook('dirty', this.#dirty));
     else for (const state of this.#states) await this.#takeBitmap(state, this.#dirty[state.block.name]);
+    this.#isCollecting = false;
+    await this.recount();
+  }
+
+  /** False when a collect() has failed: what was told by then, and taken away, may not be here. */
+  get isWhole(): boolean {
+    return !this.#isCollecting;
+  }
+
+  async recount(): Promise<void> {
     for (const state of this.#states) state.count = await countWordsInTurns(state.pending.words);
+  }
+
+  /** One more page, by its block's index; recount() is to follow. */
+  add(index: number, page: number): void {
+    this.#states[index].pending.setRange(page, 1);
+  }
+
+  /** One that need not be sent any more; likewise. */
+  remove(index: number, page: number): void {
+    this.#states[index].pending.delete(page);
+  }
+
+  /** Those of another, of the same blocks, that were not sent; likewise. */
+  adopt(other: DirtyPages): void {
+    for (const [index, { pending }] of this.#states.entries()) {
+      for (const { page, count } of other.#states[index].pending.runs()) pending.setRange(page, count);
+    }
   }
 
   sections(): [Section] {
@@ -118,6 +147,15 @@ export class DirtyPages implements PendingPages {
   /** Of each block that has pages to be sent. */
   pending(): { block: RAMBlock; pending: PageBitmap; count: number }[] {
     return this.#states.filter(({ count }) => count > 0);
+  }
+
+  /** The same in runs, ascending in each block. */
+  *runs(): Generator<DirtyRange, void, undefined> {
+    for (const { block, pending } of this.#states) {
+      for (const { page, count } of pending.runs()) {
+        yield { block: block.name, offset: page * this.#pageSize, length: count * this.#pageSize };
+      }
+    }
   }
 
   /** All of it has been sent. */

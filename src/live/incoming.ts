@@ -17,6 +17,9 @@
  * does not, or will not, know that it is here. Where it cannot be written, since the connection is broken or the source has
  * ended it, nothing is started. What is written the source may still not get to read: see outgoing.ts.
  *
+ * With option resumable each try of the source is one of these (resumable-destination.ts): its main stream is in already, and
+ * what was brought by tries before is there.
+ *
  * Whatever fails before is told with SHUT 1, where the source can be told, and by breaking all connections off. What start()
  * throws changes nothing for the source: the guest is here, loaded, and its embedder's to start.
  */
@@ -24,14 +27,16 @@ import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { BlockFiles } from '../ram/file-block.js';
 import { makeBlocks, type RAMBlock } from '../ram/block.js';
-import { Receiver, type ReceiverStats } from '../recv/receiver.js';
+import { Receiver, type CarriedPages, type ReceiverHooks, type ReceiverStats } from '../recv/receiver.js';
 import { ByteReader } from '../stream/byte-reader.js';
 import { quote } from '../stream/codes.js';
 import { CAPABILITY_IGNORE_SHARED, type Configuration, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';
 import { MainStreamReader } from '../stream/main-stream.js';
+import { RESUME_IDSTR } from '../stream/resume-section.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem } from '../stream/records.js';
 import { encodePong, encodeShut, pingValue } from '../stream/return-path.js';
+import type { Address } from '../transport/address.js';
 import { MainConnection } from '../transport/main-connection.js';
 import { brokenOff, closedUntold } from '../migration/blame.js';
 import { ItemsAhead, tailOf } from '../migration/items-ahead.js';
@@ -59,6 +64,21 @@ export interface ArrivedMigration {
   stats: ReceiverStats;
 }
 
+/** One try of a source that may be carried on: what there is already, and who is told how far it gets. */
+export interface CarriedTry {
+  main: MainConnection;
+  kept: NonNullable<ReceiverHooks['kept']>;
+  /** For the section that asks. */
+  answer: Buffer;
+  /** Of the tries before. */
+  blocks: readonly RAMBlock[] | undefined;
+  onState: (state: DestinationState) => void;
+  /** The source has these blocks, and has heard the answer. */
+  accept(blocks: readonly RAMBlock[]): CarriedPages;
+  /** All pages of the next round are in place. */
+  roundIsWhole(): void;
+}
+
 export class IncomingVm {
   readonly life: Life<DestinationState, ArrivedMigration>;
   readonly receiver: Receiver;
@@ -75,27 +95,37 @@ export class IncomingVm {
   /** By cancel(), which may come too late. */
   #cancel!: () => void;
   readonly #cancelled = new Promise<void>((resolve) => (this.#cancel = resolve));
+  readonly #carried: CarriedTry | undefined;
+  /** All has come, and the devices may be loaded: it cannot be carried on any more. */
+  isWhole = false;
 
-  constructor(options: CheckedDestination) {
+  constructor(options: CheckedDestination, carried?: CarriedTry) {
     this.#options = options;
+    this.#carried = carried;
     this.#devices = new IncomingDevices(options.devices, options.maxDeviceBytes);
-    this.life = new Life<DestinationState, ArrivedMigration>('setup', options.given.onState);
+    const onState = carried?.onState ?? options.given.onState;
+    this.life = new Life<DestinationState, ArrivedMigration>('setup', onState);
     this.#mainIn = new Promise((resolve) => (this.#mainCame = resolve));
-    this.receiver = new Receiver(options.receiver, {
+    const takeMain = (main: MainConnection): void => {
+      this.#main = main;
+      this.#mainCame(main);
+    };
+    const hooks: ReceiverHooks = {
       proof: options.verify,
-      main: (connection, begun) => {
-        this.#main = new MainConnection(connection, begun);
-        this.#mainCame(this.#main);
-      },
       deviceState: (idstr, instanceId, payload) => this.#devices.take(idstr, instanceId, payload),
-    });
+      ...(carried === undefined
+        ? { main: (connection, begun) => takeMain(new MainConnection(connection, begun)) }
+        : { kept: carried.kept }),
+    };
+    this.receiver = new Receiver(options.receiver, hooks);
+    if (carried !== undefined) takeMain(carried.main);
   }
 
   async begin(): Promise<void> {
     const { receiver, life } = this;
     const { blocks, receiver: checked } = this.#options;
     try {
-      if (blocks !== undefined) receiver.files = BlockFiles.open(blocks, 'r+');
+      if (blocks !== undefined && this.#carried === undefined) receiver.files = BlockFiles.open(blocks, 'r+');
       await receiver.open();
     } catch (error) {
       await receiver.close();
@@ -106,6 +136,19 @@ export class IncomingVm {
     void this.#run()
       .catch((thrown: unknown) => this.#failed(thrown))
       .finally(unfollow);
+  }
+
+  get address(): Address {
+    return this.receiver.address;
+  }
+
+  stats(): ReceiverStats {
+    return this.receiver.stats();
+  }
+
+  /** Has its source said which blocks it has, and were they right? */
+  get hasBegun(): boolean {
+    return this.#blocks.length > 0;
   }
 
   async cancel(): Promise<void> {
@@ -129,7 +172,11 @@ export class IncomingVm {
     let states: ReceivedState<CheckedDestinationDevice>[];
     let verify: () => Promise<void>;
     try {
-      const stream = new MainStreamReader(main.reader, { pageSize: receiver.pageBytes, bounds });
+      const stream = new MainStreamReader(main.reader, {
+        pageSize: receiver.pageBytes,
+        bounds,
+        takesResume: this.#carried !== undefined,
+      });
       const tail = await this.#receiveRam(main, stream);
       const proof = this.#options.verify ? receiver.prove().all() : undefined;
       proof?.catch(() => {});
@@ -142,6 +189,7 @@ export class IncomingVm {
       unwatch();
     }
     await this.#keepInformed(main, life.orFailed(verify()));
+    this.isWhole = true;
     for (const state of states) {
       const name = `device ${nameOf(state.device)}: load`;
       await this.#keepInformed(
@@ -203,6 +251,10 @@ export class IncomingVm {
         if (item.section === 'start') this.#checkStart();
         break;
       case 'other-section': {
+        if (item.idstr === RESUME_IDSTR && this.#carried !== undefined) {
+          await main.write(this.#carried.answer);
+          break;
+        }
         const what = "section before ram's END";
         const expected = 'none but of ram: a VM of ours sends none';
         throw new MultifdError('ERR_MULTIFD_STREAM', receivedExpected(what, quote(item.idstr), expected));
@@ -228,6 +280,7 @@ export class IncomingVm {
       case 'flush':
       case 'eos':
         if (item.sync) await items.during(receiver.sync(), () => receiver.hasChannels);
+        if (item.kind === 'eos' && item.section !== 'start') this.#carried?.roundIsWhole();
         // Behind ram's END no page may come: it would change a guest that is whole already.
         if (item.kind === 'eos' && item.section === 'end') {
           receiver.freeze();
@@ -261,16 +314,16 @@ export class IncomingVm {
   async #accept(offered: readonly OfferedBlock[], main: MainConnection): Promise<void> {
     const { receiver, life } = this;
     const { given, blocks } = this.#options;
-    let here = blocks;
+    let here = this.#carried?.blocks ?? blocks;
     if (here === undefined) {
       const accept = awaitHook('acceptBlocks', () => given.acceptBlocks?.(offered) ?? []);
       const accepted = await this.#keepInformed(main, life.duringHook('acceptBlocks', accept));
       here = makeBlocks(accepted, receiver.pageBytes);
       requireSameBlocks(offered, here);
-      receiver.files = BlockFiles.open(here, 'r+');
+      if (this.#carried === undefined) receiver.files = BlockFiles.open(here, 'r+');
     } else requireSameBlocks(offered, here);
     this.#blocks = here;
-    receiver.setBlocks(here, receiver.pageBytes);
+    receiver.setBlocks(here, receiver.pageBytes, this.#carried?.accept(here));
     life.enter('active');
   }
 

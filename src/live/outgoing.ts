@@ -15,6 +15,9 @@
  * One moment decides: the destination's SHUT 0 is read. Whatever fails before it, and a cancel, breaks all connections off
  * and then calls resume(), if pause() was called; what fails after it changes nothing.
  *
+ * With option resumable the destination is asked behind the commands what it has, and the channels connect when it has answered
+ * (stream/resume-section.ts, resumption.ts).
+ *
  * Once the last byte is out the destination may load and answer at any moment, so that breaking off could leave two guests
  * running, or the answer unread. From there on a failure or a cancel ends only this side's half of the main stream and listens
  * for a while: a destination that has not answered sees the end and does not answer any more, and one that has is heard.
@@ -40,6 +43,7 @@ import { inTime, lateHookMs } from './late-hook.js';
 import { Life } from './life.js';
 import { Precopy } from './precopy.js';
 import { Figures, type MigrationProgress } from './progress.js';
+import { Resumption } from './resumption.js';
 import { senderOptions, type CheckedSource } from './source-options.js';
 import type { SourceSession } from './source-session.js';
 import type { SourceState } from './states.js';
@@ -61,6 +65,7 @@ export class OutgoingVm implements SourceSession {
   downtimeLimitMs: number;
   paused = false;
   asked = false;
+  readonly resumption: Resumption | undefined;
   #maxBandwidth: number;
   /** The value of the last PING behind a round; the first of all, and those that keep alive, have 1. */
   #pings = 1;
@@ -72,8 +77,10 @@ export class OutgoingVm implements SourceSession {
   #creating: Promise<Sender> | undefined;
   #released: (() => void) | undefined;
 
-  constructor(options: CheckedSource) {
+  /** @param resumption of the source that it carries on */
+  constructor(options: CheckedSource, resumption?: Resumption) {
     this.options = options;
+    this.resumption = resumption ?? (options.resumable ? new Resumption(options) : undefined);
     const { blocks, pageSize, machine } = options;
     this.life = new Life<SourceState, MigrationProgress>('setup', options.given.onState);
     this.downtimeLimitMs = options.downtimeLimitMs;
@@ -232,13 +239,13 @@ export class OutgoingVm implements SourceSession {
   }
 
   async #connect(): Promise<void> {
-    const { life, options, builder } = this;
+    const { life, options } = this;
     const { address, connectTimeoutMs, tls, given, blocks, verify } = options;
     const { signal } = life.stop;
     this.#connecting = connectMain(address, connectTimeoutMs, signal, tls);
     const main = (this.#main = await life.orFailed(this.#connecting));
     // A destination that is gone, or that has refused, is noticed here first.
-    const answer = (this.#answer = new Answer(main.reader));
+    const answer = (this.#answer = new Answer(main.reader, (data) => this.resumption?.takePages(data)));
     answer.shut.then(
       (status) => {
         if (status !== 0) this.#refused(status);
@@ -246,17 +253,31 @@ export class OutgoingVm implements SourceSession {
       (error: unknown) => this.#broke(error),
     );
     const asks = [encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)];
-    await this.write(builder.setup(asks));
+    const key = await this.#setUp(asks, answer);
     const forSender = senderOptions(given, address, connectTimeoutMs);
     const parts = {
       digests: given.dirty === undefined ? digestTables(blocks.map(({ pageCount }) => pageCount)) : undefined,
       proof: verify ? proofTableOf(blocks) : undefined,
+      key,
     };
     this.#creating = createSender({ ...forSender, signal }, true, tls, undefined, parts);
     const sender = (this.#sender = await life.orFailed(this.#creating));
     sender.maxBandwidth = this.#maxBandwidth;
     sender.orStopped(new Promise<never>(() => {})).catch((error: unknown) => this.#channelsBroke(error));
     await life.orFailed(allChannelsIn(answer.pong, connectTimeoutMs));
+  }
+
+  /** @returns what the channels have to know, if they may be carried on */
+  async #setUp(asks: Buffer[], answer: Answer): Promise<Buffer | undefined> {
+    const { builder, resumption, life, options } = this;
+    if (resumption === undefined) {
+      await this.write(builder.setup(asks));
+      return undefined;
+    }
+    await this.write(Buffer.concat([builder.begin(asks), resumption.ask()]));
+    const key = await life.orFailed(resumption.answered(answer, options.connectTimeoutMs));
+    await this.write(builder.start());
+    return key;
   }
 
   #refused(status: number): void {
@@ -333,7 +354,8 @@ export class OutgoingVm implements SourceSession {
   #explained(error: MultifdError): MultifdError {
     const { machine, given, tls } = this.options;
     const sent = sentOf(machine, { ...given, tls }, given.uuid);
-    const explained = this.life.isCancelled ? error : explain(error, sent, this.#main?.earlyEnd);
+    const told = explain(error, sent, this.#main?.earlyEnd);
+    const explained = this.life.isCancelled ? error : (this.resumption?.explain(told) ?? told);
     if (explained !== error)
       explained.suppressed.push(...error.suppressed.filter((one) => !explained.suppressed.includes(one)));
     return explained;

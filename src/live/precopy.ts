@@ -12,6 +12,8 @@
  * A guest without dirty tracking has all its pages queued in each round, and what was dirtied is what a round has sent: it is
  * known when the round is over, so that none is ever known to be the last but by how long it took.
  *
+ * With option resumable what counts at first is what the destination has not (resumption.ts).
+ *
  * While pre-switchover waits the guest runs and dirties pages, and nothing is sent: what has grown beyond the limit meanwhile
  * is sent in further rounds, after which nothing is waited for. Without dirty tracking that takes one at least.
  */
@@ -25,6 +27,8 @@ export class Precopy {
   readonly #source: SourceSession;
   readonly #convergence: Convergence;
   readonly dirty: PendingPages;
+  /** The same, where they are known. */
+  readonly #tracked: DirtyPages | undefined;
   /** What the last round has sent, and the one before it. */
   #last: SentRound = { pageBytes: 0, normalBytes: 0, ms: Infinity };
   #before = this.#last;
@@ -33,8 +37,10 @@ export class Precopy {
     this.#source = source;
     const { blocks, pageSize, given, maxRounds } = source.options;
     this.#convergence = new Convergence(maxRounds);
-    this.dirty =
-      given.dirty === undefined ? new EveryPage(blocks) : new DirtyPages(blocks, pageSize, given.dirty);
+    const tracked = given.dirty === undefined ? undefined : new DirtyPages(blocks, pageSize, given.dirty);
+    if (tracked !== undefined) source.resumption?.follow(tracked);
+    this.#tracked = tracked;
+    this.dirty = tracked ?? new EveryPage(blocks);
   }
 
   /** Until the guest may be stopped. */
@@ -42,7 +48,9 @@ export class Precopy {
     const { life, figures, options, builder } = this.#source;
     let { waits } = options;
     await this.collect();
-    this.dirty.setAll();
+    const { resumption } = this.#source;
+    if (resumption === undefined || this.#tracked === undefined) this.dirty.setAll();
+    else await resumption.begin(this.#tracked);
     for (;;) {
       life.enter('active');
       this.#before = this.#last;
@@ -86,7 +94,10 @@ export class Precopy {
    * @returns what has been sent
    */
   async send(head: () => Buffer, isRound: boolean): Promise<SentRound> {
-    const { figures, sender, builder } = this.#source;
+    const { figures, sender, builder, resumption } = this.#source;
+    resumption?.roundBegins();
+    // Noted before the first byte of it goes out.
+    if (resumption !== undefined) for (const run of this.#tracked?.runs() ?? []) resumption.queued(run);
     figures.roundBegins(this.#remaining / this.#source.options.pageSize);
     const sections = [...this.dirty.sections()];
     for (const [index, queue] of sections.entries()) {
@@ -96,6 +107,7 @@ export class Precopy {
       await (isLast && isRound ? this.#source.endRound() : this.#source.endSection());
     }
     this.dirty.clear();
+    resumption?.roundEnds();
     const sent = figures.roundEnds();
     if (!this.dirty.areKnown) figures.remaining = 0;
     return sent;

@@ -1,6 +1,6 @@
 /** The options of createMigrationSource(), checked before anything is opened. */
 import { types } from 'node:util';
-import { callback, checkKeys, integer, oneOf, wrong } from '../option-checks.js';
+import { callback, checkKeys, flag, integer, oneOf, wrong } from '../option-checks.js';
 import { SENDER_KEYS, checkSenderOptions, checkTls, type SenderOptions } from '../options.js';
 import type { RAMBlock } from '../ram/block.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
@@ -83,6 +83,16 @@ export interface MigrationSourceOptions extends Omit<
   verify?: boolean;
   /** Where zero pages are looked for: `multifd` (default), `none`. */
   zeroPageDetection?: (typeof ZERO_PAGES)[number];
+  /**
+   * Should the connections break, another source may carry on, and send only what the destination has not (default false). Needs
+   * a destination with the same option.
+   */
+  resumable?: boolean;
+  /**
+   * A source with option resumable that has failed, or was cancelled: this one carries on. Machine and blocks are the same, and
+   * `dirty` goes on where it was.
+   */
+  resumeFrom?: { readonly state: SourceState; readonly done: Promise<unknown> };
   /** Called with each state but the first. */
   onState?: (state: SourceState) => void;
 }
@@ -100,6 +110,8 @@ const OWN_OPTIONS: Record<Exclude<keyof MigrationSourceOptions, keyof SenderOpti
   notConverging: true,
   pauseBeforeSwitchover: true,
   verify: true,
+  resumable: true,
+  resumeFrom: true,
   onState: true,
 };
 export const SOURCE_KEYS = [
@@ -124,6 +136,7 @@ export interface CheckedSource {
   switchesAnyway: boolean;
   waits: boolean;
   verify: boolean;
+  resumable: boolean;
   maxBandwidth: number;
   connectTimeoutMs: number;
   stallTimeoutMs: number;
@@ -151,6 +164,15 @@ export async function checkSource(options: MigrationSourceOptions): Promise<Chec
   requireHook('resume', options.resume);
   callback('onState', options.onState);
   checkDirty(options.dirty, blocks);
+  const carriesOn = options.resumable === true || options.resumeFrom !== undefined;
+  if (carriesOn && options.dirty === undefined) {
+    // What a broken round has sent is known by what was noted of it, and nobody notes pages that are found by their digests.
+    throw wrong(
+      'dirty',
+      options.dirty,
+      'dirty pages of its own, for a source with option resumable or resumeFrom',
+    );
+  }
   return {
     given: options,
     address,
@@ -165,6 +187,7 @@ export async function checkSource(options: MigrationSourceOptions): Promise<Chec
     switchesAnyway: notConverging === 'switchover',
     waits: pauseBeforeSwitchover,
     verify: checkVerify(options.verify),
+    resumable: flag('resumable', options.resumable),
     maxBandwidth,
     connectTimeoutMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
     stallTimeoutMs: options.stallTimeoutMs ?? STALL_TIMEOUT_MS,

@@ -6,6 +6,7 @@ import type { MainConnection } from '../transport/main-connection.js';
 import type { Answer } from '../migration/answer.js';
 import type { Life } from './life.js';
 import type { Figures, MigrationProgress } from './progress.js';
+import type { Resumption } from './resumption.js';
 import type { CheckedSource } from './source-options.js';
 import type { SourceState } from './states.js';
 
@@ -19,6 +20,8 @@ export interface SourceSession {
   readonly sender: Sender;
   readonly main: MainConnection;
   readonly answer: Answer;
+  /** With option resumable. */
+  readonly resumption: Resumption | undefined;
   /** pause() has been called. */
   paused: boolean;
   /** The last bytes are on their way, or out: the destination may answer. */

@@ -1,7 +1,15 @@
 /** The source of a live migration as embedders see it; what it does is in outgoing.ts. */
+import { MultifdError, describeThrown, receivedExpected } from '../errors.js';
+import { wrong } from '../option-checks.js';
 import { OutgoingVm } from './outgoing.js';
 import type { MigrationProgress } from './progress.js';
-import { checkDowntimeLimit, checkSource, type MigrationSourceOptions } from './source-options.js';
+import { WHY_NOT, type Resumption } from './resumption.js';
+import {
+  checkDowntimeLimit,
+  checkSource,
+  type CheckedSource,
+  type MigrationSourceOptions,
+} from './source-options.js';
 import type { SourceState } from './states.js';
 
 export interface MigrationSource extends AsyncDisposable {
@@ -35,9 +43,43 @@ export interface MigrationSource extends AsyncDisposable {
  * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_BLOCK, ERR_MULTIFD_HOOK, ERR_MULTIFD_TLS
  */
 export async function createMigrationSource(options: MigrationSourceOptions): Promise<MigrationSource> {
-  const source = new OutgoingVm(await checkSource(options));
+  const checked = await checkSource(options);
+  const source = new OutgoingVm(checked, resumptionOf(options.resumeFrom, checked));
   source.begin();
-  return faceOf(source);
+  const face = faceOf(source);
+  sources.set(face, source);
+  return face;
+}
+
+/** Of those that may be carried on, until they are. */
+const sources = new WeakMap<object, OutgoingVm>();
+
+/**
+ * What the source that is to be carried on knows: from here on this one's.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_STATE
+ */
+function resumptionOf(before: unknown, checked: CheckedSource): Resumption | undefined {
+  if (before === undefined) return undefined;
+  const source = before !== null && typeof before === 'object' ? sources.get(before) : undefined;
+  const { resumption, life, asked } = source ?? {};
+  if (source === undefined || life === undefined || resumption === undefined)
+    throw wrong(
+      'resumeFrom',
+      describeThrown(before),
+      'a source with option resumable, that nobody has carried on yet',
+    );
+  resumption.requireSame(checked);
+  const bad = (received: string): MultifdError => {
+    const expected = 'a source that has failed or was cancelled before its last bytes went out';
+    return new MultifdError('ERR_MULTIFD_STATE', receivedExpected('option resumeFrom', received, expected));
+  };
+  if (!life.isOver) throw bad(`one in state ${life.state}, whose done has not settled`);
+  if (life.isDecided) throw bad(`one in state ${life.state}: ${WHY_NOT.completed}`);
+  if (asked === true) throw bad(`one in state ${life.state}: ${WHY_NOT.asked}`);
+  if (!resumption.isWhole) throw bad(`one in state ${life.state}: ${WHY_NOT.lost}`);
+  sources.delete(before as object);
+  return resumption;
 }
 
 /** What an embedder holds: nothing of what is internal. */

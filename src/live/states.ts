@@ -14,10 +14,12 @@
  *     destination
  *     setup          listening, or the source has not yet said what it has
  *     active         pages, then the devices' state
+ *     precopy-paused the connections broke; pages are kept for the source to carry on (option resumable). QEMU has
+ *                    postcopy-paused for the same behind its switch-over
  *     completed      all is loaded, the source knows it; start()
  *     failed, cancelled   nothing was started
  */
 export type SourceState =
   'setup' | 'active' | 'pre-switchover' | 'device' | 'completed' | 'failed' | 'cancelling' | 'cancelled';
 
-export type DestinationState = 'setup' | 'active' | 'completed' | 'failed' | 'cancelled';
+export type DestinationState = 'setup' | 'active' | 'precopy-paused' | 'completed' | 'failed' | 'cancelled';

@@ -13,6 +13,7 @@ export class Answer {
   readonly resumed: Promise<ResumeAnswer>;
   /** The status; rejects if the destination goes without one. */
   readonly shut: Promise<number>;
+  readonly #onPages: ((data: Buffer) => void) | undefined;
   #ponged!: () => void;
   /** Who waits for the PONG of one PING, by its value. */
   readonly #waiting = new Map<number, () => void>();
@@ -21,7 +22,9 @@ export class Answer {
   #isIgnored = false;
   #isLoaded = false;
 
-  constructor(reader: ByteReader) {
+  /** @param onPages what has come in tries before; of a source that may be carried on */
+  constructor(reader: ByteReader, onPages?: (data: Buffer) => void) {
+    this.#onPages = onPages;
     this.pong = new Promise((resolve) => (this.#ponged = resolve));
     this.resumed = new Promise((resolve) => (this.#told = resolve));
     this.shut = this.#read(reader);
@@ -56,6 +59,7 @@ export class Answer {
         this.#waiting.delete(message.value);
       }
       if (message.kind === 'resume') this.#told(message);
+      if (message.kind === 'resume-pages') this.#onPages?.(message.data);
       if (message.kind !== 'shut') continue;
       if (message.status === 0 && !this.#isDue) {
         const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');

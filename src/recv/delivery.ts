@@ -40,6 +40,8 @@ export interface DeliveredBlock {
   block: RAMBlock;
   /** Bitmap of received pages. */
   words: Int32Array;
+  /** As in placement.ts. */
+  arrived: Int32Array | undefined;
 }
 
 export class Delivery {
@@ -133,6 +135,7 @@ export class Delivery {
       const first = markPages(state.words, slot.pages[i], 1);
       if (i < slot.normalNum) slot.data.copy(window, at, i * size, (i + 1) * size);
       else if (!(first && state.block.fresh) && !isZeroRange(window, at, size)) window.fill(0, at, at + size);
+      if (state.arrived !== undefined) markPages(state.arrived, slot.pages[i], 1);
     }
   }
 }

@@ -27,6 +27,8 @@ export interface PlacementOptions {
   received: SharedArrayBuffer;
   /** A bitmap for each block: 1 where the page has data. Zero pages are then noted here and not written. */
   present: SharedArrayBuffer | undefined;
+  /** A bitmap for each block: set when a page's bytes are in place. */
+  arrived: SharedArrayBuffer | undefined;
 }
 
 export class Placement {
@@ -39,11 +41,12 @@ export class Placement {
   readonly #filePages: FilePages;
   readonly #received: Int32Array[];
   readonly #present: Int32Array[] | undefined;
+  readonly #arrived: Int32Array[] | undefined;
   /** Of a packet's pages, for what has to be looked at before it is zeroed. */
   readonly #scratch: Buffer;
 
   /** @param scratch room for a packet's pages, free while zero pages are placed */
-  constructor({ pageSize, blocks, received, present }: PlacementOptions, scratch: Buffer) {
+  constructor({ pageSize, blocks, received, present, arrived }: PlacementOptions, scratch: Buffer) {
     this.#pageSize = pageSize;
     this.#blocks = blocks;
     this.#scratch = scratch;
@@ -54,6 +57,7 @@ export class Placement {
     const pageCounts = blocks.map((block) => block.size / pageSize);
     this.#received = viewBitmaps(received, pageCounts);
     this.#present = present === undefined ? undefined : viewBitmaps(present, pageCounts);
+    this.#arrived = arrived === undefined ? undefined : viewBitmaps(arrived, pageCounts);
   }
 
   /** Takes the files' descriptors. @throws MultifdError ERR_MULTIFD_IO */
@@ -110,6 +114,7 @@ export class Placement {
       }
       markPages(this.#received[block], list[i], run);
       if (this.#present !== undefined) markPages(this.#present[block], list[i], run);
+      if (this.#arrived !== undefined) markPages(this.#arrived[block], list[i], run);
       i += run;
     }
     this.#zeroPages(packet, windows, file);
@@ -120,7 +125,6 @@ export class Placement {
    * reading is faster than writing anyway.
    */
   #zeroPages(packet: PacketHeader, windows: Windows | undefined, file: FileBlock | undefined): void {
-    const size = this.#pageSize;
     const end = packet.normalPages + packet.zeroPages;
     const { fresh } = this.#blocks[packet.block];
     // QEMU's come backwards, mostly: see file-pages.ts.
@@ -128,27 +132,33 @@ export class Placement {
       packet.pages.subarray(packet.normalPages, end).sort();
     for (let i = packet.normalPages; i < end;) {
       const run = this.runLength(packet.pages, i, end);
-      const offset = packet.pages[i] * size;
-      const bytes = run * size;
       const first = markPages(this.#received[packet.block], packet.pages[i], run);
-      if (fresh && first) {
-        i += run;
-        continue;
-      }
-      if (this.#present !== undefined) {
-        unmarkPages(this.#present[packet.block], packet.pages[i], run);
-      } else if (windows !== undefined) {
-        const window = windows.windowAt(offset);
-        const at = offset % Windows.WINDOW_BYTES;
-        if (!isZeroRange(window, at, bytes)) window.fill(0, at, at + bytes);
-      } else if (file !== undefined) {
-        file.read(this.#scratch, 0, bytes, offset);
-        if (!isZeroRange(this.#scratch, 0, bytes)) {
-          this.#scratch.fill(0, 0, bytes);
-          file.write(this.#scratch, 0, bytes, offset);
-        }
-      }
+      if (!(fresh && first)) this.#zero(packet.block, packet.pages[i], run, windows, file);
+      if (this.#arrived !== undefined) markPages(this.#arrived[packet.block], packet.pages[i], run);
       i += run;
+    }
+  }
+
+  #zero(
+    block: number,
+    page: number,
+    run: number,
+    windows: Windows | undefined,
+    file: FileBlock | undefined,
+  ): void {
+    const offset = page * this.#pageSize;
+    const bytes = run * this.#pageSize;
+    if (this.#present !== undefined) unmarkPages(this.#present[block], page, run);
+    else if (windows !== undefined) {
+      const window = windows.windowAt(offset);
+      const at = offset % Windows.WINDOW_BYTES;
+      if (!isZeroRange(window, at, bytes)) window.fill(0, at, at + bytes);
+    } else if (file !== undefined) {
+      file.read(this.#scratch, 0, bytes, offset);
+      if (!isZeroRange(this.#scratch, 0, bytes)) {
+        this.#scratch.fill(0, 0, bytes);
+        file.write(this.#scratch, 0, bytes, offset);
+      }
     }
   }
 }

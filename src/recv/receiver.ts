@@ -58,9 +58,18 @@ export interface ReceiverHooks {
   proof?: boolean;
 }
 
+/** Bitmaps of a session that this one carries on, and what it is to mark as it goes: sharedBitmaps(). */
+export interface CarriedPages {
+  /** Pages that have come. */
+  received: SharedArrayBuffer;
+  /** Those whose bytes are in place; cleared by its owner. */
+  arrived: SharedArrayBuffer;
+}
+
 interface ReceivedBlock {
   block: RAMBlock;
   words: Int32Array;
+  arrived: Int32Array | undefined;
   present: Int32Array | undefined;
   bitmap: ReceivedBitmap;
 }
@@ -107,6 +116,7 @@ export class Receiver extends Session {
   #received!: SharedArrayBuffer;
   #present: SharedArrayBuffer | undefined;
   #proof: SharedArrayBuffer | undefined;
+  #arrived: SharedArrayBuffer | undefined;
   readonly #hooks: ReceiverHooks | undefined;
   readonly #devices: Map<string, Device>;
   #address: Address;
@@ -153,17 +163,20 @@ export class Receiver extends Session {
     this.ready.catch(() => {});
   }
 
-  #setStates(blocks: readonly RAMBlock[], received?: SharedArrayBuffer): void {
+  #setStates(blocks: readonly RAMBlock[], carried?: CarriedPages): void {
     this.blocks = blocks;
     const pageCounts = blocks.map((block) => block.pageCount);
-    this.#received = received ?? sharedBitmaps(pageCounts);
+    this.#received = carried?.received ?? sharedBitmaps(pageCounts);
+    this.#arrived = carried?.arrived;
     this.#present = this.#hooks?.present === true ? sharedBitmaps(pageCounts) : undefined;
     this.#proof = this.#hooks?.proof === true ? proofTableOf(blocks) : undefined;
     const words = viewBitmaps(this.#received, pageCounts);
+    const arrived = carried === undefined ? [] : viewBitmaps(carried.arrived, pageCounts);
     const present = this.#present === undefined ? [] : viewBitmaps(this.#present, pageCounts);
     this.#states = blocks.map((block, i) => ({
       block,
       words: words[i],
+      arrived: arrived[i],
       present: present[i],
       bitmap: new ReceivedBitmap(words[i], this.pageSize, block.pageCount),
     }));
@@ -174,11 +187,10 @@ export class Receiver extends Session {
    * @internal The blocks that the main stream has named: the channels that are in may start.
    *
    * @param pageSize what the stream has told; not smaller than the option, by which the slots are laid out
-   * @param received bitmaps of a session before, which this one carries on: sharedBitmaps()
    */
-  setBlocks(blocks: readonly RAMBlock[], pageSize = this.pageSize, received?: SharedArrayBuffer): void {
+  setBlocks(blocks: readonly RAMBlock[], pageSize = this.pageSize, carried?: CarriedPages): void {
     this.pageSize = pageSize;
-    this.#setStates(blocks, received);
+    this.#setStates(blocks, carried);
     this.#arrivals.begin();
     this.#delivery.start(this.#states, pageSize);
   }
@@ -243,6 +255,7 @@ export class Receiver extends Session {
       received: this.#received,
       present: this.#present,
       proof: this.#proof,
+      arrived: this.#arrived,
       compression: options.compression,
       deviceStateBytes: options.deviceStateBytes,
       devices: this.#hooks?.deviceState === undefined ? [...this.#devices.keys()] : undefined,

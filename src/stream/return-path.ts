@@ -14,6 +14,7 @@
  *       6  RESUME_ACK
  *       7  SWITCHOVER_ACK   0   with capability switchover-ack
  *  0x4d46  (of ours)       20   carries a broken migration on: resume-section.ts
+ *  0x4d47  (of ours)
  *
  *     source                                          destination
  *     OPEN_RETURN_PATH, PING 1       ---->
@@ -34,7 +35,10 @@ export const RP_PONG = 2;
 export const RP_SWITCHOVER_ACK = 7;
 /** "MF": far from QEMU's, which are counted on from 1. */
 export const RP_RESUME = 0x4d46;
+export const RP_RESUME_PAGES = 0x4d47;
 const RESUME_BYTES = 20;
+/** Its words are of the destination's cutting, a part of which is a name. */
+const MAX_RESUME_PAGES_BYTES = 2 ** 15;
 /** By choice: no message of the table has more than a block's name and 13 bytes. */
 const MAX_MESSAGE_BYTES = 512;
 const HEADER_BYTES = 4;
@@ -45,6 +49,7 @@ export type ReturnPathMessage = { raw: Buffer } & (
   | { kind: 'pong'; value: number }
   | { kind: 'switchover-ack' }
   | { kind: 'resume'; completed: number; key: Buffer }
+  | { kind: 'resume-pages'; data: Buffer }
   /** Of a type that this library does nothing with. */
   | { kind: 'other'; type: number; data: Buffer }
 );
@@ -84,9 +89,10 @@ export async function* readReturnPath(
     const type = header.readUInt16BE(0);
     const length = header.readUInt16BE(2);
     const expected = { [RP_SHUT]: 4, [RP_PONG]: 4, [RP_SWITCHOVER_ACK]: 0, [RP_RESUME]: RESUME_BYTES }[type];
-    if (length > MAX_MESSAGE_BYTES || (expected !== undefined && length !== expected)) {
+    const maxBytes = type === RP_RESUME_PAGES ? MAX_RESUME_PAGES_BYTES : MAX_MESSAGE_BYTES;
+    if (length > maxBytes || (expected !== undefined && length !== expected)) {
       const what = `${where}: bytes of message ${type}`;
-      throw refusal('returnPath', what, length, expected ?? `at most ${MAX_MESSAGE_BYTES}`);
+      throw refusal('returnPath', what, length, expected ?? `at most ${maxBytes}`);
     }
     if (type === 0) throw refusal('returnPath', `${where}: message`, `type ${type}`, 'a type from 1 on');
     const data = await reader.exactly(length, 'a message');
@@ -94,6 +100,7 @@ export async function* readReturnPath(
     if (type === RP_SHUT) yield { kind: 'shut', status: data.readUInt32BE(0), raw };
     else if (type === RP_PONG) yield { kind: 'pong', value: data.readUInt32BE(0), raw };
     else if (type === RP_SWITCHOVER_ACK) yield { kind: 'switchover-ack', raw };
+    else if (type === RP_RESUME_PAGES) yield { kind: 'resume-pages', data, raw };
     else if (type === RP_RESUME)
       yield { kind: 'resume', completed: data.readUInt32BE(0), key: Buffer.from(data.subarray(4)), raw };
     else yield { kind: 'other', type, data, raw };

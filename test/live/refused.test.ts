@@ -205,7 +205,12 @@ const SOURCE: Record<string, [object, RegExp]> = {
   'a negative limit': [{ downtimeLimitMs: -1 }, /^option downtimeLimitMs: given -1/],
   'no round': [{ maxRounds: 0 }, /^option maxRounds: given 0/],
   'verify that is no flag': [{ verify: 'yes' }, /^option verify: given .*, allowed true or false/],
-  'resumable, which is not there': [{ resumable: true }, /^option resumable: given "an unknown option"/],
+  'resumable that is no flag': [{ resumable: 1 }, /^option resumable: given 1, allowed true or false/],
+  'resumable, and no dirty pages': [
+    { resumable: true, dirty: undefined },
+    /^option dirty: given undefined, allowed .*resumable/,
+  ],
+  'resumeFrom that is no source': [{ resumeFrom: {} }, /^option resumeFrom: given/],
   'a misspelt one': [{ puase: load }, /did you mean pause\?/],
   'no address': [{ to: undefined }, /to/],
 };
@@ -231,6 +236,10 @@ const DESTINATION: Record<string, [object, RegExp]> = {
   'no start()': [{ start: undefined }, /^option start: given undefined, allowed a function/],
   'a device without load()': [{ devices: [{ idstr: 'cpu', laod: load }] }, /did you mean load by laod\?/],
   'a version that is none': [{ devices: [{ idstr: 'cpu', version: 1.5, load }] }, /devices\[0\].version/],
+  'no time to carry on': [
+    { resumeTimeoutMs: 0 },
+    /^option resumeTimeoutMs: given 0, allowed an integer from 1/,
+  ],
   'a misspelt one': [{ machien: 'x' }, /did you mean machine\?/],
 };
 

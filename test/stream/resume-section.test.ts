@@ -4,7 +4,9 @@ import { STREAM_ERRORS } from '../../src/stream/codes.js';
 import { MainStreamReader } from '../../src/stream/main-stream.js';
 import {
   decodeResumeBody,
+  decodeResumePages,
   encodeResumeAnswer,
+  encodeResumePages,
   encodeResumeSection,
   randomKey,
 } from '../../src/stream/resume-section.js';
@@ -63,4 +65,23 @@ t.test('whoever does not take it refuses it by name, and says which option it is
 t.test('two keys are never the same', async (t) => {
   t.equal(randomKey().length, 16);
   t.notSame(randomKey(), randomKey());
+});
+
+t.test('pages that have come are the bytes of their picture', async (t) => {
+  const bytes = hex("4d47 0013 06 'pc.ram' 00000400 80000001 00000000");
+  t.equal(
+    encodeResumePages('pc.ram', 1024, Int32Array.of(-0x7fffffff, 0)).toString('hex'),
+    bytes.toString('hex'),
+  );
+  const [message] = await collect(readReturnPath(new ByteReader(chunked(bytes, 4), { name: 'return path' })));
+  t.match(message, { kind: 'resume-pages' });
+  const decoded = decodeResumePages((message as { data: Buffer }).data);
+  t.same(decoded, { block: 'pc.ram', firstWord: 1024, words: Uint32Array.of(0x80000001, 0) });
+  for (const cut of [
+    hex(''),
+    hex("06 'pc.ra'"),
+    hex("06 'pc.ram' 000000"),
+    hex("06 'pc.ram' 00000000 000000"),
+  ])
+    t.throws(() => decodeResumePages(cut), { code: STREAM_ERRORS.returnPath });
 });
