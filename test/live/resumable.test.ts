@@ -81,7 +81,7 @@ const BREAKS: Record<string, (it: ResumeScene) => Break> = {
     pages: [300, 300],
   }),
   "behind ram's END, in the devices' state": () => ({
-    source: { devices: [{ idstr: 'cpu', save: () => Buffer.alloc(4 * 2 ** 20, 1) }] },
+    source: { devices: [{ idstr: 'cpu', save: () => Buffer.alloc(2 ** 20, 1) }] },
     arm: (it) => it.cutter.next({ mainBytes: 2 ** 19 }),
     pages: [0, 0],
   }),
