@@ -9,6 +9,8 @@ import { WAIT_MS, failure } from './scene.js';
 interface Break {
   /** Of the first try. */
   source?: Partial<MigrationSourceOptions>;
+  /** Of the second. */
+  again?: Partial<MigrationSourceOptions>;
   /** Before the first try: when it is to break. */
   arm: (it: ResumeScene) => void;
   /** The destination has not been told of the migration yet: there is nothing to pause. */
@@ -19,6 +21,9 @@ interface Break {
 
 /** Bytes a second: little is on its way when it breaks, and what is lost is a packet or two. */
 const SLOW = 2 ** 23;
+
+/** Of several devices. */
+const IDS = [0, 1, 2, 3, 4, 5, 6, 7];
 
 const later = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 30));
 
@@ -81,7 +86,13 @@ const BREAKS: Record<string, (it: ResumeScene) => Break> = {
     pages: [300, 300],
   }),
   "behind ram's END, in the devices' state": () => ({
-    source: { devices: [{ idstr: 'cpu', save: () => Buffer.alloc(2 ** 20, 1) }] },
+    // More than the kernel holds, and none of them so large that it goes over the channels.
+    source: {
+      devices: IDS.map((instanceId) => ({ idstr: 'cpu', instanceId, save: () => Buffer.alloc(2 ** 20, 1) })),
+    },
+    again: {
+      devices: IDS.map((instanceId) => ({ idstr: 'cpu', instanceId, save: () => Buffer.from('state') })),
+    },
     arm: (it) => it.cutter.next({ mainBytes: 2 ** 19 }),
     pages: [0, 0],
   }),
@@ -89,8 +100,10 @@ const BREAKS: Record<string, (it: ResumeScene) => Break> = {
 
 for (const [when, make] of Object.entries(BREAKS)) {
   t.test(`broken ${when}: it is carried on`, async (t) => {
-    const it = await ResumeScene.open(t);
-    const { source, arm, untold = false, pages: [min, max] = [PAGES, PAGES] } = make(it);
+    const loads = IDS.map((instanceId) => ({ idstr: 'cpu', instanceId, load: () => {} }));
+    const behindEnd = when.startsWith('behind');
+    const it = await ResumeScene.open(t, behindEnd ? { destination: { devices: loads } } : {});
+    const { source, again, arm, untold = false, pages: [min, max] = [PAGES, PAGES] } = make(it);
     arm(it);
     const first = await it.next(source);
     const error = await failure(first.done);
@@ -100,7 +113,7 @@ for (const [when, make] of Object.entries(BREAKS)) {
     it.onRound = () => {};
     it.cutter.next();
     it.write(900, 2);
-    const second = await it.next();
+    const second = await it.next(again);
     t.equal(second.state, 'setup');
     const figures = await it.arrives();
     const sent = pagesOf(figures);
