@@ -15,6 +15,7 @@
  *     index.ts        this file
  *     live/           a VM of an embedder's own, migrated while it runs: rounds, dirty pages, switch-over, destination
  *     migration/      a whole migration: receive into a file, send from one, relay
+ *     libvirt/        the head of libvirt's save images, and what unpacks them
  *     mapped-ram/     files in QEMU's mapped-ram format           stream/  QEMU's main stream
  *     send/  recv/    the two ends: slots, packets, sync points   session.ts  errors and ends, channel-pool.ts  threads
  *     transport/      every socket: addresses, connecting, listening, telling connections apart, descriptors to threads,
@@ -70,6 +71,7 @@ export {
   type OutgoingStart,
   type SendMigrationOptions,
   type SentMigration,
+  type StreamRecords,
 } from './migration/send.js';
 export {
   relayMigration,
@@ -102,6 +104,7 @@ export type {
   MappedRamProblem,
 } from './mapped-ram/description.js';
 export { readMappedRam, type ReadMappedRamOptions } from './mapped-ram/read.js';
+export type { SaveFormat, SaveImage } from './libvirt/save-image.js';
 export type { BoundOptions } from './stream/bounds.js';
 export type { MainStreamDescription } from './stream/describe-main-stream.js';
 export type { VmDescription, VmDevice } from './stream/vm-description.js';

@@ -39,6 +39,7 @@ import { readOtherSections, readPageEdges, readTail } from '../mapped-ram/pages.
 import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
 import { openToRead } from '../stream/positioned-file.js';
+import { type SaveImage, readSaveImage } from '../libvirt/save-image.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { Answer, refusedBy } from './answer.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
@@ -54,13 +55,14 @@ import {
   requireOptions,
   requirePageSizeTold,
 } from './options.js';
+import { sendStream } from './send-stream.js';
 import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
 
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
 export interface SendMigrationOptions
   extends Omit<SenderOptions, 'address' | 'blocks' | 'onZeroPages' | 'uuid'>, BoundOptions {
-  /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. */
+  /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. Or what libvirt saves a domain in. */
   file: string;
   /** Where the stream begins in the file, in bytes (default 0). */
   offset?: number;
@@ -72,7 +74,7 @@ export interface SendMigrationOptions
   peer?: string;
   /** Milliseconds to connect, and for the destination to answer that all its channels are in (default 8000). */
   connectTimeoutMs?: number;
-  /** The VM's uuid in text, if it has one: QEMU compares it in each channel's hello. */
+  /** The VM's uuid in text, if it has one: QEMU compares it in each channel's hello. Default: as a file of libvirt's has it. */
   uuid?: string;
   /** Default by the machine type. Pages that the file has are looked at again for zeros only where `multifd` is given. */
   zeroPageDetection?: ZeroPageDetection;
@@ -80,6 +82,14 @@ export interface SendMigrationOptions
   onStart?: (start: OutgoingStart) => void;
   /** Called with the session, for progress() and stats(). */
   onSession?: (sender: PublicSender) => void;
+  /** Of a file that is a stream: called with each batch of its records that has been sent. */
+  onRecords?: (records: StreamRecords) => void;
+}
+
+/** Pages that went as records of the main stream, in the order of a file that is a stream. */
+export interface StreamRecords {
+  pages: number;
+  zeroPages: number;
 }
 
 /** Those that are not a sender's. */
@@ -92,19 +102,25 @@ const OWN_OPTIONS: Record<Exclude<keyof SendMigrationOptions, keyof SenderOption
   peer: true,
   onStart: true,
   onSession: true,
+  onRecords: true,
 };
 
 /** What will be sent. */
 export interface OutgoingStart {
   /** The machine type's full name; empty if the file has none. */
   machine: string;
-  blocks: { name: string; size: number; presentPages: number }[];
+  /** What pages a file that is a stream has, shows at its end. */
+  blocks: { name: string; size: number; presentPages?: number }[];
   zeroPageDetection: ZeroPageDetection;
+  /** What libvirt says of the domain, where it has made the file. */
+  libvirt?: SaveImage;
   /** Page bytes that will go over the channels, zero pages included in mode `multifd`. */
   channelBytes: number;
 }
 
 export interface SentMigration extends OutgoingStart {
+  /** Of a file that is a stream; its channels have no pages. */
+  records?: StreamRecords;
   stats: Stats;
 }
 
@@ -115,12 +131,12 @@ export interface SentMigration extends OutgoingStart {
  *   that refuses
  */
 export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
-  const { file, to, peer, onStart, onSession, offset: given, ...others } = requireOptions(options);
+  const { file, to, peer, onStart, onSession, onRecords, offset: given, ...others } = requireOptions(options);
   const { maxRam, maxBlocks, maxDescription, directIo: direct, tls: tlsOptions, ...senderOptions } = others;
   const directIo = checkDirectIo(direct);
   checkKeys(senderOptions, OUTGOING_KEYS, '', [...Object.keys(OWN_OPTIONS), 'tls']);
   const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
-  const offset = checkOffset(given);
+  const imageOffset = checkOffset(given);
   const address = checkAddress(to, 1, 'to');
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
   const version = peer === undefined ? undefined : parseQemuVersion(peer);
@@ -135,6 +151,21 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   const tls = checkTls(tlsOptions, 'client', 'tls', address);
   // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
   const handle = await openToRead(file);
+  let libvirt: SaveImage | undefined;
+  try {
+    libvirt = await readSaveImage(handle, imageOffset);
+    if (libvirt !== undefined && libvirt.format !== 'sparse') {
+      const stream = { handle, image: libvirt, options, senderOptions, address, tls, version, bounds };
+      const sent = await sendStream({ ...stream, onRecords, channels, compression, connectTimeoutMs });
+      await handle.close();
+      return sent;
+    }
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
+  const offset = libvirt?.streamOffset ?? imageOffset;
+  const uuid = options.uuid ?? libvirt?.uuid ?? undefined;
   let pages: FileHandle | undefined;
   let description: MappedRamDescription;
   let main: MainConnection;
@@ -159,7 +190,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
   let sender: Sender | undefined;
   let outgoing: OutgoingMigration | undefined;
   try {
-    const start = startOf(description, mode);
+    const start = { ...startOf(description, mode), ...(libvirt && { libvirt }) };
     callHook('onStart', () => onStart?.(start));
     const builder = new MainStreamBuilder(description, rules);
     await main.write(
@@ -172,6 +203,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     sender = await createSender(
       {
         ...senderOptions,
+        uuid,
         address,
         connectTimeoutMs,
         pageSize: description.pageSize,
@@ -213,7 +245,7 @@ export async function sendMigration(options: SendMigrationOptions): Promise<Sent
     outgoing?.breakOff();
     main.destroy();
     await sender?.abandon(error);
-    const sent = sentOf(description.machine, options, options.uuid);
+    const sent = sentOf(description.machine, options, uuid);
     throw explain(sender?.error ?? error, sent, main.earlyEnd);
   } finally {
     main.destroy();

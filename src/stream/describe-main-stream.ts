@@ -2,7 +2,7 @@
  * Says what a capture of a main stream holds, for people: everything is read and counted, nothing is kept. A capture
  * that breaks off, or breaks the format, is described up to there.
  */
-import { MultifdError } from '../errors.js';
+import { type ErrorCode, MultifdError } from '../errors.js';
 import type { StreamBlock } from './block-list.js';
 import type { ByteReader } from './byte-reader.js';
 import { type BoundOptions, atMost, checkBounds } from './bounds.js';
@@ -34,6 +34,8 @@ export interface MainStreamDescription {
   syncPoints: number;
   /** Undefined if ram's END could not be found. */
   tailBytes?: number;
+  /** Does it end as one does, with a VM description or EOF? */
+  tailIsWhole?: boolean;
   /** Undefined if the tail ends without one. */
   vmDescription?: VmDescription;
   /** Where the stream breaks off, or what is wrong in it. */
@@ -41,6 +43,8 @@ export interface MainStreamDescription {
 }
 
 const MAX_COMMANDS = 1000;
+/** What ends the reading and says nothing of what is read. */
+const NOT_OF_THE_STREAM: ErrorCode[] = [STREAM_ERRORS.io, 'ERR_MULTIFD_ABORTED', 'ERR_MULTIFD_STALL'];
 
 /** @throws MultifdError STREAM_ERRORS.magic, .eof if it is no migration stream; what the reader's source throws */
 export async function describeMainStream(
@@ -73,7 +77,7 @@ export async function describeMainStream(
       if (item.kind === 'tail' && finder.push(item.raw)) break;
     }
   } catch (error) {
-    if (!(error instanceof MultifdError) || error.code === STREAM_ERRORS.io) throw error;
+    if (!(error instanceof MultifdError) || NOT_OF_THE_STREAM.includes(error.code)) throw error;
     description.problem = error;
   }
   description.configuration = stream.configuration;
@@ -83,7 +87,10 @@ export async function describeMainStream(
   description.blocks = stream.blocks;
   description.marker = stream.marker;
   const tail = finder?.end(stream.footers ?? true);
-  if (tail !== undefined) description.tailBytes = tail.bytes;
+  if (tail !== undefined) {
+    description.tailBytes = tail.bytes;
+    description.tailIsWhole = tail.isWhole;
+  }
   if (tail?.description !== undefined) description.vmDescription = tail.description;
   if (tail?.tooLong !== undefined) {
     const expected = atMost('maxDescription', bounds.maxDescription);

@@ -1,7 +1,8 @@
-/** `multifd inspect`: what a mapped-ram file, or a capture of a main stream, holds. */
+/** `multifd inspect`: what a mapped-ram file, a save image of libvirt's, or a capture of a main stream, holds. */
 import { Command, Option } from 'commander';
 import { describeMigrationFile, type MigrationFileDescription } from '../../migration/describe.js';
 import type { Bounds } from '../../stream/bounds.js';
+import { printable } from '../../printable.js';
 import { quote } from '../../stream/codes.js';
 import { verifyMappedRam, type VerifiedBlock } from '../../mapped-ram/verify.js';
 import { CliError, EXIT_FAILED, EXIT_OK, UsageError } from '../cli-error.js';
@@ -26,6 +27,8 @@ Examples:
   $ multifd inspect vm.mig
   $ multifd inspect vm.mig --verify          reads all of it; SHA-256 of each
                                              block's RAM
+  $ multifd inspect /var/lib/libvirt/qemu/save/vm.save
+                                             as \`virsh managedsave\` has left it
   $ multifd inspect main.bin --json | jq .devices
                                              a capture of the main stream
 
@@ -35,8 +38,10 @@ be read, 2 wrong usage.`;
 export function addInspectCommand(program: Command): void {
   const command = program
     .command('inspect')
-    .description('Says what a mapped-ram file, or a capture of a main migration stream, holds.')
-    .argument('<file>', 'a mapped-ram file, or a capture of a main stream')
+    .description(
+      "Says what a mapped-ram file, libvirt's save image, or a capture of a main migration stream, holds.",
+    )
+    .argument('<file>', 'a mapped-ram file, what `virsh save` made, or a capture of a main stream')
     .option('--verify', 'read all pages and say whether the file is sound')
     .addOption(directIoOption('with --verify: read'))
     .addOption(
@@ -62,6 +67,7 @@ async function inspect(file: string, flags: InspectFlags, cancelled: AbortSignal
       maxRam: flags.maxRam,
       maxBlocks: flags.maxBlocks,
       maxDescription: flags.maxDescription,
+      signal: cancelled,
     });
     const sound = !problemsOf(description).some((problem) => problem.fatal);
     const verified =
@@ -124,6 +130,7 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
     tailBytes: tailBytes ?? null,
     devices: vmDescription?.devices ?? null,
     problems: problemsOf(description),
+    libvirt: libvirtRecord(description),
   };
   if (description.kind === 'main-stream') {
     const { marker, commands, sections, zeroRecords, pageRecords, flushRecords, syncPoints } = description;
@@ -158,6 +165,7 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
   const size = blocks.reduce((sum, block) => sum + block.usedLength, 0);
   const rows: [string, string][] = [
     ['file', file],
+    ...libvirtRows(description),
     ['kind', description.kind === 'mapped-ram' ? 'mapped-ram file' : 'main migration stream'],
     ['machine', machine || '-'],
     ['capabilities', capabilities.join(', ') || '-'],
@@ -171,7 +179,9 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
     rows.push(['file size', `${formatSize(fileSize)}${unread}`]);
   } else {
     const { marker, syncPoints, zeroRecords, pageRecords } = description;
-    rows.push(['sync points', `${syncPoints}, marked by ${marker ?? 'nothing'}`]);
+    // A stream without multifd has none.
+    if (description.libvirt === undefined)
+      rows.push(['sync points', `${syncPoints}, marked by ${marker ?? 'nothing'}`]);
     rows.push(['records', `${zeroRecords} ZERO, ${pageRecords} PAGE`]);
   }
   rows.push([
@@ -184,6 +194,26 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
   if (verified.length > 0) rows.push(['verified', 'every page was read']);
   const blocksPart = blockTable(description, verified, columnsOf(process.stdout));
   return [table(rows), blocksPart, deviceTable(description)].filter((part) => part !== '').join('\n');
+}
+
+/** Its XML is libvirt's to print, as `virsh save-image-dumpxml` does. */
+function libvirtRecord({ libvirt }: MigrationFileDescription): object | null {
+  if (libvirt === undefined) return null;
+  const { name, uuid, wasRunning, format } = libvirt;
+  return { name, uuid, wasRunning, format };
+}
+
+function libvirtRows({ libvirt }: MigrationFileDescription): [string, string][] {
+  if (libvirt === undefined) return [];
+  const { name, uuid, wasRunning, format } = libvirt;
+  return [
+    [
+      'domain',
+      `${printable(name ?? '-')}, ${wasRunning ? 'was running' : 'was paused'} when libvirt saved it`,
+    ],
+    ['uuid', uuid ?? '-'],
+    ['format', format],
+  ];
 }
 
 /** @param width of the terminal: a digest that does not fit beside its block stands whole below it */

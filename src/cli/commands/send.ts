@@ -1,6 +1,8 @@
-/** `multifd send`: resumes a mapped-ram file in a QEMU that waits with -incoming. */
+/** `multifd send`: resumes a mapped-ram file, or what libvirt has saved, in a QEMU that waits with -incoming. */
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../../options.js';
+import type { OutgoingStart } from '../../migration/send.js';
+import { printable } from '../../printable.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
 import { parseQemuVersion } from '../../stream/machine.js';
@@ -30,6 +32,9 @@ import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 import { addTlsOptions, tlsFrom } from './tls-options.js';
 
+/** As often as sessions tell theirs. */
+const PROGRESS_MS = 200;
+
 interface SendFlags extends SessionFlags, OutputFlags, Bounds {
   to: AddressText;
   channels: number;
@@ -45,9 +50,10 @@ interface SendFlags extends SessionFlags, OutputFlags, Bounds {
 
 const EXAMPLES = `
 FILE is a mapped-ram file: made by \`multifd receive\`, or by QEMU's own file:
-migration. It is only read, and may be sent as often as you like. QEMU's side:
--incoming defer, capability multifd on, multifd-channels and
-multifd-compression as given here, then \`migrate-incoming\` at this address.
+migration; or what \`virsh save\` made. It is only read, and may be sent as often
+as you like. QEMU's side: -incoming defer, capability multifd on,
+multifd-channels and multifd-compression as given here, then
+\`migrate-incoming\` at this address.
 
 Examples:
   $ multifd send vm.mig --to unix:/run/resume.sock
@@ -64,8 +70,8 @@ cancelled by Ctrl-C, 143 by SIGTERM.`;
 export function addSendCommand(program: Command): void {
   const command = program
     .command('send')
-    .description('Sends a mapped-ram file into a QEMU that waits with -incoming.')
-    .argument('<file>', 'a mapped-ram file')
+    .description("Sends a mapped-ram file, or libvirt's save image, into a QEMU that waits with -incoming.")
+    .argument('<file>', 'a mapped-ram file, or what `virsh save` made')
     .optionsGroup('Migration:')
     .addOption(
       new Option('--to <address>', 'where QEMU waits: tcp:HOST:PORT or unix:PATH').argParser(addressFrom(1)),
@@ -122,6 +128,8 @@ async function send(
 ): Promise<void> {
   const output = outputFor(flags);
   let totalBytes = 0;
+  let ramBytes = 0;
+  let told = performance.now();
   output.note(`reading ${file}`);
   const { sendMigration } = await import('../../migration/send.js');
   await runMigration(
@@ -147,7 +155,14 @@ async function send(
         signal: cancelled,
         onStart: (start) => {
           totalBytes = start.channelBytes;
-          output.said('start', start);
+          ramBytes = start.blocks.reduce((sum, block) => sum + block.size, 0);
+          output.said('start', withoutXml(start));
+        },
+        onRecords: ({ pages, zeroPages }) => {
+          if (performance.now() - told < PROGRESS_MS) return;
+          told = performance.now();
+          const records = pages + zeroPages;
+          output.progress({ pages, zeroPages, ramBytes }, () => `${records} pages of the stream sent`);
         },
         onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
       }),
@@ -155,22 +170,45 @@ async function send(
       const counts = countsOf(stats);
       const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
       const { zeroPages, normalPages, wireBytes, bytes } = counts;
+      const { records } = result;
       const zeroCopy = zeroCopyOf(stats, flags.zeroCopySend === true);
       return {
-        record: { file, to: flags.to, ...result, seconds, ...counts, zeroCopy },
+        record: { file, to: flags.to, ...withoutXml(result), seconds, ...counts, zeroCopy },
         text: () =>
           table([
+            ...domainRows(result.libvirt),
             ['machine', result.machine || '-'],
             ['guest RAM', `${formatSize(size)} in ${result.blocks.length} blocks`],
-            [
-              'zero pages',
-              `${formatShare(zeroPages, zeroPages + normalPages)} of the channels' pages, mode ${result.zeroPageDetection}`,
-            ],
-            ['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`],
+            ...(records === undefined
+              ? ([
+                  [
+                    'zero pages',
+                    `${formatShare(zeroPages, zeroPages + normalPages)} of the channels' pages, mode ${result.zeroPageDetection}`,
+                  ],
+                  ['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`],
+                ] as [string, string][])
+              : ([['main stream', `${records.pages} pages, ${records.zeroPages} zero pages`]] as [
+                  string,
+                  string,
+                ][])),
             ...zeroCopyRows(zeroCopy),
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
           ]),
       };
     },
   );
+}
+
+/** The domain's XML is libvirt's to print. */
+function withoutXml<T extends OutgoingStart>(start: T): object {
+  if (start.libvirt === undefined) return start;
+  const { name, uuid, wasRunning, format } = start.libvirt;
+  return { ...start, libvirt: { name, uuid, wasRunning, format } };
+}
+
+function domainRows(libvirt: OutgoingStart['libvirt']): [string, string][] {
+  if (libvirt === undefined) return [];
+  const { name, wasRunning, format } = libvirt;
+  const state = `${wasRunning ? 'was running' : 'was paused'} when libvirt saved it`;
+  return [['domain', `${printable(name ?? '-')}, ${state}, format ${format}`]];
 }

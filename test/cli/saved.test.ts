@@ -1,0 +1,59 @@
+/** inspect and send with what libvirt has saved, as processes of their own. */
+import fs from 'node:fs';
+import path from 'node:path';
+import zlib from 'node:zlib';
+import t from 'tap';
+import { HEAD, NAME, RAW, STREAM, UUID, imageOf, readImage } from '../libvirt/images.js';
+import { Run, run, type Line } from './cli.js';
+
+t.test('inspect says whose the domain is, and with --verify what a sparse one has in its RAM', async (t) => {
+  const folder = t.testdir({});
+  const file = path.join(folder, 'vm.save');
+  const running = Buffer.from(RAW);
+  running.writeUInt32LE(1, 24);
+  fs.writeFileSync(file, running);
+  const text = await run(t, ['inspect', file]);
+  t.equal(text.code, 0, text.stderr);
+  t.match(text.stdout, /^domain +tiny & schön, was running when libvirt saved it$/m);
+  t.match(text.stdout, new RegExp(`^uuid +${UUID}$`, 'm'));
+  t.match(text.stdout, /^format +raw$/m);
+  t.match(text.stdout, /^machine +pc-i440fx-9\.2$/m);
+  t.notMatch(text.stdout, /sync points/);
+  fs.writeFileSync(file, readImage('sparse'));
+  const sparse = await run(t, ['inspect', file, '--verify', '--json']);
+  t.equal(sparse.code, 0, sparse.stderr);
+  const libvirt = { name: NAME, uuid: UUID, wasRunning: false, format: 'sparse' };
+  t.match(sparse.result, { kind: 'mapped-ram', sound: true, verified: true, offset: HEAD.length });
+  t.same(sparse.result?.libvirt, libvirt);
+  const cut = zlib.gzipSync(STREAM).subarray(0, -100);
+  fs.writeFileSync(file, imageOf('gzip', cut));
+  const unsound = await run(t, ['inspect', file, '--json']);
+  t.equal(unsound.code, 1);
+  t.match(unsound.result, { ok: false, error: { code: 'ERR_CLI_UNSOUND', message: /its end is missing/ } });
+});
+
+t.test('a name cannot move a terminal', async (t) => {
+  const file = path.join(t.testdir({}), 'vm.save');
+  fs.writeFileSync(file, Buffer.from(RAW.toString('latin1').replace('tiny &amp;', 'ti&#27;[2J'), 'latin1'));
+  const { stdout } = await run(t, ['inspect', file]);
+  t.match(stdout, /^domain +ti\\x1b\[2J/m);
+});
+
+t.test('sent: what libvirt says is in the records, its XML is not', async (t) => {
+  const folder = t.testdir({});
+  const file = path.join(folder, 'vm.save');
+  fs.writeFileSync(file, imageOf('gzip', zlib.gzipSync(STREAM)));
+  const out = path.join(folder, 'vm.mig');
+  const receiver = new Run(t, ['receive', '--listen', 'tcp:127.0.0.1:0', '--out', out, '--json']);
+  const { address } = (await receiver.line((line) => line.type === 'listening')) as Line & {
+    address: string;
+  };
+  const sent = await run(t, ['send', file, '--to', address, '--json']);
+  t.equal(sent.code, 0, sent.stderr);
+  const libvirt = { name: NAME, uuid: UUID, wasRunning: false, format: 'gzip' };
+  t.same(sent.lines[0].libvirt, libvirt);
+  t.same(sent.result?.libvirt, libvirt);
+  t.match(sent.result, { records: { pages: 114, zeroPages: 4112 } });
+  t.equal((await receiver.ended).code, 0);
+  t.equal(receiver.result?.uuid, UUID);
+});
