@@ -92,6 +92,7 @@ export type {
   MigrationDestinationOptions,
   OfferedBlock,
 } from './live/destination-options.js';
+export type { Discard } from './migration/discard.js';
 export type { SwitchoverAck } from './migration/switchover-ack.js';
 export {
   describeMigrationFile,

@@ -12,16 +12,22 @@ import { writeDirect } from '../ram/direct-io.js';
 import type { Receiver } from '../recv/receiver.js';
 import { markPages, unmarkPages } from '../shared/control.js';
 import { writeAt } from '../stream/positioned-file.js';
-import type { OutputFile } from './output-file.js';
+import type { FileHandle } from 'node:fs/promises';
+
+/** Of an OutputFile, or of what is there instead of one. */
+export interface FilePair {
+  handle: FileHandle;
+  direct: FileHandle | undefined;
+}
 
 export class FileRam {
   readonly #receiver: Receiver;
-  readonly #file: Pick<OutputFile, 'handle' | 'direct'>;
+  readonly #file: FilePair;
   #byName = new Map<string, RAMBlock>();
   /** A page of the main stream on its way to `direct`. */
   #page: Buffer | undefined;
 
-  constructor(receiver: Receiver, file: Pick<OutputFile, 'handle' | 'direct'>) {
+  constructor(receiver: Receiver, file: FilePair) {
     this.#receiver = receiver;
     this.#file = file;
   }

@@ -20,6 +20,7 @@ import { open, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { MultifdError, codeOf } from '../errors.js';
 import { openDirect, tryDirectWrite } from '../ram/direct-io.js';
+import type { WritableFile } from '../stream/positioned-file.js';
 import { OutputLock } from './output-lock.js';
 
 /** A guest's memory holds its keys and passwords. */
@@ -109,6 +110,11 @@ export class OutputFile {
       await lock[Symbol.asyncDispose]();
       throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', part);
     }
+  }
+
+  /** As who writes the stream and the bitmaps takes it. */
+  get stream(): WritableFile {
+    return this.handle;
   }
 
   /** Has it got its name? */

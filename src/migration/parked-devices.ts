@@ -53,15 +53,15 @@ export interface TailOptions {
 }
 
 export class ParkedDevices {
-  readonly #path: string;
+  readonly #path: string | undefined;
   #file: Promise<FileHandle> | undefined;
   #end = 0;
   #moved = 0;
   readonly #pieces = new Map<string, Pieces<Kept>>();
 
-  /** @param part the file that is made */
-  constructor(part: string) {
-    this.#path = `${part}.devices`;
+  /** @param part the file that is made; without one pieces are only counted */
+  constructor(part: string | undefined) {
+    if (part !== undefined) this.#path = `${part}.devices`;
   }
 
   /** Has any come? */
@@ -78,7 +78,8 @@ export class ParkedDevices {
   async keep(idstr: string, instanceId: number, payload: Buffer): Promise<void> {
     const piece = decodePiece({ idstr, instanceId }, payload);
     const position = this.#place({ idstr, instanceId }, piece);
-    this.#file ??= this.#open();
+    if (this.#path === undefined) return;
+    this.#file ??= this.#open(this.#path);
     await writeAt(await this.#file, piece.data, position);
   }
 
@@ -95,15 +96,15 @@ export class ParkedDevices {
     return position;
   }
 
-  async #open(): Promise<FileHandle> {
+  async #open(path: string): Promise<FileHandle> {
     try {
       // Whoever was killed in between left one that is empty.
-      await rm(this.#path, { force: true });
-      const file = await open(this.#path, 'wx+', MODE);
-      await rm(this.#path, { force: true });
+      await rm(path, { force: true });
+      const file = await open(path, 'wx+', MODE);
+      await rm(path, { force: true });
       return file;
     } catch (error) {
-      throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', this.#path);
+      throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', path);
     }
   }
 
@@ -161,7 +162,7 @@ export class ParkedDevices {
   async *#read(kept: readonly Kept[]): AsyncGenerator<Buffer, void, undefined> {
     const file = await this.#file;
     for (const { position, bytes } of kept) {
-      const piece = file === undefined ? Buffer.alloc(0) : await readAt(file, position, bytes);
+      const piece = file === undefined ? Buffer.alloc(bytes) : await readAt(file, position, bytes);
       if (piece.length < bytes) {
         const message = receivedExpected(`${this.#path}: bytes at ${position}`, piece.length, bytes);
         throw new MultifdError('ERR_MULTIFD_IO', message);

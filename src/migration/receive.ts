@@ -15,9 +15,10 @@
  *                                  end of the session; the descriptor is closed
  *
  * What decides, and what is told by what fails at the end, is in whole-file.ts: the file has its name only when it is whole
- * and on disk.
+ * and on disk. With option discard there is no file, and the source is told that it failed (discard.ts).
  */
 import { MultifdError, codeOf, receivedExpected } from '../errors.js';
+import { wrong } from '../option-checks.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { countWordsInTurns } from '../ram/bitmap.js';
 import { checkDirectIo } from '../ram/direct-io.js';
@@ -46,6 +47,7 @@ import {
   requireOptions,
   requirePageSizeTold,
 } from './options.js';
+import { type Discard, DiscardedFile, checkDiscard } from './discard.js';
 import { OutputFile } from './output-file.js';
 import { ParkedDevices } from './parked-devices.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
@@ -59,8 +61,14 @@ const GUESSED_IDLE_MS = 1000;
 export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' | 'devices'>, BoundOptions {
   /** Milliseconds for all connections to come in, once the first has (default 8000). */
   connectTimeoutMs?: number;
-  /** The file that is made. It must not exist yet unless `overwrite` is set. */
-  out: string;
+  /** The file that is made. It must not exist yet unless `overwrite` is set. Needed without `discard`. */
+  out?: string;
+  /**
+   * Keep nothing: all is read, decoded, checked and counted, for throughput tests of a source. `true` and `refuse`: the source
+   * is told that it failed, so that its guest runs on; one without return path is refused. `accept`: it is told that all is
+   * well and gives its guest up. Default false.
+   */
+  discard?: boolean | Discard;
   overwrite?: boolean;
   /** After a failure, leave the partial file under `OUT.part` (default false: it is removed). */
   keepPartial?: boolean;
@@ -86,6 +94,7 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
 const OWN_OPTIONS: Record<Exclude<keyof ReceiveMigrationOptions, keyof ReceiverOptions>, true> = {
   ...BOUND_KEYS,
   out: true,
+  discard: true,
   overwrite: true,
   keepPartial: true,
   directIo: true,
@@ -96,8 +105,10 @@ const OWN_OPTIONS: Record<Exclude<keyof ReceiveMigrationOptions, keyof ReceiverO
 };
 
 export interface ReceivedMigration {
-  /** The file. */
+  /** The file; empty where nothing is kept. */
   out: string;
+  /** What the source was told of what was discarded; undefined where there is a file. */
+  discarded?: Discard;
   /** The machine type's full name; empty if the source sent none. */
   machine: string;
   blocks: { name: string; size: number; presentPages: number }[];
@@ -115,15 +126,30 @@ export interface ReceivedMigration {
  * @throws MultifdError with all codes of a receiver, and ERR_MULTIFD_STREAM for a main stream that is refused
  */
 export async function receiveMigration(options: ReceiveMigrationOptions): Promise<ReceivedMigration> {
-  const { out, overwrite, keepPartial, switchoverAck, onListening, onStart, onSession, ...others } =
-    requireOptions(options);
+  const {
+    out = '',
+    discard: given,
+    overwrite,
+    keepPartial,
+    switchoverAck,
+    onListening,
+    onStart,
+    onSession,
+    ...others
+  } = requireOptions(options);
   const { maxRam, maxBlocks, maxDescription, directIo: direct, ...receiverOptions } = others;
   const directIo = checkDirectIo(direct);
   const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const ack = new AckOwed(checkSwitchoverAck(switchoverAck));
-  if (typeof out !== 'string' || out === '') {
-    throw new MultifdError('ERR_MULTIFD_OPTION', `option out: given ${String(out)}, allowed a path`);
+  const discard = checkDiscard(given);
+  if (discard === undefined ? typeof out !== 'string' || out === '' : options.out !== undefined) {
+    const allowed = discard === undefined ? 'a path' : 'none beside option discard';
+    throw new MultifdError(
+      'ERR_MULTIFD_OPTION',
+      `option out: given ${String(options.out)}, allowed ${allowed}`,
+    );
   }
+  if (discard !== undefined) refuseOfFiles({ overwrite, keepPartial, directIo });
   await loadTls(receiverOptions.tls);
   const checked = checkReceiverOptions(
     {
@@ -134,7 +160,10 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     Object.keys(OWN_OPTIONS),
   );
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
-  const file = await OutputFile.make(out, overwrite === true, directIo);
+  const file =
+    discard === undefined
+      ? await OutputFile.make(out, overwrite === true, directIo)
+      : await DiscardedFile.make(discard);
   const { pageSize } = receiverOptions;
   const incoming = new IncomingMigration(file, { onStart, ack, pageSize, bounds });
   let receiver: Receiver | undefined;
@@ -153,9 +182,9 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     await receiver.end().catch(() => {});
     await incoming.devices.close();
     await file.close();
-    return { ...result, stats: receiver.stats() };
+    return { ...result, ...(discard && { discarded: discard }), stats: receiver.stats() };
   } catch (thrown) {
-    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out);
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out || 'discard');
     // Before the threads are waited for: meanwhile a source without return path could complete.
     incoming.breakOff();
     await receiver?.abandon(error);
@@ -165,9 +194,16 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   }
 }
 
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+function refuseOfFiles(flags: Record<string, boolean | undefined>): void {
+  for (const [name, value] of Object.entries(flags)) {
+    if (value === true) throw wrong(name, value, 'false with option discard: there is no file');
+  }
+}
+
 class IncomingMigration {
-  readonly #file: OutputFile;
-  readonly #whole: WholeFile;
+  readonly #file: OutputFile | DiscardedFile;
+  readonly #whole: WholeFile | DiscardedFile;
   readonly devices: ParkedDevices;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
   readonly #ack: AckOwed;
@@ -185,12 +221,12 @@ class IncomingMigration {
   #state: FileRam | undefined;
 
   constructor(
-    file: OutputFile,
+    file: OutputFile | DiscardedFile,
     options: Pick<ReceiveMigrationOptions, 'onStart' | 'pageSize'> & { ack: AckOwed; bounds: Bounds },
   ) {
     this.#file = file;
-    this.#whole = new WholeFile(file);
-    this.devices = new ParkedDevices(file.part);
+    this.#whole = file instanceof DiscardedFile ? file : new WholeFile(file);
+    this.devices = new ParkedDevices(file instanceof DiscardedFile ? undefined : file.part);
     this.#onStart = options.onStart;
     this.#ack = options.ack;
     this.#pageSize = options.pageSize;
@@ -229,11 +265,10 @@ class IncomingMigration {
     main: MainConnection,
     allCame: () => void,
   ): Promise<Omit<ReceivedMigration, 'stats'>> {
-    const { handle } = this.#file;
     const { pageBytes: pageSize } = receiver;
     const bounds = this.#bounds;
     const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize, bounds }));
-    const writer = (this.#writer = new MappedRamWriter(handle, { pageSize }));
+    const writer = (this.#writer = new MappedRamWriter(this.#file.stream, { pageSize }));
     const state = (this.#state = new FileRam(receiver, this.#file));
     const scanner = new TailScanner({ maxBytes: bounds.maxDescription });
     const items = new ItemsAhead(stream);
@@ -262,6 +297,7 @@ class IncomingMigration {
       await writer.accept(item);
       switch (item.kind) {
         case 'mem-size':
+          if (this.#file instanceof DiscardedFile) this.#file.begin(this.#returnPath);
           state.begin(writer, stream.pageSize);
           callHook('onStart', () =>
             this.#onStart?.({
@@ -382,7 +418,7 @@ class IncomingMigration {
 
   /** Why a whole file has not got its name. */
   get kept(): MultifdError | undefined {
-    return this.#whole.kept;
+    return this.#whole instanceof DiscardedFile ? undefined : this.#whole.kept;
   }
 
   /** Has ram's END come? */
@@ -397,7 +433,7 @@ class IncomingMigration {
   /** To be called when the session has ended: its threads have used the file's descriptor. */
   async giveUp(keepPartial: boolean): Promise<void> {
     this.#main?.destroy();
-    if (keepPartial && this.#whole.kept === undefined) {
+    if (keepPartial && this.kept === undefined && this.#file instanceof OutputFile) {
       // So that what is kept can be looked into: which pages are there.
       const state = this.#state as FileRam;
       await this.#writer?.keep(({ name }) => state.present(name)).catch(() => {});

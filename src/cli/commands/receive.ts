@@ -1,11 +1,12 @@
 /** `multifd receive`: takes in a live migration from QEMU and keeps it as a mapped-ram file. */
 import { Command, Option } from 'commander';
+import { DISCARDS, type Discard } from '../../migration/discard.js';
 import type { SwitchoverAck } from '../../migration/switchover-ack.js';
 import { type Compression } from '../../options.js';
 import { formatAddress, type AddressText } from '../../transport/address.js';
 import type { Bounds } from '../../stream/bounds.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
-import { EXIT_OK } from '../cli-error.js';
+import { EXIT_OK, UsageError } from '../cli-error.js';
 import { formatRate, formatShare, formatSize } from '../terminal/format.js';
 import {
   acceptTimeoutOption,
@@ -14,6 +15,7 @@ import {
   addSessionOptions,
   addressFrom,
   channelsOption,
+  checked,
   compressionOption,
   directIoOption,
   listenModeOption,
@@ -24,6 +26,7 @@ import {
   switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
+import { choiceOf } from './option-values.js';
 import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -32,7 +35,8 @@ import { addTlsOptions, tlsFrom } from './tls-options.js';
 
 interface ReceiveFlags extends SessionFlags, OutputFlags, Bounds {
   listen: AddressText;
-  out: string;
+  out?: string;
+  discard?: Discard;
   channels: number;
   compression: Compression;
   pageSize?: number;
@@ -57,6 +61,8 @@ Examples:
       --out vm.mig --json
   $ multifd receive --listen tcp:0.0.0.0:4444 --tls-creds /etc/pki/qemu \\
       --tls-authz 'CN=host?' --out vm.mig
+  $ multifd receive --listen tcp:0.0.0.0:4444 --discard
+                                     how fast a source is; its guest runs on
 
 Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by
 Ctrl-C, 143 by SIGTERM.`;
@@ -72,6 +78,12 @@ export function addReceiveCommand(program: Command): void {
       ),
     )
     .option('--out <file>', 'the file that is made')
+    .addOption(
+      new Option('--discard [answer]', 'keep nothing, for throughput tests; the source is told it failed')
+        .choices(DISCARDS)
+        .argParser(choiceOf(DISCARDS))
+        .preset('refuse'),
+    )
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
     .addOption(pageSizeOption())
@@ -85,11 +97,12 @@ export function addReceiveCommand(program: Command): void {
     .addOption(maxStraysOption())
     .addOption(acceptTimeoutOption())
     .addOption(switchoverAckOption('where it may be owed and does no harm'));
-  requireOptions(command, '--listen', '--out');
+  requireOptions(command, '--listen');
   addBoundOptions(addSessionOptions(command));
   addOutputOptions(addTlsOptions(command, ['server'], 'the source'))
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ReceiveFlags, command: Command) => {
+      checked(command, () => checkOutput(flags));
       const tls = await tlsFrom(command, 'server');
       await runCommand(flags.verbose === true, async (cancelled) => {
         await receive(flags, tls, cancelled);
@@ -97,6 +110,29 @@ export function addReceiveCommand(program: Command): void {
       });
     });
 }
+
+/** @throws UsageError */
+function checkOutput({ out, discard, overwrite, keepPartial, directIo }: ReceiveFlags): void {
+  if (out === undefined && discard === undefined) {
+    throw new UsageError("required option '--out <file>' not specified, nor '--discard'");
+  }
+  if (out !== undefined && discard !== undefined) {
+    throw new UsageError("option '--out <file>' is not allowed with '--discard', which keeps nothing.");
+  }
+  if (discard === undefined) return;
+  for (const [flag, value] of Object.entries({
+    overwrite,
+    'keep-partial': keepPartial,
+    'direct-io': directIo,
+  })) {
+    if (value === true) throw new UsageError(`option '--${flag}' is of a file: not allowed with --discard.`);
+  }
+}
+
+const TOLD: Record<Discard, string> = {
+  refuse: 'told that it failed, and its guest goes on',
+  accept: 'told that all is well, and has given its guest up',
+};
 
 async function receive(
   flags: ReceiveFlags,
@@ -116,7 +152,7 @@ async function receive(
         maxDescription: flags.maxDescription,
         address: flags.listen,
         ...(tls && { tls }),
-        out: flags.out,
+        ...(flags.discard === undefined ? { out: flags.out } : { discard: flags.discard }),
         channels: flags.channels,
         compression: flags.compression,
         pageSize: flags.pageSize,
@@ -149,7 +185,9 @@ async function receive(
         record: { ...result, seconds, ...counts, strays: stats.strays },
         text: () =>
           table([
-            ['file', `${result.out}, ${formatSize(result.fileBytes)}`],
+            result.discarded === undefined
+              ? ['file', `${result.out}, ${formatSize(result.fileBytes)}`]
+              : ['discarded', `all came whole; the source was ${TOLD[result.discarded]}`],
             ['machine', result.machine || '-'],
             ['uuid', result.uuid ?? '-'],
             ['guest RAM', `${formatSize(pages * result.pageSize)} in ${result.blocks.length} blocks`],
