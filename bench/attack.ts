@@ -130,7 +130,8 @@ async function costOf({
   inFile,
   zstdWindowLog,
 }: Attack): Promise<AttackCost> {
-  const file = path.join(os.tmpdir(), `multifd-attack-${process.pid}.bin`);
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-attack-file-'));
+  const file = path.join(folder, 'main.bin');
   try {
     if (inFile !== undefined) fs.writeFileSync(file, mainStream({ description: inFile }));
     const start: AttackStart = {
@@ -152,7 +153,7 @@ async function costOf({
     await child.end();
     return cost;
   } finally {
-    fs.rmSync(file, { force: true });
+    fs.rmSync(folder, { recursive: true, force: true });
   }
 }
 

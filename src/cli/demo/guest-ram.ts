@@ -113,7 +113,8 @@ export class FileRam extends GuestRam {
       end += block.size;
       return { name: block.name, file: path, offset, size: block.size };
     });
-    this.#fd = fs.openSync(path, mode, 0o600);
+    // A guest's memory is its owner's, and no link or file of anybody's that is there is written to.
+    this.#fd = fs.openSync(path, mode === 'r' ? 'r' : 'wx+', 0o600);
     if (mode === 'w+') fs.ftruncateSync(this.#fd, end);
   }
 
