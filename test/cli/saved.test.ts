@@ -57,3 +57,34 @@ t.test('sent: what libvirt says is in the records, its XML is not', async (t) =>
   t.equal((await receiver.ended).code, 0);
   t.equal(receiver.result?.uuid, UUID);
 });
+
+t.test('--repeat sends it so often, with the figures of each; an error ends it', async (t) => {
+  const folder = t.testdir({});
+  const file = path.join(folder, 'vm.save');
+  fs.writeFileSync(file, RAW);
+  const listen = async (address: string): Promise<{ sink: Run; address: string }> => {
+    const sink = new Run(t, ['receive', '--listen', address, '--discard', 'accept', '--json']);
+    const line = (await sink.line(({ type }) => type === 'listening')) as Line & { address: string };
+    return { sink, address: line.address };
+  };
+  const first = await listen('tcp:127.0.0.1:0');
+  const args = ['send', file, '--to', first.address, '--repeat', '3', '--connect-timeout', '20', '--json'];
+  const sending = new Run(t, args);
+  t.equal((await first.sink.ended).code, 0);
+  for (let i = 0; i < 2; i++) t.equal((await (await listen(first.address)).sink.ended).code, 0);
+  t.equal((await sending.ended).code, 0);
+  const rounds = sending.lines.filter(({ type }) => type === 'round');
+  t.same(
+    rounds.map(({ round }) => round),
+    [1, 2, 3],
+  );
+  t.equal((sending.result?.rounds as unknown[]).length, 3);
+  const sink = new Run(t, ['receive', '--listen', first.address, '--discard', '--json']);
+  await sink.line(({ type }) => type === 'listening');
+  const refused = await run(t, args);
+  t.equal(refused.code, 1);
+  t.match(refused.result, { ok: false, error: { message: /SHUT: received 1, expected 0/ } });
+  t.notOk(refused.lines.some(({ type }) => type === 'round'));
+  t.equal((await sink.ended).code, 0);
+  t.match(sink.result, { discarded: 'refuse' });
+});

@@ -1,7 +1,9 @@
 /** `multifd send`: resumes a mapped-ram file, or what libvirt has saved, in a QEMU that waits with -incoming. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Command, Option } from 'commander';
+import { MultifdError } from '../../errors.js';
 import type { Compression, ZeroPageDetection } from '../../options.js';
-import type { OutgoingStart } from '../../migration/send.js';
+import type { OutgoingStart, SentMigration } from '../../migration/send.js';
 import { printable } from '../../printable.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
@@ -26,11 +28,20 @@ import {
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress, zeroCopyOf, zeroCopyRows } from '../terminal/migration-progress.js';
-import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
+import { choiceOf, integerFrom, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 import { addTlsOptions, tlsFrom } from './tls-options.js';
+
+const MAX_REPEAT = 1_000_000;
+const LISTEN_POLL_MS = 50;
+
+/** One of several with --repeat. */
+interface Round {
+  round: number;
+  seconds: number;
+}
 
 /** As often as sessions tell theirs. */
 const PROGRESS_MS = 200;
@@ -45,6 +56,7 @@ interface SendFlags extends SessionFlags, OutputFlags, Bounds {
   offset: number;
   directIo?: true;
   maxBandwidth: number;
+  repeat: number;
   zeroCopySend?: true;
 }
 
@@ -97,7 +109,12 @@ export function addSendCommand(program: Command): void {
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
     )
-    .addOption(zeroCopySendOption());
+    .addOption(zeroCopySendOption())
+    .addOption(
+      new Option('--repeat <n>', 'send it so often, one after the other; each destination takes one')
+        .default(1)
+        .argParser(integerFrom(1, MAX_REPEAT)),
+    );
   requireOptions(command, '--to');
   addBoundOptions(addSessionOptions(command));
   addOutputOptions(addTlsOptions(command, ['client'], 'the destination'))
@@ -132,40 +149,60 @@ async function send(
   let told = performance.now();
   output.note(`reading ${file}`);
   const { sendMigration } = await import('../../migration/send.js');
+  const sendOnce = (follow: (progress: Promise<void>) => void): Promise<SentMigration> =>
+    sendMigration({
+      ...sessionOptions(flags),
+      maxRam: flags.maxRam,
+      maxBlocks: flags.maxBlocks,
+      maxDescription: flags.maxDescription,
+      ...more,
+      file,
+      to: flags.to,
+      offset: flags.offset,
+      directIo: flags.directIo === true,
+      channels: flags.channels,
+      compression: flags.compression,
+      ...(flags.zeroPageDetection !== undefined && { zeroPageDetection: flags.zeroPageDetection }),
+      ...(flags.peer !== undefined && { peer: flags.peer }),
+      maxBandwidth: flags.maxBandwidth,
+      zeroCopySend: flags.zeroCopySend,
+      signal: cancelled,
+      onStart: (start) => {
+        totalBytes = start.channelBytes;
+        ramBytes = start.blocks.reduce((sum, block) => sum + block.size, 0);
+        output.said('start', withoutXml(start));
+      },
+      onRecords: ({ pages, zeroPages }) => {
+        if (performance.now() - told < PROGRESS_MS) return;
+        told = performance.now();
+        const records = pages + zeroPages;
+        output.progress({ pages, zeroPages, ramBytes }, () => `${records} pages of the stream sent`);
+      },
+      onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
+    });
   await runMigration(
     output,
     cancelled,
-    (follow) =>
-      sendMigration({
-        ...sessionOptions(flags),
-        maxRam: flags.maxRam,
-        maxBlocks: flags.maxBlocks,
-        maxDescription: flags.maxDescription,
-        ...more,
-        file,
-        to: flags.to,
-        offset: flags.offset,
-        directIo: flags.directIo === true,
-        channels: flags.channels,
-        compression: flags.compression,
-        ...(flags.zeroPageDetection !== undefined && { zeroPageDetection: flags.zeroPageDetection }),
-        ...(flags.peer !== undefined && { peer: flags.peer }),
-        maxBandwidth: flags.maxBandwidth,
-        zeroCopySend: flags.zeroCopySend,
-        signal: cancelled,
-        onStart: (start) => {
-          totalBytes = start.channelBytes;
-          ramBytes = start.blocks.reduce((sum, block) => sum + block.size, 0);
-          output.said('start', withoutXml(start));
-        },
-        onRecords: ({ pages, zeroPages }) => {
-          if (performance.now() - told < PROGRESS_MS) return;
-          told = performance.now();
-          const records = pages + zeroPages;
-          output.progress({ pages, zeroPages, ramBytes }, () => `${records} pages of the stream sent`);
-        },
-        onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
-      }),
+    async (follow) => {
+      const rounds: Round[] = [];
+      let last: SentMigration;
+      do {
+        let started = performance.now();
+        const send = (): Promise<SentMigration> => {
+          started = performance.now();
+          return sendOnce(follow);
+        };
+        last = await (rounds.length === 0 ? send() : whenListened(send, flags, cancelled));
+        const seconds = (performance.now() - started) / 1000;
+        const round = { round: rounds.length + 1, seconds, ...countsOf(last.stats) };
+        rounds.push(round);
+        if (flags.repeat > 1) {
+          const text = `${round.round} of ${flags.repeat}: ${seconds.toFixed(3)} s, ${formatRate(ramBytes / seconds)}`;
+          output.said('round', round, text);
+        }
+      } while (rounds.length < flags.repeat);
+      return { ...last, ...(flags.repeat > 1 && { rounds }) };
+    },
     ({ stats, ...result }, seconds) => {
       const counts = countsOf(stats);
       const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
@@ -192,7 +229,9 @@ async function send(
                   string,
                 ][])),
             ...zeroCopyRows(zeroCopy),
-            ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
+            result.rounds === undefined
+              ? ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`]
+              : ['migrations', roundsText(result.rounds, size)],
           ]),
       };
     },
@@ -211,4 +250,27 @@ function domainRows(libvirt: OutgoingStart['libvirt']): [string, string][] {
   const { name, wasRunning, format } = libvirt;
   const state = `${wasRunning ? 'was running' : 'was paused'} when libvirt saved it`;
   return [['domain', `${printable(name ?? '-')}, ${state}, format ${format}`]];
+}
+
+function roundsText(rounds: readonly Round[], size: number): string {
+  const sorted = rounds.map(({ seconds }) => seconds).sort((a, b) => a - b);
+  const rates = [sorted[sorted.length - 1], sorted[sorted.length >> 1], sorted[0]].map((s) =>
+    formatRate(size / s),
+  );
+  return `${rounds.length}, slowest ${rates[0]}, median ${rates[1]}, fastest ${rates[2]}`;
+}
+
+/** Who took the one before may not listen again yet: nobody there is no error for --connect-timeout. */
+async function whenListened<T>(send: () => Promise<T>, flags: SendFlags, cancelled: AbortSignal): Promise<T> {
+  const late = performance.now() + flags.connectTimeout * 1000;
+  for (;;) {
+    try {
+      return await send();
+    } catch (error) {
+      const isNobody =
+        error instanceof MultifdError && error.code === 'ERR_MULTIFD_CONNECT' && error.channel === undefined;
+      if (!isNobody || cancelled.aborted || performance.now() > late) throw error;
+    }
+    await sleep(LISTEN_POLL_MS);
+  }
 }
