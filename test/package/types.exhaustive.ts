@@ -88,6 +88,8 @@ const TAKEN = {
     `(async () => { await using using1 = sender; await using1.sync(); })()`,
     `receiver.stats().strays.toFixed()`,
     `receiveMigration({ address, out: '/x', signal, onSession: (it) => void it.ready })`,
+    `receiveMigration({ address, discard: true })`,
+    `receiveMigration({ address, discard: 'accept' })`,
     `sendMigration({ file: '/x', to: address, onSession: (it) => void it.stats() })`,
     `new multifd.MultifdError(error.code, error.message, { cause: error.cause })`,
   ],
@@ -137,7 +139,7 @@ const REFUSED = {
     `createSender({ address, blocks, acceptTimeoutMs: 1 })`,
     `createReceiver({ address, blocks, zlibLevel: 1 })`,
     `sendMigration({ file: '/x', to: address, blocks })`,
-    `receiveMigration({ address })`,
+    `receiveMigration({ address, out: 1 })`,
   ],
   live: [
     `createMigrationSource({ to: address, machine: 'x-1.0', blocks, pause() {} })`,
