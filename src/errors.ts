@@ -17,10 +17,10 @@ export const ERROR_CODES = {
   ERR_MULTIFD_CLOSED: 'close() or cancel() was called while the operation was under way',
   ERR_MULTIFD_ABORTED: 'the AbortSignal fired; `cause` is its reason',
   ERR_MULTIFD_LISTEN: 'the address cannot be listened on',
-  ERR_MULTIFD_CONNECT: 'a channel could not connect',
+  ERR_MULTIFD_CONNECT: 'a channel, or QMP, could not connect',
   ERR_MULTIFD_TLS:
     'TLS: credentials are missing or unfit, or a handshake failed: the message says which side refused what',
-  ERR_MULTIFD_TIMEOUT: 'channels did not connect, or did not come in, in time',
+  ERR_MULTIFD_TIMEOUT: 'channels did not connect, or did not come in, in time; or QMP did not answer',
   ERR_MULTIFD_STALL: 'the peer is connected but nothing moved for stallTimeoutMs',
   ERR_MULTIFD_CONNECTION:
     'a channel broke: reset, broken pipe, or closed by the peer while data was still due',
@@ -47,6 +47,8 @@ export const ERROR_CODES = {
   ERR_MULTIFD_STREAM: 'the main migration stream is refused, or a mapped-ram file is not sound',
   ERR_MULTIFD_HOOK:
     "an embedder's callback (a device's load(), onZeroPages, onStart and the like) threw; `cause` is what it threw",
+  ERR_MULTIFD_QMP:
+    "QEMU's control socket: QEMU refuses a command (the message has its words), closed it, or it is no QMP",
   ERR_MULTIFD_IO: 'reading or writing a file-backed RAM block failed',
   ERR_MULTIFD_RUNTIME:
     'not Node, no leave to start threads, or what they or an option need is missing: the message says what to do',

@@ -141,7 +141,7 @@ export class PausedQemu {
   async #connect(socket: string): Promise<void> {
     for (const late = performance.now() + WAIT_MS; ;) {
       if (this.ended) throw new Error('QEMU did not start');
-      const qmp = await Qmp.connect(socket).catch(() => undefined);
+      const qmp = await Qmp.connect({ path: socket }).catch(() => undefined);
       if (qmp !== undefined) {
         this.#qmp = qmp;
         return;

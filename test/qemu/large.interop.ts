@@ -59,7 +59,7 @@ async function startQemu(t: Test, folder: string, name: string, extra: string[] 
   const late = performance.now() + WAIT_MS;
   while (performance.now() < late) {
     try {
-      return await Qmp.connect(socket);
+      return await Qmp.connect({ path: socket });
     } catch {
       await sleep(50);
     }

@@ -112,7 +112,7 @@ export class Qemu {
     for (;;) {
       if (this.ended) throw new Error(`QEMU did not start: ${this.#stderr}`);
       try {
-        this.#qmp = await Qmp.connect(path.join(this.folder, `${this.#name}.qmp`));
+        this.#qmp = await Qmp.connect({ path: path.join(this.folder, `${this.#name}.qmp`) });
         return;
       } catch {
         // It does not listen yet.
