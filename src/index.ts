@@ -11,8 +11,9 @@
  *
  * The layers; each knows only those below it:
  *
- *     cli/            commands | demo | terminal                  qmp/  a QEMU's monitor
+ *     cli/            commands | demo | terminal
  *     index.ts        this file
+ *     qmp/            a QEMU's monitor: a VM parked in a file and resumed, all that QEMU is to be told included
  *     live/           a VM of an embedder's own, migrated while it runs: rounds, dirty pages, switch-over, destination
  *     migration/      a whole migration: receive into a file, send from one, relay
  *     libvirt/        the head of libvirt's save images, and what unpacks them
@@ -79,6 +80,9 @@ export {
   type RelayedMigration,
   type RelaySide,
 } from './migration/relay.js';
+export { parkVm, type ParkedVm } from './qmp/park.js';
+export type { ParkProgress, ParkThen, ParkVmOptions } from './qmp/park-options.js';
+export type { QemuTlsOptions } from './qmp/qemu-tls.js';
 export { createMigrationSource, type MigrationSource } from './live/source.js';
 export type { MigrationSourceOptions, SourceDevice, Throttle } from './live/source-options.js';
 export type { SavedState } from './live/device-sender.js';

@@ -18,6 +18,11 @@ interface Entry {
 }
 
 const COMMANDS: Record<string, Entry> = {
+  park: {
+    usage: 'park',
+    summary: 'park a VM in a file, by its QMP socket',
+    load: async () => (await import('./commands/park.js')).addParkCommand,
+  },
   receive: {
     usage: 'receive',
     summary: 'take in a live migration from QEMU, into a file',

@@ -4,13 +4,14 @@ import t from 'tap';
 import { addDemoCommand } from '../../src/cli/commands/demo.js';
 import { commandLine } from '../../src/cli/help.js';
 import { addInspectCommand } from '../../src/cli/commands/inspect.js';
+import { addParkCommand } from '../../src/cli/commands/park.js';
 import { addReceiveCommand } from '../../src/cli/commands/receive.js';
 import { addRelayCommand } from '../../src/cli/commands/relay.js';
 import { addSendCommand } from '../../src/cli/commands/send.js';
 import { addTlsCredsCommand } from '../../src/cli/commands/tls-creds.js';
 import { run } from './cli.js';
 
-const COMMANDS = ['receive', 'send', 'relay', 'inspect', 'tls-creds', 'demo'];
+const COMMANDS = ['park', 'receive', 'send', 'relay', 'inspect', 'tls-creds', 'demo'];
 
 t.test('a command line that asks for help is one that commander answers as it should', async (t) => {
   const cases: [string[], string[]][] = [
@@ -46,6 +47,7 @@ t.test('the help of each command has examples, and fits 80 columns', async (t) =
       writeOut: (text) => (shown += text),
       getOutHelpWidth: () => 80,
     });
+    addParkCommand(program);
     addReceiveCommand(program);
     addSendCommand(program);
     addRelayCommand(program);

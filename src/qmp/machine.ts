@@ -1,0 +1,115 @@
+/**
+ * A VM as its monitor shows it: does its guest run, and what becomes of its migration. Read by polling, since events can be
+ * missed before they are enabled and say less.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MultifdError } from '../errors.js';
+import type { Qmp } from './qmp.js';
+import { requireObject } from './settings.js';
+
+const POLL_MS = 50;
+/** For QEMU to let its guest run on by itself, when its migration has ended. */
+const RUN_ON_MS = 2_000;
+/** For `cont` to be taken: it is refused while QEMU finishes. */
+const CONT_MS = 10_000;
+
+/** Migrations that are over; QEMU leaves `status` out if there has been none. */
+const OVER: readonly string[] = ['none', 'completed', 'failed', 'cancelled'];
+/** A guest that stands still for its migration's sake and for no other reason. */
+const STOPPED_BY_MIGRATION: readonly string[] = ['finish-migrate', 'paused', 'postmigrate'];
+
+export interface GuestStatus {
+  /** QEMU's RunState. */
+  status: string;
+  running: boolean;
+}
+
+/** Part of the answer to query-migrate. */
+export interface MigrationStatus {
+  /** `none` if there has been none. */
+  status: string;
+  /** Why it failed. */
+  error: string | undefined;
+  /** Why it cannot be migrated; empty if it can. */
+  blockedReasons: string[];
+  /** Bytes; of RAM. */
+  totalBytes: number;
+  remainingBytes: number;
+  transferredBytes: number;
+  /** How often the dirty pages have been asked for. */
+  dirtySyncCount: number;
+}
+
+export async function queryGuest(qmp: Qmp): Promise<GuestStatus> {
+  const { status, running } = requireObject(qmp, 'query-status', await qmp.execute('query-status'));
+  return { status: String(status), running: running === true };
+}
+
+export async function queryMigration(qmp: Qmp): Promise<MigrationStatus> {
+  const answer = requireObject(qmp, 'query-migrate', await qmp.execute('query-migrate'));
+  const { status, 'error-desc': error, 'blocked-reasons': reasons, ram } = answer;
+  const counts = ram !== null && typeof ram === 'object' ? (ram as Record<string, unknown>) : {};
+  return {
+    status: typeof status === 'string' ? status : 'none',
+    error: typeof error === 'string' ? error : undefined,
+    blockedReasons: Array.isArray(reasons) ? reasons.map(String) : [],
+    totalBytes: Number(counts.total ?? 0),
+    remainingBytes: Number(counts.remaining ?? 0),
+    transferredBytes: Number(counts.transferred ?? 0),
+    dirtySyncCount: Number(counts['dirty-sync-count'] ?? 0),
+  };
+}
+
+export function isOver({ status }: MigrationStatus): boolean {
+  return OVER.includes(status);
+}
+
+/**
+ * Until the migration is over, one way or the other.
+ *
+ * @param told each answer on the way, the last one as well
+ * @param limitMs undefined waits as long as it takes
+ * @throws MultifdError ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_QMP
+ */
+export async function migrationOver(
+  qmp: Qmp,
+  limitMs?: number,
+  told: (status: MigrationStatus) => void = () => {},
+): Promise<MigrationStatus> {
+  const late = performance.now() + (limitMs ?? Infinity);
+  for (;;) {
+    const migration = await queryMigration(qmp);
+    told(migration);
+    if (isOver(migration)) return migration;
+    if (performance.now() > late) {
+      const message = `${qmp.address}: received migration status ${migration.status}, expected its end within ${limitMs} ms`;
+      throw new MultifdError('ERR_MULTIFD_TIMEOUT', message);
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+/**
+ * After a migration that failed or was cancelled a guest that ran runs on. QEMU sees to it by itself, a little after the
+ * status is told; where it does not, such as when the devices had been saved already, it is helped. A guest that stands still
+ * for a reason of its own (a disk's error, a panic) is left as it is.
+ *
+ * @returns the guest's status by then
+ * @throws MultifdError ERR_MULTIFD_QMP with QEMU's words if it cannot go on
+ */
+export async function runOn(qmp: Qmp): Promise<GuestStatus> {
+  const since = performance.now();
+  for (;;) {
+    const guest = await queryGuest(qmp);
+    if (guest.running || !STOPPED_BY_MIGRATION.includes(guest.status)) return guest;
+    const waited = performance.now() - since;
+    if (waited > RUN_ON_MS) {
+      try {
+        await qmp.execute('cont');
+      } catch (error) {
+        if (!qmp.isOpen || waited > CONT_MS) throw error;
+      }
+    }
+    await sleep(POLL_MS);
+  }
+}

@@ -1,0 +1,5 @@
+/** `multifd park` with QEMU 7.2. */
+import { runParkCommand } from './park-command.js';
+import { requirePrograms } from './programs.js';
+
+runParkCommand(requirePrograms().qemu72);

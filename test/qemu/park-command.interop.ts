@@ -1,0 +1,5 @@
+/** `multifd park` with the new QEMU. */
+import { runParkCommand } from './park-command.js';
+import { requirePrograms } from './programs.js';
+
+runParkCommand(requirePrograms().qemu);

@@ -1,0 +1,209 @@
+/**
+ * `multifd park` as users run it, with a real QEMU: what becomes of the guest, of the file and of the
+ * VM's settings, whichever way it ends.
+ */
+import fs from 'node:fs';
+import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import t, { type Test } from 'tap';
+import { formatQmpJson } from '../../src/qmp/json.js';
+import type { Compression } from '../../src/options.js';
+import { Run, type Ended, type Line } from '../cli/cli.js';
+import { within } from '../support/within.js';
+import { resume as runOn, send } from './park.js';
+import type { Program } from './programs.js';
+import { Qemu, workFolder, type QemuOptions } from './qemu.js';
+
+const RUN_MS = 60_000;
+const POLL_MS = 20;
+/** Settings of an operator's own, which are to be found again: a number that no double holds among them. */
+const OWN_PARAMETERS = {
+  'multifd-channels': 5,
+  'multifd-compression': 'zlib',
+  'max-bandwidth': 9223372036853727232n,
+  'downtime-limit': 777,
+  'tls-hostname': 'somebody.example',
+};
+const METHODS: readonly Compression[] = ['none', 'zlib', 'zstd'];
+
+interface Vm {
+  qemu: Qemu;
+  /** Of a monitor that no other client holds. */
+  qmp: string;
+}
+
+let vms = 0;
+
+export async function startVm(
+  t: Test,
+  program: Program,
+  folder: string,
+  options: QemuOptions = {},
+): Promise<Vm> {
+  const qmp = path.join(folder, `free${vms++}.qmp`);
+  const qemu = await Qemu.start(t, program, folder, {
+    ...options,
+    extra: [...(options.extra ?? []), '-qmp', `unix:${qmp},server=on,wait=off`],
+  });
+  if (options.incoming !== true) await qemu.waitUntilReady();
+  return { qemu, qmp: `unix:${qmp}` };
+}
+
+/** Its settings for migrations, as text. */
+export async function settingsOf({ qemu }: Vm): Promise<string> {
+  const parameters = await qemu.execute('query-migrate-parameters');
+  const capabilities = await qemu.execute('query-migrate-capabilities');
+  return formatQmpJson({ parameters, capabilities });
+}
+
+async function giveOwnSettings({ qemu }: Vm): Promise<void> {
+  await qemu.setCapabilities({ xbzrle: true, 'auto-converge': true, 'pause-before-switchover': true });
+  await qemu.setParameters(OWN_PARAMETERS);
+}
+
+export async function ended(run: Run, what: string): Promise<Ended> {
+  return within(run.ended, RUN_MS, what);
+}
+
+const sourceOf = (line: Line): { status?: string; dirtySyncCount?: number } => line.source ?? {};
+
+async function counts(t: Test, qemu: Qemu, what: string): Promise<void> {
+  t.equal(await qemu.status(), 'running', what);
+  const before = await qemu.counter();
+  const late = performance.now() + RUN_MS;
+  while ((await qemu.counter()) === before && performance.now() < late) await sleep(POLL_MS);
+  t.ok((await qemu.counter()) > before, 'and counts on');
+}
+
+async function eventually(condition: () => Promise<boolean>, what: string): Promise<void> {
+  const late = performance.now() + RUN_MS;
+  while (!(await condition())) {
+    if (performance.now() > late) throw new Error(`not within ${RUN_MS} ms: ${what}`);
+    await sleep(POLL_MS);
+  }
+}
+
+export function runParkCommand(program: Program): void {
+  const folder = workFolder(t);
+  let files = 0;
+  const newFile = (): string => path.join(folder, `p${files++}.mig`);
+  const left = (file: string): string[] =>
+    fs.readdirSync(folder).filter((name) => name.startsWith(path.basename(file)));
+
+  t.test(`QEMU ${program.version}: parked, and its settings are as they were`, async (t) => {
+    const vm = await startVm(t, program, folder);
+    await giveOwnSettings(vm);
+    const settings = await settingsOf(vm);
+    for (const compression of METHODS) {
+      for (const paused of [false, true]) {
+        await t.test(`${compression}, ${paused ? 'paused' : 'running'}`, async (t) => {
+          if (paused) await vm.qemu.execute('stop');
+          const out = newFile();
+          const args = ['park', '--qmp', vm.qmp, '--out', out, '--json', '--compression', compression];
+          const run = new Run(t, args);
+          const { code, stderr } = await ended(run, 'park');
+          t.equal(code, 0, stderr);
+          t.match(run.result, { ok: true, out, source: 'postmigrate', then: 'stop', problem: null });
+          t.same(run.result?.switchedOff, ['xbzrle', 'pause-before-switchover']);
+          t.ok(run.lines.some((line) => line.type === 'progress' && sourceOf(line).status !== undefined));
+          t.equal(fs.statSync(out).mode & 0o777, 0o600);
+          t.equal(await settingsOf(vm), settings, 'its settings are as they were');
+          t.equal(await vm.qemu.status(), 'postmigrate');
+          const machine = run.result?.machine as string;
+          const parked = { file: out, machine, ram: await vm.qemu.ram(), counter: await vm.qemu.counter() };
+          await send(t, program, parked, folder, { channels: 2, compression });
+          await runOn(vm.qemu);
+        });
+      }
+    }
+  });
+
+  /** States of a migration in which a signal comes, and how to get there. */
+  const STATES: Record<string, { args: string[]; reached: (run: Run) => Promise<void> }> = {
+    'the first pass': {
+      args: ['--max-bandwidth', '2M'],
+      reached: async (run) => {
+        await run.line((line) => sourceOf(line).status === 'active' && (line.normalPages as number) > 0);
+      },
+    },
+    'a later pass': {
+      args: ['--max-bandwidth', '8M', '--downtime-limit', '1'],
+      reached: async (run) => {
+        await run.line((line) => (sourceOf(line).dirtySyncCount ?? 0) >= 3);
+      },
+    },
+  };
+
+  for (const [state, { args, reached }] of Object.entries(STATES)) {
+    for (const signal of ['SIGINT', 'SIGKILL'] as const) {
+      t.test(`QEMU ${program.version}: ${signal} in ${state}`, async (t) => {
+        const vm = await startVm(t, program, folder);
+        await giveOwnSettings(vm);
+        const settings = await settingsOf(vm);
+        const out = newFile();
+        const run = new Run(t, ['park', '--qmp', vm.qmp, '--out', out, '--json', ...args]);
+        await within(reached(run), RUN_MS, state);
+        run.child.kill(signal);
+        run.child.kill('SIGCONT');
+        const { code, stderr } = await ended(run, 'park');
+        await eventually(async () => {
+          const { status = '' } = await vm.qemu.migration();
+          return ['cancelled', 'failed', 'completed'].includes(status);
+        }, 'its end');
+        if (signal === 'SIGKILL') {
+          await eventually(async () => (await vm.qemu.status()) === 'running', 'that the guest runs on');
+          await counts(t, vm.qemu, 'the guest runs on');
+          t.notOk(fs.existsSync(out), 'the file has no name');
+          return;
+        }
+        t.equal(code, 130, stderr);
+        t.match(run.result, { ok: false, error: { code: 'ERR_CLI_SIGNAL' } });
+        t.equal(await settingsOf(vm), settings, 'its settings are as they were');
+        if ((await vm.qemu.migration()).status === 'completed') {
+          // Just then it was whole.
+          t.match(run.result?.error?.message, /too late: the guest is whole in/);
+          t.equal(await vm.qemu.status(), 'postmigrate');
+          t.same(left(out), [path.basename(out)]);
+          return;
+        }
+        await counts(t, vm.qemu, 'the guest runs on');
+        t.same(left(out), [], 'nothing is left of the file');
+      });
+    }
+  }
+
+  t.test(`QEMU ${program.version}: QEMU is killed in the middle`, async (t) => {
+    const vm = await startVm(t, program, folder);
+    const out = newFile();
+    const run = new Run(t, ['park', '--qmp', vm.qmp, '--out', out, '--json', '--max-bandwidth', '2M']);
+    await within(STATES['the first pass'].reached(run), RUN_MS, 'the first pass');
+    await vm.qemu.kill();
+    const { code, stderr } = await ended(run, 'park');
+    t.equal(code, 1, stderr);
+    t.match(run.result?.error?.code, /^ERR_MULTIFD_(QMP|CONNECTION|EOF)$/);
+    t.same(left(out), [], 'nothing is left of the file');
+  });
+
+  t.test(`QEMU ${program.version}: a VM that cannot be migrated is told in QEMU's words`, async (t) => {
+    const vm = await startVm(t, program, folder, { extra: ['-device', 'nvme,serial=1'] });
+    const settings = await settingsOf(vm);
+    const out = newFile();
+    const run = new Run(t, ['park', '--qmp', vm.qmp, '--out', out, '--json']);
+    const { code } = await ended(run, 'park');
+    t.equal(code, 1);
+    t.match(run.result?.error, { code: 'ERR_MULTIFD_QMP', message: /QEMU.*non-migratable device.*nvme/i });
+    t.equal(await settingsOf(vm), settings);
+    await counts(t, vm.qemu, 'the guest runs on');
+    t.same(left(out), []);
+  });
+
+  t.test(`QEMU ${program.version}: parked, and QEMU is ended`, async (t) => {
+    const vm = await startVm(t, program, folder);
+    const out = newFile();
+    const run = new Run(t, ['park', '--qmp', vm.qmp, '--out', out, '--json', '--then', 'quit']);
+    const { code, stderr } = await ended(run, 'park');
+    t.equal(code, 0, stderr);
+    t.match(run.result, { ok: true, source: 'gone', then: 'quit' });
+    await eventually(async () => vm.qemu.ended, 'the end of QEMU');
+  });
+}
