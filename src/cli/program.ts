@@ -23,6 +23,11 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'park a VM in a file, by its QMP socket',
     load: async () => (await import('./commands/park.js')).addParkCommand,
   },
+  resume: {
+    usage: 'resume <file>',
+    summary: 'resume such a file in a waiting QEMU, by its QMP socket',
+    load: async () => (await import('./commands/resume.js')).addResumeCommand,
+  },
   receive: {
     usage: 'receive',
     summary: 'take in a live migration from QEMU, into a file',

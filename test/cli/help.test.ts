@@ -7,11 +7,12 @@ import { addInspectCommand } from '../../src/cli/commands/inspect.js';
 import { addParkCommand } from '../../src/cli/commands/park.js';
 import { addReceiveCommand } from '../../src/cli/commands/receive.js';
 import { addRelayCommand } from '../../src/cli/commands/relay.js';
+import { addResumeCommand } from '../../src/cli/commands/resume.js';
 import { addSendCommand } from '../../src/cli/commands/send.js';
 import { addTlsCredsCommand } from '../../src/cli/commands/tls-creds.js';
 import { run } from './cli.js';
 
-const COMMANDS = ['park', 'receive', 'send', 'relay', 'inspect', 'tls-creds', 'demo'];
+const COMMANDS = ['park', 'resume', 'receive', 'send', 'relay', 'inspect', 'tls-creds', 'demo'];
 
 t.test('a command line that asks for help is one that commander answers as it should', async (t) => {
   const cases: [string[], string[]][] = [
@@ -48,6 +49,7 @@ t.test('the help of each command has examples, and fits 80 columns', async (t) =
       getOutHelpWidth: () => 80,
     });
     addParkCommand(program);
+    addResumeCommand(program);
     addReceiveCommand(program);
     addSendCommand(program);
     addRelayCommand(program);

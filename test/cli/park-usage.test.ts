@@ -1,4 +1,4 @@
-/** `multifd park` typed wrongly, or at a socket that is no QEMU's: exit codes, and what is said. */
+/** `multifd park` and `multifd resume` typed wrongly, or at a socket that is no QEMU's: exit codes, and what is said. */
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -81,3 +81,29 @@ for (const [signal, exitCode] of [
     t.same(fs.readdirSync(path.join(folder, 'tmp')), [], 'nor a folder with a socket');
   });
 }
+
+t.test('resume: each wrong option', { jobs: 3 }, async (t) => {
+  const given = ['resume', 'vm.mig', '--qmp', 'unix:/no/such/socket'];
+  for (const [args, message] of [
+    [['resume', '--qmp', 'unix:/x'], /missing required argument 'file'/],
+    [['resume', 'vm.mig'], /required option '--qmp <address>' not specified/],
+    [[...given, '--cont', '--paused'], /'--cont' cannot be used with option '--paused'/],
+    [[...given, '--peer', 'new'], /--peer.*such as 7\.2/],
+    [[...given, '--qemu-tls-creds', 'tls0'], /'--qemu-tls-creds' needs option '--tls-creds <folder>'/],
+  ] as const) {
+    t.test(args.join(' '), { buffered: true }, async (t) => {
+      const { code, stderr } = await run(t, [...args]);
+      t.equal(code, 2);
+      t.match(stderr, message);
+    });
+  }
+});
+
+t.test('resume reads the file before QEMU hears of anything', async (t) => {
+  const file = path.join(t.testdir({ 'vm.mig': 'no guest' }), 'vm.mig');
+  const fake = await fakeQmp(t);
+  const { code, stderr } = await run(t, ['resume', file, '--qmp', `unix:${fake.path}`]);
+  t.equal(code, 1);
+  t.match(stderr, /^multifd: ERR_MULTIFD_\w+: /);
+  t.same(fake.commands, []);
+});

@@ -1,4 +1,4 @@
-/** `multifd park` with QEMU 7.2. */
+/** `multifd park` and `multifd resume` with QEMU 7.2. */
 import { runParkCommand } from './park-command.js';
 import { requirePrograms } from './programs.js';
 

@@ -1,4 +1,4 @@
-/** `multifd park` with the new QEMU. */
+/** `multifd park` and `multifd resume` with the new QEMU. */
 import { runParkCommand } from './park-command.js';
 import { requirePrograms } from './programs.js';
 

@@ -1,5 +1,5 @@
 /**
- * `multifd park` as users run it, with a real QEMU: what becomes of the guest, of the file and of the
+ * `multifd park` and `multifd resume` as users run them, with a real QEMU: what becomes of the guest, of the file and of the
  * VM's settings, whichever way it ends.
  */
 import fs from 'node:fs';
@@ -8,9 +8,10 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { formatQmpJson } from '../../src/qmp/json.js';
 import type { Compression } from '../../src/options.js';
+import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
 import { Run, type Ended, type Line } from '../cli/cli.js';
 import { within } from '../support/within.js';
-import { resume as runOn, send } from './park.js';
+import { resume as runOn } from './park.js';
 import type { Program } from './programs.js';
 import { Qemu, workFolder, type QemuOptions } from './qemu.js';
 
@@ -109,14 +110,36 @@ export function runParkCommand(program: Program): void {
           t.equal(fs.statSync(out).mode & 0o777, 0o600);
           t.equal(await settingsOf(vm), settings, 'its settings are as they were');
           t.equal(await vm.qemu.status(), 'postmigrate');
-          const machine = run.result?.machine as string;
-          const parked = { file: out, machine, ram: await vm.qemu.ram(), counter: await vm.qemu.counter() };
-          await send(t, program, parked, folder, { channels: 2, compression });
+          await checkResumed(t, vm, run.result?.machine as string, out, compression);
           await runOn(vm.qemu);
         });
       }
     }
   });
+
+  /** A guest in another QEMU, from the file: RAM equal before it runs, and then it counts on. */
+  async function checkResumed(
+    t: Test,
+    source: Vm,
+    machine: string,
+    file: string,
+    compression: Compression,
+  ): Promise<void> {
+    const ram = await source.qemu.ram();
+    const counter = await source.qemu.counter();
+    const vm = await startVm(t, program, folder, { machine, incoming: true });
+    const settings = await settingsOf(vm);
+    const run = new Run(t, ['resume', file, '--qmp', vm.qmp, '--json', '--compression', compression]);
+    const { code, stderr } = await ended(run, 'resume');
+    t.equal(code, 0, stderr);
+    t.match(run.result, { ok: true, status: 'paused', problem: null });
+    t.equal(await settingsOf(vm), settings, "the new QEMU's settings are as they were");
+    t.same(differingPages(await vm.qemu.ram(), ram), [], 'all guest RAM is equal');
+    await vm.qemu.execute('cont');
+    await vm.qemu.waitForSerial(/\.{2}/);
+    t.ok((await vm.qemu.counter()) > counter, 'the guest counts on');
+    await vm.qemu.kill();
+  }
 
   /** States of a migration in which a signal comes, and how to get there. */
   const STATES: Record<string, { args: string[]; reached: (run: Run) => Promise<void> }> = {
@@ -185,13 +208,20 @@ export function runParkCommand(program: Program): void {
   });
 
   t.test(`QEMU ${program.version}: a VM that cannot be migrated is told in QEMU's words`, async (t) => {
-    const vm = await startVm(t, program, folder, { extra: ['-device', 'nvme,serial=1'] });
+    fs.mkdirSync(path.join(folder, 'disc'));
+    const vm = await startVm(t, program, folder, {
+      // A folder as a disc that can be written to.
+      extra: ['-blockdev', `driver=vvfat,node-name=v,rw=on,dir=${folder}/disc`],
+    });
     const settings = await settingsOf(vm);
     const out = newFile();
     const run = new Run(t, ['park', '--qmp', vm.qmp, '--out', out, '--json']);
     const { code } = await ended(run, 'park');
     t.equal(code, 1);
-    t.match(run.result?.error, { code: 'ERR_MULTIFD_QMP', message: /QEMU.*non-migratable device.*nvme/i });
+    t.match(run.result?.error, {
+      code: 'ERR_MULTIFD_QMP',
+      message: /cannot be migrated, QEMU says: .*vvfat.* does not support live migration/,
+    });
     t.equal(await settingsOf(vm), settings);
     await counts(t, vm.qemu, 'the guest runs on');
     t.same(left(out), []);
@@ -206,4 +236,48 @@ export function runParkCommand(program: Program): void {
     t.match(run.result, { ok: true, source: 'gone', then: 'quit' });
     await eventually(async () => vm.qemu.ended, 'the end of QEMU');
   });
+
+  t.test(
+    `QEMU ${program.version}: what does not fit a file is told, not only written to a log`,
+    async (t) => {
+      const vm = await startVm(t, program, folder);
+      const out = newFile();
+      const parked = new Run(t, ['park', '--qmp', vm.qmp, '--out', out, '--json']);
+      t.equal((await ended(parked, 'park')).code, 0);
+      const machine = parked.result?.machine as string;
+      const inspected = new Run(t, ['inspect', out, '--json']);
+      await ended(inspected, 'inspect');
+      t.match(inspected.result?.needs, { machine, memoryBytes: 128 * 2 ** 20 });
+
+      const refused = async (to: Vm, args: string[], message: RegExp): Promise<void> => {
+        const run = new Run(t, ['resume', out, '--qmp', to.qmp, '--json', ...args]);
+        const { code, stderr } = await ended(run, 'resume');
+        t.equal(code, 1, stderr);
+        t.match(run.result?.error?.message, message);
+      };
+      await refused(vm, [], /in state postmigrate, expected inmigrate: start it with -incoming defer/);
+      await vm.qemu.kill();
+      const other = await startVm(t, program, folder, { machine: 'q35', incoming: true });
+      const needs = `start QEMU with -machine ${machine} -m 128M -incoming defer`;
+      await refused(other, [], new RegExp(`machine type: received pc-q35-.*${needs}`));
+      await other.qemu.kill();
+      const small = await startVm(t, program, folder, { machine, incoming: true, extra: ['-m', '64M'] });
+      await refused(small, [], new RegExp(`pc\\.ram: received 67108864, expected 134217728.*${needs}`));
+      await small.qemu.kill();
+      // A device too many: QEMU alone knows, and has said it after all RAM.
+      const more = await startVm(t, program, folder, {
+        machine,
+        incoming: true,
+        extra: ['-device', 'virtio-rng-pci'],
+      });
+      const run = new Run(t, ['resume', out, '--qmp', more.qmp, '--json', '--cont']);
+      const { code } = await ended(run, 'resume');
+      if (code === 0) t.equal(await more.qemu.status(), 'running', 'this QEMU minds no device that is new');
+      else
+        t.match(
+          run.result?.error?.message,
+          new RegExp(`QEMU.*the file is of a QEMU with -machine ${machine}`),
+        );
+    },
+  );
 }

@@ -11,7 +11,8 @@ const README = new URL('../../../README.md', import.meta.url);
 
 t.test('a VM is parked, inspected, resumed by multifd and loaded by QEMU', { timeout: RUN_MS }, async (t) => {
   const script = /```bash\n([\s\S]*?)```/.exec(fs.readFileSync(README, 'utf8'))?.[1] ?? '';
-  t.match(script, 'multifd receive');
+  t.match(script, 'multifd park');
+  t.match(script, 'multifd resume');
   execFileSync('socat', ['-V'], { stdio: 'ignore' });
   // `npm install --global .` makes this link.
   const bin = t.testdir({ multifd: t.fixture('symlink', MAIN) });
@@ -42,6 +43,7 @@ t.test('a VM is parked, inspected, resumed by multifd and loaded by QEMU', { tim
   t.equal(code, 0, stderr);
   t.match(stdout, /^problems +none$/m);
   t.match(stdout, /^verified +every page was read$/m);
-  t.equal(stdout.match(/^VM status: running/gm)?.length, 2, 'resumed by multifd, and loaded by QEMU itself');
+  t.match(stdout, /^guest +running$/m, 'resumed by multifd');
+  t.match(stdout, /"status": "running"/, 'loaded by QEMU itself');
   t.notOk(fs.existsSync(path.join(bin, 'vm.mig')));
 });

@@ -10,6 +10,7 @@ import { columnsOf } from '../terminal/columns.js';
 import { formatShare, formatSize } from '../terminal/format.js';
 import { addBoundOptions, addOutputOptions, checked, directIoOption } from './migration-options.js';
 import { sizeFrom } from './option-values.js';
+import { commandLineOf, qemuNeeds } from '../../migration/needs.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 
@@ -129,6 +130,7 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
     uuid: configuration?.uuid?.toString('hex') ?? null,
     tailBytes: tailBytes ?? null,
     devices: vmDescription?.devices ?? null,
+    needs: needsOf(description),
     problems: problemsOf(description),
     libvirt: libvirtRecord(description),
   };
@@ -160,6 +162,12 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
   };
 }
 
+/** What a QEMU must be started with; null where the file does not tell. */
+function needsOf(description: MigrationFileDescription): object {
+  const { machine, memoryBytes, otherMemory, devices } = qemuNeeds(description);
+  return { machine: machine || null, memoryBytes: memoryBytes ?? null, otherMemory, devices };
+}
+
 function textOf(file: string, description: MigrationFileDescription, verified: VerifiedBlock[]): string {
   const { machine, capabilities, pageSize, blocks, vmDescription, tailBytes } = description;
   const size = blocks.reduce((sum, block) => sum + block.usedLength, 0);
@@ -188,6 +196,13 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
     'devices',
     `${vmDescription?.devices.length ?? 'unknown'}, ${formatSize(tailBytes ?? 0)} of state`,
   ]);
+  const needs = qemuNeeds(description);
+  rows.push(['resume in', `qemu-system-... ${commandLineOf(needs)}`]);
+  for (const { name, size } of needs.otherMemory) rows.push(['with memory', `${name}, ${formatSize(size)}`]);
+  if (needs.devices.length > 0) {
+    const shown = needs.devices.slice(0, MAX_LINES).map(plain).join(', ');
+    rows.push(['with devices', `${shown}${needs.devices.length > MAX_LINES ? ', ...' : ''}`]);
+  }
   const problems = problemsOf(description);
   if (problems.length === 0) rows.push(['problems', 'none']);
   for (const { fatal, message } of problems) rows.push([fatal ? 'PROBLEM' : 'remark', message]);

@@ -1,0 +1,194 @@
+/** `multifd resume`: a VM goes on from a file, in a QEMU that waits; it is told what to do. */
+import { Command, Option } from 'commander';
+import type { Compression, ZeroPageDetection } from '../../options.js';
+import type { QemuTlsOptions } from '../../qmp/qemu-tls.js';
+import type { Bounds } from '../../stream/bounds.js';
+import { parseQemuVersion } from '../../stream/machine.js';
+import type { AddressText } from '../../transport/address.js';
+import type { TlsOptions } from '../../transport/tls/options.js';
+import { EXIT_OK, UsageError } from '../cli-error.js';
+import { formatRate, formatRatio, formatSize } from '../terminal/format.js';
+import { countsOf, followProgress } from '../terminal/migration-progress.js';
+import { outputFor, table, type OutputFlags } from '../terminal/output.js';
+import {
+  addBoundOptions,
+  addOutputOptions,
+  addSessionOptions,
+  addressFrom,
+  channelsOption,
+  checked,
+  compressionOption,
+  directIoOption,
+  levelFor,
+  requireOptions,
+  sessionOptions,
+  type SessionFlags,
+} from './migration-options.js';
+import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
+import { addQemuTlsOptions, qemuTlsFrom, qmpOption, sayQemuInFlags, type QmpFlags } from './qmp-options.js';
+import { runCommand } from './run-command.js';
+import { runMigration } from './run-migration.js';
+import { addTlsOptions, tlsFrom } from './tls-options.js';
+
+interface ResumeFlags extends QmpFlags, SessionFlags, OutputFlags, Bounds {
+  to?: AddressText;
+  channels: number;
+  compression: Compression;
+  level?: string;
+  zeroPageDetection?: ZeroPageDetection;
+  peer?: string;
+  maxBandwidth: number;
+  cont?: true;
+  paused?: true;
+  offset: number;
+  directIo?: true;
+}
+
+const EXAMPLES = `
+QEMU is started as the one that was parked, with -incoming defer: \`multifd
+inspect FILE\` says how. It is told the rest by its QMP socket. The guest then
+runs if it ran when it was parked, unless QEMU was started with -S.
+
+Examples:
+  $ multifd resume vm.mig --qmp unix:/run/new.qmp
+  $ multifd resume vm.mig --qmp unix:/run/new.qmp --channels 8 --cont
+  $ multifd resume vm.mig --qmp tcp:host2:4445 --to tcp:host2:4444
+                                     a QEMU on another host
+
+Exit codes: 0 QEMU has loaded it, 1 failed, 2 wrong usage, 130 cancelled by
+Ctrl-C, 143 by SIGTERM.`;
+
+export function addResumeCommand(program: Command): void {
+  const command = program
+    .command('resume')
+    .description('Resumes a VM from a mapped-ram file in a QEMU that waits, which is told what to do.')
+    .argument('<file>', 'a mapped-ram file')
+    .optionsGroup('Migration:')
+    .addOption(qmpOption())
+    .addOption(
+      new Option(
+        '--to <address>',
+        'where QEMU listens: tcp:HOST:PORT or unix:PATH; default a private unix socket',
+      ).argParser(addressFrom(0)),
+    )
+    .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
+    .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
+    .option('--level <n>', 'compression level: zlib 0 to 9, zstd 1 to 20; default 1')
+    .addOption(
+      new Option(
+        '--zero-page-detection <where>',
+        'how zero pages travel: in the channels, or as records of the main stream; default by the machine type',
+      )
+        .choices(ZERO_PAGE_DETECTIONS)
+        .argParser(choiceOf(ZERO_PAGE_DETECTIONS)),
+    )
+    .option(
+      '--peer <version>',
+      'the version of QEMU, such as 7.2, where it is older than the machine type says',
+    )
+    .addOption(
+      new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
+        .default(0)
+        .argParser(sizeFrom(0, 'bytes a second')),
+    )
+    .option('--cont', 'the guest runs in the end, however it was parked and QEMU was started')
+    .option('--paused', 'the guest does not run in the end')
+    .addOption(
+      new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
+    )
+    .addOption(directIoOption('read'));
+  requireOptions(command, '--qmp');
+  addBoundOptions(addSessionOptions(command));
+  addQemuTlsOptions(addTlsOptions(command, ['client'], 'QEMU'), 'server');
+  addOutputOptions(command)
+    .addHelpText('after', EXAMPLES)
+    .action(async (file: string, flags: ResumeFlags, command: Command) => {
+      const level = checked(command, () => {
+        if (flags.cont === true && flags.paused === true) {
+          throw new UsageError("option '--cont' cannot be used with option '--paused'");
+        }
+        if (flags.peer !== undefined && parseQemuVersion(flags.peer) === undefined) {
+          throw new UsageError(
+            `option '--peer <version>' argument '${flags.peer}' is invalid. Allowed is a version such as 7.2 or 10.0.2.`,
+          );
+        }
+        return levelFor('--level', flags.level, flags.compression);
+      });
+      const tls = await tlsFrom(command, 'client', '', flags.to ?? 'unix:/private');
+      const qemuTls = qemuTlsFrom(command, flags, tls);
+      await runCommand(flags.verbose === true, async (cancelled) => {
+        await resume(file, flags, { ...level, ...(tls && { tls }), ...(qemuTls && { qemuTls }) }, cancelled);
+        return EXIT_OK;
+      });
+    });
+}
+
+async function resume(
+  file: string,
+  flags: ResumeFlags,
+  more: { zlibLevel?: number; zstdLevel?: number; tls?: TlsOptions; qemuTls?: QemuTlsOptions },
+  cancelled: AbortSignal,
+): Promise<void> {
+  const output = outputFor(flags);
+  let totalBytes = 0;
+  output.note(`reading ${file}`);
+  const { resumeVm } = await import('../../qmp/resume.js');
+  await runMigration(
+    output,
+    cancelled,
+    async (follow) => {
+      try {
+        return await resumeVm({
+          ...sessionOptions(flags),
+          ...more,
+          maxRam: flags.maxRam,
+          maxBlocks: flags.maxBlocks,
+          maxDescription: flags.maxDescription,
+          file,
+          qmp: flags.qmp,
+          ...(flags.to !== undefined && { to: flags.to }),
+          offset: flags.offset,
+          directIo: flags.directIo === true,
+          channels: flags.channels,
+          compression: flags.compression,
+          ...(flags.zeroPageDetection !== undefined && { zeroPageDetection: flags.zeroPageDetection }),
+          ...(flags.peer !== undefined && { peer: flags.peer }),
+          maxBandwidth: flags.maxBandwidth,
+          ...(flags.cont === true && { run: true }),
+          ...(flags.paused === true && { run: false }),
+          signal: cancelled,
+          onStart: (start) => {
+            totalBytes = start.channelBytes;
+            output.said('start', start);
+          },
+          onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
+        });
+      } catch (error) {
+        sayQemuInFlags(error);
+        throw error;
+      }
+    },
+    ({ stats, ...result }, seconds) => {
+      const counts = countsOf(stats);
+      const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
+      return {
+        record: { file, ...result, problem: result.problem ?? null, seconds, ...counts },
+        text: () =>
+          table([
+            ['machine', result.machine || '-'],
+            ['guest RAM', `${formatSize(size)} in ${result.blocks.length} blocks`],
+            [
+              'on the wire',
+              `${formatSize(counts.wireBytes)}, ratio ${formatRatio(counts.bytes, counts.wireBytes)}`,
+            ],
+            ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
+            ['guest', result.status],
+            ...(result.switchedOff.length === 0
+              ? []
+              : [['off meanwhile', result.switchedOff.join(', ')] as const]),
+            ...(result.problem === undefined ? [] : [['PROBLEM', result.problem] as const]),
+          ]),
+      };
+    },
+  );
+}

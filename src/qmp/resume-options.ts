@@ -1,0 +1,76 @@
+/** What resumeVm() is told, checked before anything is opened. */
+import { checkKeys, integer, oneOf, wrong } from '../option-checks.js';
+import { COMPRESSIONS, MAX_CHANNELS, type Compression } from '../options.js';
+import { OUTGOING_KEYS, requireOptions } from '../migration/options.js';
+import type { SendMigrationOptions } from '../migration/send.js';
+import { BOUND_KEYS } from '../stream/bounds.js';
+import { checkAddress, type Address, type AddressText } from '../transport/address.js';
+import { checkQemuTls, type QemuTlsOptions } from './qemu-tls.js';
+
+export interface ResumeVmOptions extends Omit<SendMigrationOptions, 'to'> {
+  /** The control socket (-qmp) of a QEMU that was started with `-incoming defer`; no other client holds it. */
+  qmp: Address | AddressText;
+  /**
+   * Where QEMU listens. Default: a unix socket in a folder that only this user may enter. A QEMU on another host, or of another
+   * user, needs an address of its own.
+   */
+  to?: Address | AddressText;
+  /**
+   * Shall the guest run in the end? Default: as it did when it was parked, unless QEMU was started with -S.
+   */
+  run?: boolean;
+  /** QEMU's side of TLS; goes with `tls`, which is ours. */
+  qemuTls?: QemuTlsOptions;
+}
+
+/** Those of resumeVm() and of sendMigration() that are not a sender's. */
+const OTHER_KEYS: Record<
+  Exclude<keyof ResumeVmOptions, keyof Omit<SendMigrationOptions, 'file' | 'offset' | 'directIo' | 'peer'>>,
+  true
+> = {
+  qmp: true,
+  run: true,
+  qemuTls: true,
+  file: true,
+  offset: true,
+  directIo: true,
+  peer: true,
+};
+const KEYS = [
+  ...Object.keys(OTHER_KEYS),
+  ...OUTGOING_KEYS,
+  ...Object.keys(BOUND_KEYS),
+  'tls',
+  'to',
+  'onStart',
+  'onSession',
+];
+
+export interface CheckedResume {
+  qmp: Address;
+  to: Address | undefined;
+  run: boolean | undefined;
+  channels: number;
+  compression: Compression;
+  qemuTls: QemuTlsOptions | undefined;
+  signal: AbortSignal | undefined;
+  /** All the rest is sendMigration()'s to check. */
+  send: Omit<SendMigrationOptions, 'to'>;
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function checkResumeOptions(options: ResumeVmOptions): CheckedResume {
+  const { qmp, to, run, qemuTls, ...send } = requireOptions(options);
+  checkKeys(options, KEYS);
+  if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
+  return {
+    qmp: checkAddress(qmp, 1, 'qmp'),
+    to: to === undefined ? undefined : checkAddress(to, 0, 'to'),
+    run,
+    channels: integer('channels', send.channels, 2, 1, MAX_CHANNELS),
+    compression: oneOf('compression', send.compression, 'none', COMPRESSIONS),
+    qemuTls: checkQemuTls(qemuTls, send.tls),
+    signal: send.signal,
+    send,
+  };
+}
