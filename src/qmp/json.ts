@@ -3,20 +3,21 @@
  * bigint here, so that a value that was read can be given back as it was.
  */
 
-/** A string, to be left alone whatever is in it, or an integer of so many digits that it may be too large. */
-const STRING_OR_LONG_INTEGER = /"(?:[^"\\]|\\.)*"|-?\d{16,}(?![\d.eE])/g;
+/** A string, to be left alone whatever is in it, or a whole number: digits behind a point are no integer. */
+const STRING_OR_NUMBER = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const INTEGER = /^-?\d+$/;
 /** Stands before the digits of one in a string; JSON of QEMU's has no such character outside an escape. */
 const MARK = '\u0001';
 
 /** @throws SyntaxError */
 export function parseQmpJson(text: string): unknown {
-  const marked = text.replaceAll(STRING_OR_LONG_INTEGER, (token) => {
-    if (token.startsWith('"') || Number.isSafeInteger(Number(token))) return token;
+  const marked = text.replaceAll(STRING_OR_NUMBER, (token) => {
+    if (!INTEGER.test(token) || Number.isSafeInteger(Number(token))) return token;
     return `"\\u0001${token}"`;
   });
   if (marked === text) return JSON.parse(text);
   return JSON.parse(marked, (_key, value: unknown) =>
-    typeof value === 'string' && value.startsWith(MARK) && /^-?\d+$/.test(value.slice(MARK.length))
+    typeof value === 'string' && value.startsWith(MARK) && INTEGER.test(value.slice(MARK.length))
       ? BigInt(value.slice(MARK.length))
       : value,
   );

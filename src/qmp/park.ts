@@ -49,7 +49,7 @@ export interface ParkedVm extends ReceivedMigration {
   then: ParkThen;
   /** Capabilities that the VM had on and that were off for the run: another stream, or one that waits. */
   switchedOff: string[];
-  /** Settings of the VM that could not be put back: QEMU's words. Undefined if all is as it was. */
+  /** What could not be put back of the VM's settings, and why. Undefined if all is as it was, or QEMU was ended. */
   problem: string | undefined;
 }
 
@@ -206,7 +206,10 @@ class Park {
     const received = this.#received as ReceivedMigration;
     let source = 'gone';
     let problem: string | undefined;
-    if (qmp.isOpen) {
+    if (!qmp.isOpen) {
+      problem =
+        'QEMU has closed QMP before its settings were put back: if it is still there, they are those of the run';
+    } else {
       if (signal?.aborted === true)
         throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
       if (then === 'quit') await qmp.quit();

@@ -190,8 +190,9 @@ async function lastWords(qmp: Qmp): Promise<string> {
         await qmp.execute('query-migrate', {}, LAST_WORDS_MS),
       );
       if (typeof answer['error-desc'] === 'string') return `QEMU says: ${answer['error-desc']}`;
-      if (answer.status === 'failed' || performance.now() > late) {
-        return `QEMU's migration is in state ${String(answer.status)}, its log may say why`;
+      if (answer.status === 'failed') return "QEMU's migration has failed, its log may say why";
+      if (performance.now() > late) {
+        return `QEMU's migration has not said that it failed, its log may say why`;
       }
       await sleep(POLL_MS);
     }

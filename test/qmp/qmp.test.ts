@@ -53,24 +53,30 @@ t.test('an answer that comes too late is not taken for the next one', async (t) 
   qmp.close();
 });
 
-t.test('integers of 64 bits are given back as they came', async (t) => {
-  const numbers =
-    '{"big": 9223372036853727232, "most": 18446744073709551615, "small": -5, "text": "18446744073709551615"}';
-  const { path, commands } = await fakeQmp(t, (command) =>
-    command.execute === 'get' ? `{"id": ${command.id}, "return": ${numbers}}\n` : answer(command),
-  );
-  const qmp = await Qmp.connect({ path }, LIMITS);
-  const got = (await qmp.execute('get')) as Record<string, unknown>;
-  t.same(got, {
-    big: 9223372036853727232n,
-    most: 18446744073709551615n,
-    small: -5,
-    text: '18446744073709551615',
-  });
-  await qmp.execute('set', got);
-  t.same(commands.at(-1)?.arguments, got);
-  qmp.close();
-});
+t.test(
+  'integers of 64 bits are given back as they came, and no digits of another number are taken for one',
+  async (t) => {
+    const numbers =
+      '{"big": 9223372036853727232, "most": 18446744073709551615, "small": -5, "mbps": 0.12345678901234567, "ratio": -12.345678901234567, "e": 1234567890123456e-20, "text": "18446744073709551615"}';
+    const { path, commands } = await fakeQmp(t, (command) =>
+      command.execute === 'get' ? `{"id": ${command.id}, "return": ${numbers}}\n` : answer(command),
+    );
+    const qmp = await Qmp.connect({ path }, LIMITS);
+    const got = (await qmp.execute('get')) as Record<string, unknown>;
+    t.same(got, {
+      big: 9223372036853727232n,
+      most: 18446744073709551615n,
+      small: -5,
+      mbps: 0.12345678901234567,
+      ratio: -12.345678901234567,
+      e: 1234567890123456e-20,
+      text: '18446744073709551615',
+    });
+    await qmp.execute('set', got);
+    t.same(commands.at(-1)?.arguments, got);
+    qmp.close();
+  },
+);
 
 t.test("QEMU's refusal is told in its words", async (t) => {
   const { path } = await fakeQmp(t, (command) => refusal(command, 'State blocked by non-migratable device'));

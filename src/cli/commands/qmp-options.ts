@@ -47,10 +47,17 @@ export function qemuTlsFrom(command: Command, flags: QmpFlags, ours: unknown): Q
   });
 }
 
-/** The library's words in those of the command line. */
-export function sayQemuInFlags(error: unknown): void {
-  if (!(error instanceof MultifdError)) return;
+/**
+ * A failure as it is told: the library's words in those of the command line. What an abort leaves behind, such as a guest that is
+ * in its file already, is told as well, not only that there was a signal.
+ */
+export function toldByQmp(error: unknown, cancelled: AbortSignal): unknown {
+  if (!(error instanceof MultifdError)) return error;
   error.message = error.message
     .replaceAll('option qemuTls.creds', 'option --qemu-tls-creds')
     .replaceAll('option qemuTls.hostname', 'option --qemu-tls-hostname');
+  const isAbort = cancelled.aborted && error.cause === cancelled.reason;
+  // Behind the first clause is what has become of things.
+  if (!isAbort || !error.message.includes('; ')) return error;
+  return new MultifdError(error.code, error.message, { cause: error });
 }

@@ -25,7 +25,7 @@ import {
   type SessionFlags,
 } from './migration-options.js';
 import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
-import { addQemuTlsOptions, qemuTlsFrom, qmpOption, sayQemuInFlags, type QmpFlags } from './qmp-options.js';
+import { addQemuTlsOptions, qemuTlsFrom, qmpOption, toldByQmp, type QmpFlags } from './qmp-options.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
 import { addTlsOptions, tlsFrom } from './tls-options.js';
@@ -164,8 +164,7 @@ async function resume(
           onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
         });
       } catch (error) {
-        sayQemuInFlags(error);
-        throw error;
+        throw toldByQmp(error, cancelled);
       }
     },
     ({ stats, ...result }, seconds) => {
