@@ -9,8 +9,8 @@
 export const EXAMPLES = `
 Examples:
   $ multifd demo                 moves 1 GiB between two processes and proves it
-  $ multifd receive --listen unix:/run/park.sock --out vm.mig
-  $ multifd send vm.mig --to unix:/run/resume.sock
+  $ multifd park --qmp unix:/run/vm.qmp --out vm.mig
+  $ multifd resume vm.mig --qmp unix:/run/new.qmp
 
 \`multifd help COMMAND\` has a command's options and more examples.
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by
