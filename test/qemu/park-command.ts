@@ -177,7 +177,9 @@ export function runParkCommand(program: Program): void {
         const settings = await settingsOf(vm);
         const out = newFile();
         const qmp = held === true ? await holdDevices(t, folder, vm.qmp) : vm.qmp;
-        const run = new Run(t, ['park', '--qmp', qmp, '--out', out, '--json', ...args]);
+        // One that is killed leaves its folder behind.
+        const env = { TMPDIR: folder };
+        const run = new Run(t, ['park', '--qmp', qmp, '--out', out, '--json', ...args], { env });
         await within(reached(run, vm), RUN_MS, state);
         run.child.kill(signal);
         const { code, stderr } = await ended(run, 'park');
