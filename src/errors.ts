@@ -44,6 +44,8 @@ export const ERROR_CODES = {
   ERR_MULTIFD_PROTOCOL: 'the peer did what the protocol does not allow, for instance wrote on a send channel',
   ERR_MULTIFD_CONVERGENCE: 'the guest dirtied its memory faster than it could be sent, for maxRounds rounds',
   ERR_MULTIFD_VERIFY: "option verify: the memory at the destination is not the source's; nothing was started",
+  ERR_MULTIFD_POSTCOPY_PAUSED:
+    'postcopy broke off while the guest ran: it is postcopy-paused at the destination; go on with option recover',
   ERR_MULTIFD_STREAM: 'the main migration stream is refused, or a mapped-ram file is not sound',
   ERR_MULTIFD_HOOK:
     "an embedder's callback (a device's load(), onZeroPages, onStart and the like) threw; `cause` is what it threw",

@@ -17,6 +17,7 @@
  *     live/           a VM of an embedder's own, migrated while it runs: rounds, dirty pages, switch-over, destination
  *     migration/      a whole migration: receive into a file, send from one, relay
  *     libvirt/        the head of libvirt's save images, and what unpacks them
+ *     postcopy/       a guest that runs before its memory has been read from the file
  *     mapped-ram/     files in QEMU's mapped-ram format           stream/  QEMU's main stream
  *     send/  recv/    the two ends: slots, packets, sync points   session.ts  errors and ends, channel-pool.ts  threads
  *     transport/      every socket: addresses, connecting, listening, telling connections apart, descriptors to threads,
@@ -74,6 +75,14 @@ export {
   type SentMigration,
   type StreamRecords,
 } from './migration/send.js';
+export type { PostcopyOptions } from './postcopy/options.js';
+export type {
+  PostcopyResult,
+  PostcopySession,
+  PostcopyStart,
+  PostcopyState,
+  PostcopyStats,
+} from './postcopy/session.js';
 export {
   relayMigration,
   type RelayMigrationOptions,

@@ -40,6 +40,9 @@ import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
 import { openToRead } from '../stream/positioned-file.js';
 import { type SaveImage, readSaveImage } from '../libvirt/save-image.js';
+import { wrongMode, type PostcopyOptions } from '../postcopy/options.js';
+import { sendPostcopy } from '../postcopy/send.js';
+import type { PostcopyResult } from '../postcopy/session.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { Answer, refusedBy } from './answer.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
@@ -62,6 +65,8 @@ import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
 const ZERO_RECORDS = 4096;
 export interface SendMigrationOptions
   extends Omit<SenderOptions, 'address' | 'blocks' | 'onZeroPages' | 'uuid'>, BoundOptions {
+  /** `precopy` (default): the guest runs when all is there. `postcopy` starts it at once: PostcopyOptions. */
+  mode?: 'precopy';
   /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. Or what libvirt saves a domain in. */
   file: string;
   /** Where the stream begins in the file, in bytes (default 0). */
@@ -95,6 +100,7 @@ export interface StreamRecords {
 /** Those that are not a sender's. */
 const OWN_OPTIONS: Record<Exclude<keyof SendMigrationOptions, keyof SenderOptions>, true> = {
   ...BOUND_KEYS,
+  mode: true,
   file: true,
   offset: true,
   directIo: true,
@@ -130,8 +136,19 @@ export interface SentMigration extends OutgoingStart {
  * @throws MultifdError with all codes of a sender, and ERR_MULTIFD_STREAM for a file that is not sound or a destination
  *   that refuses
  */
-export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration> {
-  const { file, to, peer, onStart, onSession, onRecords, offset: given, ...others } = requireOptions(options);
+export async function sendMigration(options: SendMigrationOptions): Promise<SentMigration>;
+export async function sendMigration(options: PostcopyOptions): Promise<PostcopyResult>;
+export async function sendMigration(
+  options: SendMigrationOptions | PostcopyOptions,
+): Promise<SentMigration | PostcopyResult> {
+  const { mode = 'precopy' } = requireOptions(options);
+  if (mode === 'precopy') return sendAll(options as SendMigrationOptions);
+  if (mode === 'postcopy') return sendPostcopy(options as PostcopyOptions);
+  throw wrongMode(mode);
+}
+
+async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<SentMigration> {
+  const { file, to, peer, onStart, onSession, onRecords, offset: given, ...others } = options;
   const { maxRam, maxBlocks, maxDescription, directIo: direct, tls: tlsOptions, ...senderOptions } = others;
   const directIo = checkDirectIo(direct);
   checkKeys(senderOptions, OUTGOING_KEYS, '', [...Object.keys(OWN_OPTIONS), 'tls']);

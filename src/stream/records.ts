@@ -57,6 +57,11 @@ export const RAM_VERSION_ID = 4;
 export const COMMAND_OPEN_RETURN_PATH = 1;
 export const COMMAND_PING = 2;
 export const COMMAND_POSTCOPY_ADVISE = 3;
+export const COMMAND_POSTCOPY_LISTEN = 4;
+export const COMMAND_POSTCOPY_RUN = 5;
+export const COMMAND_POSTCOPY_RAM_DISCARD = 6;
+export const COMMAND_PACKAGED = 7;
+export const COMMAND_POSTCOPY_RESUME = 9;
 export const COMMAND_RECV_BITMAP = 10;
 export const COMMAND_SWITCHOVER_START = 11;
 

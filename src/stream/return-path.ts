@@ -8,7 +8,7 @@
  *     type                  n
  *       1  SHUT             4   u32 status: 0 all is loaded, else the load failed
  *       2  PONG             4   u32 as in the PING
- *       3  REQ_PAGES_ID         postcopy only, as 4 to 6
+ *       3  REQ_PAGES_ID         postcopy only, as 4 to 6: src/postcopy/answers.ts
  *       4  REQ_PAGES
  *       5  RECV_BITMAP
  *       6  RESUME_ACK
@@ -32,6 +32,10 @@ import { COMMAND_PING, type CommandItem } from './records.js';
 
 export const RP_SHUT = 1;
 export const RP_PONG = 2;
+export const RP_REQ_PAGES_ID = 3;
+export const RP_REQ_PAGES = 4;
+export const RP_RECV_BITMAP = 5;
+export const RP_RESUME_ACK = 6;
 export const RP_SWITCHOVER_ACK = 7;
 /** "MF": far from QEMU's, which are counted on from 1. */
 export const RP_RESUME = 0x4d46;

@@ -237,6 +237,11 @@ export class Qemu {
     return info;
   }
 
+  /** Until it has this status, whatever it was before. */
+  async migrationReaches(status: string, limitMs = MIGRATION_MS): Promise<void> {
+    await this.#poll(async () => (await this.migration()).status === status, limitMs, status);
+  }
+
   /** Until the dirty bitmap has been read so many times, or the migration has ended by itself. */
   async dirtySyncs(count: number, limitMs = MIGRATION_MS): Promise<void> {
     await this.#poll(

@@ -1,0 +1,370 @@
+/**
+ * Postcopy from a mapped-ram file: the guest runs in a stock QEMU before its memory has been read, and what it touches comes
+ * first. One plain connection; the stream is in stream.ts.
+ *
+ *     source                                                     destination
+ *     header, POSTCOPY_ADVISE, PING 2             ---->          makes its RAM empty, catches its faults
+ *                                                 <----          PONG 2
+ *     blocks, PING 4, RAM_DISCARD, PACKAGED       ---->          loads the devices
+ *         LISTEN, devices, PING 3, RUN            <----          PONG 3: the guest runs
+ *     pages, those that are asked for first       ---->
+ *                                                 <----          REQ_PAGES
+ *     EOS, END, EOF                               ---->          what was never sent reads as zero from here on
+ *                                                 <----          SHUT 0: completed
+ *
+ * Nothing of this grows with the guest's size but the last but one: the block's bitmaps are all that is read of RAM before.
+ * The file is only read, so several may do that at once.
+ *
+ * Two moments decide. Before RUN goes out, what fails breaks the connection, and the destination fails without having run
+ * the guest. From RUN on the destination has the only guest there is: whatever fails, an abort too, then leaves it in QEMU's
+ * state `postcopy-paused`, and never ends the stream as if all were there; option `recover` goes on from the same file. The
+ * SHUT 0 ends it: what fails later changes nothing. What is told then is in fate.ts.
+ *
+ *     recover: RECV_BITMAP a block ---->
+ *                                 <---- which pages it has
+ *              POSTCOPY_RESUME    ---->
+ *                                 <---- RESUME_ACK, and all that it waits for is asked for again
+ *              pages, as above
+ *
+ * Called on the calling thread; there are no others.
+ */
+import { performance } from 'node:perf_hooks';
+import { MultifdError } from '../errors.js';
+import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
+import { readOtherSections, readTail } from '../mapped-ram/pages.js';
+import { tryDirectReads } from '../mapped-ram/read-pages.js';
+import { readMappedRam } from '../mapped-ram/read.js';
+import { refusedBy } from '../migration/answer.js';
+import { connectMain } from '../migration/destination.js';
+import { settles, withLimit } from '../migration/limits.js';
+import { callHook, requireOptions, requirePageSizeTold } from '../migration/options.js';
+import { watchMigration } from '../migration/watch.js';
+import { checkMaxBandwidth } from '../options.js';
+import { openDirect } from '../ram/direct-io.js';
+import { machineRules } from '../stream/machine.js';
+import { openToRead } from '../stream/positioned-file.js';
+import type { MainConnection } from '../transport/main-connection.js';
+import { PostcopyAnswers } from './answers.js';
+import { told } from './fate.js';
+import { checkPostcopy, hostPageSizes, type CheckedPostcopy, type PostcopyOptions } from './options.js';
+import { PageMap } from './page-map.js';
+import type { PageFile } from './piece.js';
+import { Pusher } from './push.js';
+import {
+  followStats,
+  type PostcopyResult,
+  type PostcopySession,
+  type PostcopyStart,
+  type PostcopyState,
+  type PostcopyStats,
+} from './session.js';
+import { PONG_ADVISED, PONG_LOADED, PostcopyStream, deviceBytes } from './stream.js';
+
+/**
+ * Starts the guest from the file; resolves when the destination has all of its memory.
+ *
+ * @throws MultifdError ERR_MULTIFD_POSTCOPY_PAUSED for what fails while the guest runs, see fate.ts; else as sendMigration()
+ */
+export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyResult> {
+  const begun = performance.now();
+  const checked = await checkPostcopy(requireOptions(options));
+  const { file, directIo, address, connectTimeoutMs, signal, tls } = checked;
+  const handle = await openToRead(file);
+  const pages: PageFile = { handle, direct: undefined };
+  let main: MainConnection | undefined;
+  let migration: PostcopyMigration | undefined;
+  try {
+    if (directIo) pages.direct = await openDirect(file, 'r', handle);
+    const { offset, pageSize, bounds } = checked;
+    const description = await readMappedRam(handle, {
+      offset,
+      ...(pageSize !== undefined && { pageSize }),
+      ...bounds,
+    });
+    requireSound(description);
+    requirePageSizeTold(description.pageSize, pageSize);
+    const sizes = hostPageSizes(checked, description);
+    const maps: PageMap[] = [];
+    for (const block of description.blocks) {
+      maps.push(await PageMap.read(handle, block, description.pageSize, sizes.get(block.name) as number));
+    }
+    if (pages.direct !== undefined) await tryDirectReads(pages.direct, description);
+    main = await connectMain(address, connectTimeoutMs, signal, tls);
+    migration = new PostcopyMigration({ checked, options, main, pages, description, maps, begun });
+    return await migration.run();
+  } finally {
+    main?.destroy();
+    await pages.direct?.close().catch(() => {});
+    await handle.close().catch(() => {});
+  }
+}
+
+interface Parts {
+  checked: CheckedPostcopy;
+  options: PostcopyOptions;
+  main: MainConnection;
+  pages: PageFile;
+  description: MappedRamDescription;
+  maps: readonly PageMap[];
+  begun: number;
+}
+
+class PostcopyMigration {
+  readonly #parts: Parts;
+  readonly #stream: PostcopyStream;
+  readonly #pusher: Pusher;
+  readonly #answers: PostcopyAnswers;
+  #state: PostcopyState;
+  #runsAfterMs: number | undefined;
+  #written = 0;
+  #pong = 0;
+  #isRefused = false;
+  #bitmapsDue = 0;
+  #error: MultifdError | undefined;
+  /** What is waited for, each until it holds or something fails. */
+  readonly #waits = new Set<() => void>();
+
+  constructor(parts: Parts) {
+    const { checked, main, pages, description, maps } = parts;
+    this.#parts = parts;
+    this.#state = checked.recover ? 'recovering' : 'setup';
+    this.#stream = streamOf(parts);
+    const write = (bytes: Buffer): Promise<void> => this.#write(bytes);
+    this.#pusher = new Pusher({ write }, pages, maps, description.pageSize, checked.maxBandwidth);
+    this.#bitmapsDue = checked.recover ? maps.length : 0;
+    this.#answers = new PostcopyAnswers(main.reader, new Map(maps.map((map) => [map.block.name, map])), {
+      request: (map, page, count) => this.#pusher.request(map, page, count),
+      pong: (value) => {
+        this.#pong = value;
+        if (value === PONG_LOADED && this.#state === 'starting') this.#runs();
+        this.#look();
+      },
+      bitmap: (map, bytes) => {
+        map.setReceived(bytes);
+        this.#bitmapsDue--;
+        this.#look();
+      },
+      resumed: () => {
+        this.#runs();
+        this.#look();
+      },
+    });
+  }
+
+  async run(): Promise<PostcopyResult> {
+    const { checked, options, main } = this.#parts;
+    const { signal, stallTimeoutMs } = checked;
+    const abort = (): void => {
+      const cause: unknown = signal?.reason;
+      this.#fail(new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause }));
+    };
+    const ended = this.#answers.shut.then(
+      (status) => {
+        if (status === 0) this.#state = 'completed';
+        else {
+          this.#isRefused = true;
+          this.#fail(refusedBy(status));
+        }
+      },
+      (error: unknown) => this.#fail(MultifdError.wrap(error, 'ERR_MULTIFD_CONNECTION', 'main stream')),
+    );
+    const start = this.#start();
+    let end!: () => void;
+    const over = new Promise<void>((resolve) => (end = resolve));
+    const unwatch = watchMigration(
+      stallTimeoutMs,
+      // While it sleeps for its bandwidth it moves.
+      () => (this.#pusher.isSleeping ? performance.now() : this.#written),
+      (error) => this.#fail(error),
+    );
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      if (signal?.aborted === true) abort();
+      callHook('onStart', () => options.onStart?.(start));
+      const session = this.#session(over);
+      callHook('onSession', () => options.onSession?.(session));
+      if (checked.recover) await this.#recover();
+      else await this.#startGuest();
+      await this.#push();
+      await settles(main.end());
+      return { ...start, stats: this.stats() };
+    } catch (thrown) {
+      // What the destination itself says counts more than that it is gone.
+      if (this.#error === undefined) await settles(ended);
+      this.#fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration'));
+      if (this.#state === 'completed') return { ...start, stats: this.stats() };
+      throw told(this.#error as unknown as MultifdError, {
+        state: this.#state,
+        pong: this.#pong,
+        machine: this.#parts.description.machine,
+        pagesLeft: this.#pusher.left,
+        isRefused: this.#isRefused,
+      });
+    } finally {
+      unwatch();
+      signal?.removeEventListener('abort', abort);
+      end();
+    }
+  }
+
+  #start(): PostcopyStart {
+    const { description } = this.#parts;
+    return {
+      machine: description.machine,
+      blocks: description.blocks.map(({ name, usedLength, presentPages }) => ({
+        name,
+        size: usedLength,
+        presentPages,
+      })),
+      pageBytes: description.presentPages * description.pageSize,
+    };
+  }
+
+  #session(over: Promise<void>): PostcopySession {
+    const { rate } = this.#pusher;
+    const stats = (): PostcopyStats => this.stats();
+    const wake = (): void => this.#pusher.wake();
+    return {
+      get maxBandwidth() {
+        return rate.limit;
+      },
+      set maxBandwidth(bytesPerSecond) {
+        rate.limit = checkMaxBandwidth(bytesPerSecond);
+        wake();
+      },
+      stats,
+      progress: () => followStats(stats, over),
+    };
+  }
+
+  stats(): PostcopyStats {
+    const { description, begun } = this.#parts;
+    const { counts } = this.#pusher;
+    return {
+      state: this.#state,
+      runsAfterMs: this.#runsAfterMs,
+      ...counts,
+      pagesLeft: this.#pusher.left,
+      pageBytes: (counts.pagesRequested + counts.pagesPushed) * description.pageSize,
+      bytes: this.#written,
+      elapsedMs: performance.now() - begun,
+    };
+  }
+
+  /** Up to RUN. */
+  async #startGuest(): Promise<void> {
+    const { checked, description, pages } = this.#parts;
+    const { handle } = pages;
+    const { connectTimeoutMs } = checked;
+    await this.#write(this.#stream.begin());
+    const late = `the destination has not answered POSTCOPY_ADVISE within ${connectTimeoutMs} ms: does it wait for channels (capability multifd)?`;
+    await this.#until(() => this.#pong === PONG_ADVISED, late);
+    for await (const piece of readOtherSections(handle, description.sectionsBeforeRam))
+      await this.#write(piece);
+    await this.#write(this.#stream.blocks());
+    for await (const piece of readOtherSections(handle, description.sectionsBesideRam))
+      await this.#write(piece);
+    const bytes = await deviceBytes(handle, description);
+    // Devices touch RAM while they are loaded.
+    this.#answers.expectRequests();
+    await this.#write(this.#stream.listen(bytes));
+    for await (const piece of readTail(handle, { ...description, tailBytes: bytes }))
+      await this.#write(piece);
+    if (this.#error !== undefined) throw this.#error;
+    this.#state = 'starting';
+    await this.#write(this.#stream.run());
+  }
+
+  async #recover(): Promise<void> {
+    const { maps, checked } = this.#parts;
+    const { connectTimeoutMs } = checked;
+    this.#answers.expectBitmaps();
+    for (const { block } of maps) await this.#write(this.#stream.askBitmap(block.name));
+    const late = `the destination has not answered RECV_BITMAP within ${connectTimeoutMs} ms: is it postcopy-paused, and does it listen by migrate-recover?`;
+    await this.#until(() => this.#bitmapsDue === 0, late);
+    this.#answers.expectResume();
+    this.#answers.expectRequests();
+    await this.#write(this.#stream.resume());
+    const lateResume = `the destination has not answered POSTCOPY_RESUME within ${connectTimeoutMs} ms`;
+    await this.#until(() => this.#state === 'running', lateResume);
+  }
+
+  async #push(): Promise<void> {
+    const { stallTimeoutMs } = this.#parts.checked;
+    await this.#write(this.#stream.pages());
+    await this.#pusher.run();
+    if (this.#error !== undefined) throw this.#error;
+    this.#answers.expectShut();
+    await this.#write(this.#stream.end());
+    const late = `the destination has all pages, but has not said within ${stallTimeoutMs} ms that it is done`;
+    await withLimit(this.#answers.shut, stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
+    if (this.#state !== 'completed') throw this.#error as unknown as MultifdError;
+  }
+
+  #runs(): void {
+    const { begun, options } = this.#parts;
+    this.#state = 'running';
+    const afterMs = performance.now() - begun;
+    this.#runsAfterMs = afterMs;
+    callHook('onRunning', () => options.onRunning?.(afterMs));
+  }
+
+  async #write(bytes: Buffer): Promise<void> {
+    if (this.#error !== undefined) throw this.#error;
+    await this.#parts.main.write(bytes);
+    this.#written += bytes.length;
+  }
+
+  async #until(holds: () => boolean, late: string): Promise<void> {
+    const wait = new Promise<void>((resolve, reject) => {
+      const look = (): void => {
+        if (this.#error !== undefined) reject(this.#error);
+        else if (holds()) resolve();
+        else return;
+        this.#waits.delete(look);
+      };
+      this.#waits.add(look);
+      look();
+    });
+    await withLimit(wait, this.#parts.checked.connectTimeoutMs, 'ERR_MULTIFD_TIMEOUT', late);
+  }
+
+  #look(): void {
+    for (const look of [...this.#waits]) look();
+  }
+
+  /** The first error counts, and breaks the connection; nothing does when all has arrived. */
+  #fail(error: MultifdError): void {
+    if (this.#state === 'completed') return;
+    if (this.#error !== undefined) {
+      if (error !== this.#error) this.#error.suppressed.push(error);
+      return;
+    }
+    this.#error = error;
+    this.#pusher.fail(error);
+    this.#look();
+    this.#parts.main.breakOff();
+  }
+}
+
+function streamOf({ checked, description, maps }: Parts): PostcopyStream {
+  const { hostPageSize } = checked;
+  let pageSizes = 0n;
+  const blocks = description.blocks.map(({ name, usedLength, address }, i) => {
+    const size = maps[i].hostPages * description.pageSize;
+    pageSizes |= BigInt(size);
+    return {
+      name,
+      usedLength,
+      ...(size !== hostPageSize && { hostPageSize: size }),
+      ...(address !== undefined && { address }),
+    };
+  });
+  return new PostcopyStream({
+    description,
+    blocks,
+    rules: machineRules(description.configuration?.machine, checked.peer),
+    pageSizes: Number(pageSizes),
+    normalPageSize: hostPageSize,
+  });
+}
