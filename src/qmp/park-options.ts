@@ -19,7 +19,7 @@ import type { MigrationStatus } from './machine.js';
 export type ParkThen = 'quit' | 'stop' | 'leave';
 export const PARK_THENS: readonly ParkThen[] = ['quit', 'stop', 'leave'];
 
-export interface ParkVmOptions extends Omit<ReceiveMigrationOptions, 'address' | 'onListening'> {
+export interface ParkVmOptions extends Omit<ReceiveMigrationOptions, 'address' | 'onListening' | 'discard'> {
   /** QEMU's control socket (-qmp), which no other client holds. */
   qmp: Address | AddressText;
   /**
@@ -72,7 +72,7 @@ const OWN_OPTIONS: Record<Exclude<keyof ParkVmOptions, keyof ReceiveMigrationOpt
   onProgress: true,
 };
 const RECEIVE_OPTIONS: Record<
-  Exclude<keyof ReceiveMigrationOptions, keyof typeof BOUND_KEYS | 'address' | 'onListening'>,
+  Exclude<keyof ReceiveMigrationOptions, keyof typeof BOUND_KEYS | 'address' | 'onListening' | 'discard'>,
   true
 > = {
   channels: true,

@@ -32,6 +32,7 @@ import { choiceOf, integerFrom, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
+import { addPostcopyOptions, checkMode, sendByPostcopy, type PostcopyFlags } from './send-postcopy.js';
 import { addTlsOptions, tlsFrom } from './tls-options.js';
 
 const MAX_REPEAT = 1_000_000;
@@ -46,7 +47,12 @@ interface Round {
 /** As often as sessions tell theirs. */
 const PROGRESS_MS = 200;
 
-interface SendFlags extends SessionFlags, OutputFlags, Bounds {
+interface SendFlags
+  extends
+    SessionFlags,
+    OutputFlags,
+    Bounds,
+    Pick<PostcopyFlags, 'mode' | 'recover' | 'hugePages' | 'hostPageSize'> {
   to: AddressText;
   channels: number;
   compression: Compression;
@@ -75,6 +81,10 @@ Examples:
                                      a destination older than the machine type
                                      says
   $ multifd send vm.mig --to tcp:host2:4444 --tls-creds /etc/pki/qemu
+  $ multifd send vm.mig --to unix:/run/resume.sock --mode postcopy
+                                     the guest runs at once; QEMU's side:
+                                     capabilities postcopy-ram and return-path
+                                     on, multifd off
 
 Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130
 cancelled by Ctrl-C, 143 by SIGTERM.`;
@@ -115,12 +125,14 @@ export function addSendCommand(program: Command): void {
         .default(1)
         .argParser(integerFrom(1, MAX_REPEAT)),
     );
+  addPostcopyOptions(command);
   requireOptions(command, '--to');
   addBoundOptions(addSessionOptions(command));
   addOutputOptions(addTlsOptions(command, ['client'], 'the destination'))
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: SendFlags, command: Command) => {
       const level = checked(command, () => {
+        checkMode(command, flags.mode);
         if (flags.peer !== undefined && parseQemuVersion(flags.peer) === undefined) {
           throw new UsageError(
             `option '--peer <version>' argument '${flags.peer}' is invalid. Allowed is a version such as 7.2 or 10.0.2.`,
@@ -131,7 +143,8 @@ export function addSendCommand(program: Command): void {
       const tls = await tlsFrom(command, 'client', '', flags.to);
       checked(command, () => checkZeroCopyFlag(flags.zeroCopySend, { ...flags, tls }));
       await runCommand(flags.verbose === true, async (cancelled) => {
-        await send(file, flags, { ...level, ...(tls && { tls }) }, cancelled);
+        if (flags.mode === 'postcopy') await sendByPostcopy(file, flags, tls, cancelled);
+        else await send(file, flags, { ...level, ...(tls && { tls }) }, cancelled);
         return EXIT_OK;
       });
     });
