@@ -190,8 +190,9 @@ class PostcopyMigration {
       return { ...start, stats: this.stats() };
     } catch (thrown) {
       // What the destination itself says counts more than that it is gone.
-      if (this.#error === undefined) await settles(ended);
-      this.#fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration'));
+      const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
+      if (error.code === 'ERR_MULTIFD_CONNECTION' && this.#error === undefined) await settles(ended);
+      this.#fail(error);
       if (this.#state === 'completed') return { ...start, stats: this.stats() };
       throw told(this.#error as unknown as MultifdError, {
         state: this.#state,
