@@ -37,6 +37,8 @@ export interface MigrationInfo {
 export interface QemuOptions {
   /** The file that is its RAM. */
   ram: string;
+  /** Default: RAM_BYTES. */
+  ramBytes?: number;
   /** Does it map all its pages at the start, and make those that are not there? */
   prealloc: boolean;
   /** The folder with credentials of both roles, for TLS 1.3. */
@@ -67,14 +69,14 @@ export function workFolder(): { path: string; remove: () => void } {
 }
 
 /** A file for a guest's RAM: `written` has all its pages, as zeros; without it there are none yet. */
-export function makeRam(file: string, written: boolean): void {
+export function makeRam(file: string, written: boolean, bytes = RAM_BYTES): void {
   const handle = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_CREAT);
   try {
     // Pages that are there already are only written again.
     if (!written) fs.ftruncateSync(handle, 0);
-    fs.ftruncateSync(handle, RAM_BYTES);
+    fs.ftruncateSync(handle, bytes);
     const zeros = Buffer.alloc(written ? 2 ** 22 : 0);
-    for (let at = 0; written && at < RAM_BYTES; at += zeros.length)
+    for (let at = 0; written && at < bytes; at += zeros.length)
       fs.writeSync(handle, zeros, 0, zeros.length, at);
   } finally {
     fs.closeSync(handle);
@@ -106,7 +108,7 @@ export class PausedQemu {
   static async start(
     folder: string,
     name: string,
-    { ram, prealloc, tlsFolder, incoming, floppy }: QemuOptions,
+    { ram, ramBytes = RAM_BYTES, prealloc, tlsFolder, incoming, floppy }: QemuOptions,
   ): Promise<PausedQemu> {
     const program = findQemu();
     if (program === undefined) throw new Error('no QEMU');
@@ -116,10 +118,10 @@ export class PausedQemu {
       program.command,
       [
         ...program.firmware,
-        ...['-nodefaults', '-display', 'none', '-accel', 'tcg', '-S', '-m', `${RAM_BYTES / 2 ** 20}M`],
+        ...['-nodefaults', '-display', 'none', '-accel', 'tcg', '-S', '-m', `${ramBytes / 2 ** 20}M`],
         ...['-machine', 'pc,memory-backend=ram', '-qmp', `unix:${socket},server=on,wait=off`],
         '-object',
-        `memory-backend-file,id=ram,size=${RAM_BYTES},mem-path=${ram},share=on,prealloc=${prealloc ? 'on' : 'off'}`,
+        `memory-backend-file,id=ram,size=${ramBytes},mem-path=${ram},share=on,prealloc=${prealloc ? 'on' : 'off'}`,
         ...(floppy === undefined
           ? []
           : ['-drive', `if=floppy,format=raw,readonly=on,file=${floppy}`, '-boot', 'a']),
