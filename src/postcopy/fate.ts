@@ -66,7 +66,7 @@ export function told(error: MultifdError, fate: Fate): MultifdError {
       }
       const missing = fate.pagesLeft > 0 ? `${fate.pagesLeft} pages` : 'none or the last pages';
       const code = error.code === 'ERR_MULTIFD_ABORTED' ? error.code : 'ERR_MULTIFD_POSTCOPY_PAUSED';
-      const what = `the guest runs at the destination and lacks ${missing} of its memory: it is postcopy-paused there, and nothing is lost; to go on: ${RECOVER}`;
+      const what = `the guest runs at the destination and lacks ${missing} of its memory: it is postcopy-paused there, and nothing is lost; to go on: ${RECOVER}. (A QEMU that has ended by itself had not run it yet: send anew.)`;
       const paused = new MultifdError(code, `${error.message}; ${what}`, {
         cause: code === error.code ? error.cause : error,
       });

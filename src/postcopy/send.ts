@@ -61,6 +61,12 @@ import {
 import { PONG_ADVISED, PONG_LOADED, PostcopyStream, deviceBytes } from './stream.js';
 
 /**
+ * RUN stands right behind the PING that says that the guest runs, and nothing answers it: a connection that broke in between
+ * would fail the destination, where one that breaks later leaves it to be recovered. So we break it no sooner than that.
+ */
+const RUN_MS = 250;
+
+/**
  * Starts the guest from the file; resolves when the destination has all of its memory.
  *
  * @throws MultifdError ERR_MULTIFD_POSTCOPY_PAUSED for what fails while the guest runs, see fate.ts; else as sendMigration()
@@ -116,6 +122,7 @@ class PostcopyMigration {
   readonly #answers: PostcopyAnswers;
   #state: PostcopyState;
   #runsAfterMs: number | undefined;
+  #runsSince = 0;
   #written = 0;
   #pong = 0;
   #isRefused = false;
@@ -193,6 +200,8 @@ class PostcopyMigration {
       const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'migration');
       if (error.code === 'ERR_MULTIFD_CONNECTION' && this.#error === undefined) await settles(ended);
       this.#fail(error);
+      // The connection is broken by then, see RUN_MS.
+      if (this.#state === 'running') await settles(ended);
       if (this.#state === 'completed') return { ...start, stats: this.stats() };
       throw told(this.#error as unknown as MultifdError, {
         state: this.#state,
@@ -305,6 +314,7 @@ class PostcopyMigration {
   #runs(): void {
     const { begun, options } = this.#parts;
     this.#state = 'running';
+    this.#runsSince = performance.now();
     const afterMs = performance.now() - begun;
     this.#runsAfterMs = afterMs;
     callHook('onRunning', () => options.onRunning?.(afterMs));
@@ -344,7 +354,9 @@ class PostcopyMigration {
     this.#error = error;
     this.#pusher.fail(error);
     this.#look();
-    this.#parts.main.breakOff();
+    const early = this.#parts.checked.recover ? 0 : RUN_MS - (performance.now() - this.#runsSince);
+    if (this.#state === 'running' && early > 0) setTimeout(() => this.#parts.main.breakOff(), early);
+    else this.#parts.main.breakOff();
   }
 }
 

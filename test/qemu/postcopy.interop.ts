@@ -1,5 +1,8 @@
 /** A guest that runs in a stock QEMU before its memory has been read from the file. */
+import fs from 'node:fs';
+import path from 'node:path';
 import t, { type Test } from 'tap';
+import { findQemu111 } from '../../src/cli/demo/qemu/programs.js';
 import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
 import { within } from '../support/within.js';
 import { park, type Parked } from './park.js';
@@ -8,6 +11,7 @@ import { requirePrograms } from './programs.js';
 import { Qemu, workFolder } from './qemu.js';
 
 const programs = requirePrograms();
+const newest = findQemu111();
 const folder = workFolder(t);
 
 async function parked(t: Test, paused: boolean): Promise<Parked> {
@@ -134,4 +138,43 @@ t.test('a destination that is killed while its guest runs is told apart', async 
   await within(migration.running, MIGRATION_MS, 'RUN');
   await destination.kill();
   await t.rejects(done(migration), { code: 'ERR_MULTIFD_POSTCOPY_PAUSED', message: /migrate-recover/ });
+});
+
+t.test("a file that QEMU made itself, in another QEMU's stead, and by TCP", async (t) => {
+  for (const [program, machine] of [
+    [programs.qemu, 'pc'],
+    [programs.qemu72, 'pc-i440fx-7.2'],
+    ...(newest === undefined ? [] : [[newest, 'pc'] as const]),
+  ] as const) {
+    // The file is of the one that writes such; 7.2 loads it as one of its own machine.
+    const maker = program === programs.qemu72 ? programs.qemu : program;
+    const source = await Qemu.start(t, maker, folder, { machine });
+    await source.waitUntilReady();
+    await source.setCapabilities({ 'mapped-ram': true });
+    await source.execute('stop');
+    const file = path.join(folder, 'own.mig');
+    await source.execute('migrate', { uri: `file:${file}` });
+    t.equal((await source.migrationEnd()).status, 'completed');
+    const ram = await source.ram();
+    const counter = await source.counter();
+    await source.kill();
+    const { destination, to } = await destinationOf(t, program, folder, machine, { paused: true });
+    // It breaks and goes on as well.
+    const abort = new AbortController();
+    const broken = begin({ file, to, maxBandwidth: 2 ** 21, signal: abort.signal });
+    await within(broken.running, MIGRATION_MS, `RUN in QEMU ${program.version}`);
+    abort.abort();
+    await t.rejects(done(broken), { code: 'ERR_MULTIFD_ABORTED' });
+    await destination.migrationReaches('postcopy-paused');
+    await destination.execute('migrate-recover', { uri: 'tcp:127.0.0.1:0' });
+    const port = await destination.incomingPort();
+    const { stats } = await done(begin({ file, to: `tcp:127.0.0.1:${port}`, recover: true }));
+    t.equal(stats.state, 'completed');
+    t.equal((await destination.migrationEnd()).status, 'completed', `QEMU ${program.version}`);
+    t.same(differingPages(await destination.ram(), ram), [], 'all guest RAM is equal');
+    await destination.execute('cont');
+    await counts(t, destination, counter);
+    await destination.kill();
+    fs.rmSync(file);
+  }
 });
