@@ -361,7 +361,7 @@ t.test('options are checked before anything is opened', async (t) => {
     ['channels', relayMigration({ listen: TCP, to: send.to, out: { channels: 999 } })],
     ['zlibLevel', relayMigration({ listen: TCP, to: send.to, out: { zlibLevel: 77 } })],
     ['compression', receiveMigration({ address: TCP, out, compression: 'lz4' as 'none' })],
-    ['out', receiveMigration({ address: TCP } as { address: Address; out: string })],
+    ['out', receiveMigration({ address: TCP })],
     ['options', sendMigration(undefined as never)],
     ['options', receiveMigration(undefined as never)],
     ['options', relayMigration(undefined as never)],
