@@ -5,6 +5,7 @@ import t, { type Test } from 'tap';
 import { findQemu111 } from '../../src/cli/demo/qemu/programs.js';
 import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
 import { within } from '../support/within.js';
+import { Run, run } from '../cli/cli.js';
 import { park, type Parked } from './park.js';
 import { MIGRATION_MS, begin, destinationOf, done, nextSocket } from './postcopy.js';
 import { requirePrograms } from './programs.js';
@@ -178,3 +179,31 @@ t.test("a file that QEMU made itself, in another QEMU's stead, and by TCP", asyn
     fs.rmSync(file);
   }
 });
+
+t.test(
+  'the command line starts the guest, says what a Ctrl-C left, and goes on with --recover',
+  async (t) => {
+    const { destination, to } = await destinationOf(t, programs.qemu, folder, guest.machine, {
+      paused: true,
+    });
+    const args = ['send', guest.file, '--mode', 'postcopy', '--json'];
+    const broken = new Run(t, [...args, '--to', to, '--max-bandwidth', '2M']);
+    await broken.line(({ type }) => type === 'running');
+    broken.child.kill('SIGINT');
+    const { code, stderr } = await broken.ended;
+    t.equal(code, 130);
+    t.match(stderr, /postcopy-paused.*--recover/);
+    await destination.migrationReaches('postcopy-paused');
+    const again = nextSocket(folder);
+    await destination.execute('migrate-recover', { uri: again });
+    const ended = await run(t, [...args, '--to', again, '--recover']);
+    t.equal(ended.code, 0, ended.stderr);
+    t.match(JSON.parse(ended.stdout.trim().split('\n').at(-1) as string), {
+      mode: 'postcopy',
+      state: 'completed',
+    });
+    t.equal((await destination.migrationEnd()).status, 'completed');
+    t.same(differingPages(await destination.ram(), guest.ram), [], 'all guest RAM is equal');
+    await destination.kill();
+  },
+);
