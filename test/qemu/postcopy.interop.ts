@@ -10,6 +10,7 @@ import { park, type Parked } from './park.js';
 import { MIGRATION_MS, begin, destinationOf, done, nextSocket } from './postcopy.js';
 import { requirePrograms } from './programs.js';
 import { Qemu, workFolder } from './qemu.js';
+import { makeFolders, ourTls, setTls } from './tls.js';
 
 const programs = requirePrograms();
 const newest = findQemu111();
@@ -207,3 +208,16 @@ t.test(
     await destination.kill();
   },
 );
+
+t.test('by TLS as well', async (t) => {
+  const { x509: dir } = await makeFolders(folder);
+  const destination = await Qemu.start(t, programs.qemu, folder, { machine: guest.machine, incoming: true });
+  await destination.setCapabilities({ 'postcopy-ram': true, 'return-path': true });
+  await setTls(destination, { kind: 'x509', dir, endpoint: 'server' });
+  await destination.execute('migrate-incoming', { uri: 'tcp:127.0.0.1:0' });
+  const to = `tcp:127.0.0.1:${await destination.incomingPort()}` as const;
+  await done(begin({ file: guest.file, to, tls: ourTls('x509', dir, 'client') }));
+  t.equal((await destination.migrationEnd()).status, 'completed');
+  t.same(differingPages(await destination.ram(), guest.ram), [], 'all guest RAM is equal');
+  await destination.kill();
+});
