@@ -93,6 +93,7 @@ export { parkVm, type ParkedVm } from './qmp/park.js';
 export type { ParkProgress, ParkThen, ParkVmOptions } from './qmp/park-options.js';
 export { resumeVm, type ResumedVm } from './qmp/resume.js';
 export type { ResumeVmOptions } from './qmp/resume-options.js';
+export type { InstantResumeOptions, InstantlyResumedVm } from './qmp/resume-instant.js';
 export type { QemuTlsOptions } from './qmp/qemu-tls.js';
 export { createMigrationSource, type MigrationSource } from './live/source.js';
 export type { MigrationSourceOptions, SourceDevice, Throttle } from './live/source-options.js';

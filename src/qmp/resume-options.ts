@@ -42,6 +42,7 @@ const KEYS = [
   ...Object.keys(BOUND_KEYS),
   'tls',
   'to',
+  'mode',
   'onStart',
   'onSession',
 ];

@@ -15,26 +15,31 @@
  * A QEMU that refuses says why in its log, and before 9.1 ends; a later one is told to stay, and says it here. One that has
  * refused a packet answers nothing any more. So each wait has a limit, and what the file tells is told along.
  */
-import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError, describeThrown } from '../errors.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { sendMigration, type SentMigration } from '../migration/send.js';
-import { formatAddress, type Address } from '../transport/address.js';
+import { readSaveImage } from '../libvirt/save-image.js';
+import { checkOffset, requireOptions } from '../migration/options.js';
+import { checkBounds } from '../stream/bounds.js';
+import { openToRead } from '../stream/positioned-file.js';
+import { checkAddress } from '../transport/address.js';
 import { explainRefusal, requireFit } from './fit.js';
-import { migrationOver, queryGuest, queryMigration } from './machine.js';
+import { END_MS, guestIn, lastWords, listenAt, qmpError, requireGoing, requireWaiting } from './incoming.js';
+import { migrationOver } from './machine.js';
 import { PrivateFolder } from './private-folder.js';
 import { qemuTlsParameters } from './qemu-tls.js';
 import { Qmp } from './qmp.js';
 import { checkResumeOptions, type CheckedResume, type ResumeVmOptions } from './resume-options.js';
+import {
+  checkInstant,
+  resumeInstantly,
+  type InstantResumeOptions,
+  type InstantlyResumedVm,
+} from './resume-instant.js';
 import { QmpSchema } from './schema.js';
 import { MigrationSettings, requireMultifd, requireObject } from './settings.js';
 
-/** For QEMU to say that it is done, or why not, when all has been sent. */
-const END_MS = 30_000;
-/** A QEMU that hangs is not asked for long. */
-const LAST_WORDS_MS = 3_000;
-const POLL_MS = 50;
 const CAPABILITIES = ['multifd'];
 const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
@@ -48,44 +53,63 @@ export interface ResumedVm extends SentMigration {
 }
 
 /**
- * Resolves when QEMU has loaded all and has its settings back.
+ * Resolves when QEMU has loaded all and has its settings back. With mode `postcopy` the guest runs long before.
  *
  * @throws MultifdError ERR_MULTIFD_QMP and with all codes of sendMigration(); that QEMU is of no more use then, unless nothing
- *   had been sent
+ *   had been sent, or the guest runs there (ERR_MULTIFD_POSTCOPY_PAUSED)
  */
-export async function resumeVm(options: ResumeVmOptions): Promise<ResumedVm> {
-  const checked = checkResumeOptions(options);
-  const { file, offset, pageSize, maxRam, maxBlocks, maxDescription } = checked.send;
-  const description = await readMappedRam(file, { offset, pageSize, maxRam, maxBlocks, maxDescription });
-  requireSound(description);
-  const qmp = await Qmp.connect(checked.qmp, {}, checked.signal);
-  using folder = checked.to === undefined ? new PrivateFolder() : undefined;
+export async function resumeVm(options: ResumeVmOptions): Promise<ResumedVm>;
+export async function resumeVm(options: InstantResumeOptions): Promise<InstantlyResumedVm>;
+export async function resumeVm(
+  options: ResumeVmOptions | InstantResumeOptions,
+): Promise<ResumedVm | InstantlyResumedVm> {
+  const isInstant = requireOptions(options).mode === 'postcopy';
+  const instant = isInstant ? checkInstant(options as InstantResumeOptions) : undefined;
+  const precopy = isInstant ? undefined : checkResumeOptions(options as ResumeVmOptions);
+  const { offset, description } = await describe(options);
+  const qmp = await Qmp.connect(checkAddress(options.qmp, 1, 'qmp'), {}, options.signal);
+  using folder = options.to === undefined ? new PrivateFolder() : undefined;
   try {
-    return await resume(qmp, description, checked, folder);
+    if (instant !== undefined) {
+      const send = { ...instant.send, offset };
+      return await resumeInstantly(qmp, description, { ...instant, send }, folder);
+    }
+    return await resume(qmp, description, precopy as CheckedResume, folder);
   } finally {
     qmp.close();
   }
 }
 
+/** What QEMU must be like, and where the stream begins. A stream that libvirt has saved tells nothing before it is read. */
+async function describe(
+  options: Pick<ResumeVmOptions, 'file' | 'offset' | 'pageSize' | 'maxRam' | 'maxBlocks' | 'maxDescription'>,
+): Promise<{ offset: number; description: MappedRamDescription | undefined }> {
+  const { file, offset: given, pageSize, maxRam, maxBlocks, maxDescription } = options;
+  const handle = await openToRead(file);
+  try {
+    const image = await readSaveImage(handle, checkOffset(given));
+    const offset = image?.streamOffset ?? given ?? 0;
+    if (image !== undefined && image.format !== 'sparse') return { offset, description: undefined };
+    const bounds = { ...checkBounds({ maxRam, maxBlocks, maxDescription }) };
+    const description = await readMappedRam(handle, { offset, pageSize, ...bounds });
+    requireSound(description);
+    return { offset, description };
+  } finally {
+    await handle.close().catch(() => {});
+  }
+}
+
 async function resume(
   qmp: Qmp,
-  description: MappedRamDescription,
+  description: MappedRamDescription | undefined,
   options: CheckedResume,
   folder: PrivateFolder | undefined,
 ): Promise<ResumedVm> {
   const { channels, compression, send, signal, run } = options;
   const schema = await QmpSchema.query(qmp);
   requireMultifd(qmp, schema, compression);
-  const { status } = await queryGuest(qmp);
-  if (status !== 'inmigrate') {
-    throw error(qmp, `QEMU is in state ${status}, expected inmigrate: start it with -incoming defer`);
-  }
-  const incoming = await queryMigration(qmp);
-  if (incoming.status !== 'none') {
-    const expected = 'expected one that waits: start it with -incoming defer and no address';
-    throw error(qmp, `QEMU's migration is in state ${incoming.status}, ${expected}`);
-  }
-  await requireFit(qmp, description);
+  await requireWaiting(qmp);
+  if (description !== undefined) await requireFit(qmp, description);
   const uuid = send.uuid ?? (await uuidOf(qmp));
   const settings = await MigrationSettings.remember(qmp);
   const parameters = {
@@ -102,16 +126,21 @@ async function resume(
     requireGoing(signal);
     // QEMU keeps in mind that the guest is not to run.
     if (run === false) await qmp.execute('stop');
-    const to = await listenAt(qmp, options.to ?? { path: `${folder?.path}/resume.sock` }, {
-      ...(schema.hasArgument('migrate-incoming', 'exit-on-error') && { 'exit-on-error': false }),
-    });
+    const to = await listenAt(
+      qmp,
+      'migrate-incoming',
+      options.to ?? { path: `${folder?.path}/resume.sock` },
+      {
+        ...(schema.hasArgument('migrate-incoming', 'exit-on-error') && { 'exit-on-error': false }),
+      },
+    );
     isSending = true;
     sent = await sendMigration({ ...send, to, ...(uuid !== undefined && { uuid }) });
     const end = await migrationOver(qmp, END_MS);
-    if (end.status !== 'completed') throw error(qmp, `QEMU's migration has ${end.status}`);
+    if (end.status !== 'completed') throw qmpError(qmp, `QEMU's migration has ${end.status}`);
   } catch (thrown) {
     const how = `${channels} channels, ${compression}`;
-    throw await explained(qmp, thrown, isSending ? explainRefusal(description, how) : undefined, settings);
+    throw await explained(qmp, thrown, isSending ? explain(description, how) : undefined, settings);
   }
   const problem = await settings.putBack().then(
     () => undefined,
@@ -123,38 +152,6 @@ async function resume(
     switchedOff: settings.switchedOff(CAPABILITIES),
     problem,
   };
-}
-
-/** @returns where to connect to */
-async function listenAt(qmp: Qmp, to: Address, more: object): Promise<Address> {
-  try {
-    await qmp.execute('migrate-incoming', { uri: formatAddress(to), ...more });
-  } catch (refused) {
-    const hint = /bind|permission|no such file/i.test(describeThrown(refused))
-      ? '. If it runs as another user, or elsewhere: give an address that it can listen on (to, --to)'
-      : '';
-    throw new MultifdError('ERR_MULTIFD_QMP', `${describeThrown(refused)}${hint}`, { cause: refused });
-  }
-  if (to.path !== undefined || to.port !== 0) return to;
-  const answer = requireObject(qmp, 'query-migrate', await qmp.execute('query-migrate'));
-  const addresses = answer['socket-address'] as { port?: unknown }[] | undefined;
-  const port = Number(addresses?.[0]?.port);
-  if (port > 0) return { ...to, port };
-  throw error(qmp, 'query-migrate: received no port, expected the one that QEMU listens on');
-}
-
-/** The guest's state in the end. */
-async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<string> {
-  const late = performance.now() + END_MS;
-  for (;;) {
-    const { status, running } = await queryGuest(qmp);
-    if (status !== 'inmigrate' || performance.now() > late) {
-      if (run === undefined || running === run) return status;
-      await qmp.execute(run ? 'cont' : 'stop');
-      return (await queryGuest(qmp)).status;
-    }
-    await sleep(POLL_MS);
-  }
 }
 
 /** With what QEMU says now, if it says anything, and with what the file says. */
@@ -180,39 +177,12 @@ async function explained(
   return whole;
 }
 
-async function lastWords(qmp: Qmp): Promise<string> {
-  const late = performance.now() + LAST_WORDS_MS;
-  try {
-    for (;;) {
-      const answer = requireObject(
-        qmp,
-        'query-migrate',
-        await qmp.execute('query-migrate', {}, LAST_WORDS_MS),
-      );
-      if (typeof answer['error-desc'] === 'string') return `QEMU says: ${answer['error-desc']}`;
-      if (answer.status === 'failed') return "QEMU's migration has failed, its log may say why";
-      if (performance.now() > late) {
-        return `QEMU's migration has not said that it failed, its log may say why`;
-      }
-      await sleep(POLL_MS);
-    }
-  } catch {
-    return qmp.isOpen ? 'QEMU answers nothing any more' : 'QEMU has ended, its log says why';
-  }
+function explain(description: MappedRamDescription | undefined, how: string): string {
+  return description === undefined ? `sent with ${how}` : explainRefusal(description, how);
 }
 
 /** QEMU compares it in each channel's hello, and the file has no place for it. */
 async function uuidOf(qmp: Qmp): Promise<string | undefined> {
   const { UUID: uuid } = requireObject(qmp, 'query-uuid', await qmp.execute('query-uuid'));
   return typeof uuid === 'string' && uuid !== NO_UUID ? uuid : undefined;
-}
-
-function requireGoing(signal: AbortSignal | undefined): void {
-  if (signal?.aborted === true) {
-    throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
-  }
-}
-
-function error(qmp: Qmp, what: string): MultifdError {
-  return new MultifdError('ERR_MULTIFD_QMP', `${qmp.address}: ${what}`);
 }

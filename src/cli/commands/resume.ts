@@ -2,6 +2,8 @@
 import { Command, Option } from 'commander';
 import type { Compression, ZeroPageDetection } from '../../options.js';
 import type { QemuTlsOptions } from '../../qmp/qemu-tls.js';
+import type { ResumedVm } from '../../qmp/resume.js';
+import type { InstantlyResumedVm } from '../../qmp/resume-instant.js';
 import type { Bounds } from '../../stream/bounds.js';
 import { parseQemuVersion } from '../../stream/machine.js';
 import type { AddressText } from '../../transport/address.js';
@@ -27,10 +29,18 @@ import {
 import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { addQemuTlsOptions, qemuTlsFrom, qmpOption, toldByQmp, type QmpFlags } from './qmp-options.js';
 import { runCommand } from './run-command.js';
+import { addPostcopyOptions, checkMode, runPostcopy, type PostcopyFlags } from './send-postcopy.js';
 import { runMigration } from './run-migration.js';
 import { addTlsOptions, tlsFrom } from './tls-options.js';
 
-interface ResumeFlags extends QmpFlags, SessionFlags, OutputFlags, Bounds {
+interface ResumeFlags
+  extends
+    QmpFlags,
+    SessionFlags,
+    OutputFlags,
+    Bounds,
+    Pick<PostcopyFlags, 'recover' | 'hugePages' | 'hostPageSize'> {
+  instant?: true;
   to?: AddressText;
   channels: number;
   compression: Compression;
@@ -44,6 +54,9 @@ interface ResumeFlags extends QmpFlags, SessionFlags, OutputFlags, Bounds {
   directIo?: true;
 }
 
+/** By which option which mode. */
+const MODES = { postcopy: 'with --instant', precopy: 'without --instant' };
+
 const EXAMPLES = `
 QEMU is started as the one that was parked, with -incoming defer: \`multifd
 inspect FILE\` says how. It is told the rest by its QMP socket. The guest then
@@ -52,6 +65,8 @@ runs if it ran when it was parked, unless QEMU was started with -S.
 Examples:
   $ multifd resume vm.mig --qmp unix:/run/new.qmp
   $ multifd resume vm.mig --qmp unix:/run/new.qmp --channels 8 --cont
+  $ multifd resume vm.mig --qmp unix:/run/new.qmp --instant
+                                     the guest runs at once, by postcopy
   $ multifd resume vm.mig --qmp tcp:host2:4445 --to tcp:host2:4444
                                      a QEMU on another host
 
@@ -91,12 +106,14 @@ export function addResumeCommand(program: Command): void {
         .default(0)
         .argParser(sizeFrom(0, 'bytes a second')),
     )
+    .option('--instant', 'the guest runs before its memory has been read, by postcopy')
     .option('--cont', 'the guest runs in the end, however it was parked and QEMU was started')
     .option('--paused', 'the guest does not run in the end')
     .addOption(
       new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
     )
     .addOption(directIoOption('read'));
+  addPostcopyOptions(command);
   requireOptions(command, '--qmp');
   addBoundOptions(addSessionOptions(command));
   addQemuTlsOptions(addTlsOptions(command, ['client'], 'QEMU'), 'server');
@@ -104,6 +121,7 @@ export function addResumeCommand(program: Command): void {
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: ResumeFlags, command: Command) => {
       const level = checked(command, () => {
+        checkMode(command, flags.instant === true ? 'postcopy' : 'precopy', MODES);
         if (flags.cont === true && flags.paused === true) {
           throw new UsageError("option '--cont' cannot be used with option '--paused'");
         }
@@ -117,10 +135,51 @@ export function addResumeCommand(program: Command): void {
       const tls = await tlsFrom(command, 'client', '', flags.to ?? 'unix:/private');
       const qemuTls = qemuTlsFrom(command, flags, tls);
       await runCommand(flags.verbose === true, async (cancelled) => {
-        await resume(file, flags, { ...level, ...(tls && { tls }), ...(qemuTls && { qemuTls }) }, cancelled);
+        const more = { ...(tls && { tls }), ...(qemuTls && { qemuTls }) };
+        if (flags.instant === true) await resumeInstantly(file, flags, more, cancelled);
+        else await resume(file, flags, { ...level, ...more }, cancelled);
         return EXIT_OK;
       });
     });
+}
+
+async function resumeInstantly(
+  file: string,
+  flags: ResumeFlags,
+  { tls, qemuTls }: { tls?: TlsOptions; qemuTls?: QemuTlsOptions },
+  cancelled: AbortSignal,
+): Promise<void> {
+  await runPostcopy<InstantlyResumedVm>(
+    file,
+    flags,
+    { tls, cancelled },
+    {
+      send: async (options) => {
+        const { resumeVm } = await import('../../qmp/resume.js');
+        return resumeVm({
+          ...options,
+          qmp: flags.qmp,
+          ...(flags.to !== undefined && { to: flags.to }),
+          ...(flags.cont === true && { run: true }),
+          ...(flags.paused === true && { run: false }),
+          ...(qemuTls && { qemuTls }),
+        }).catch((error: unknown) => {
+          throw toldByQmp(error, cancelled);
+        });
+      },
+      record: { mode: 'postcopy' },
+      rows: resultRows,
+    },
+  );
+}
+
+function resultRows(result: Pick<ResumedVm, 'status' | 'switchedOff' | 'problem'>): [string, string][] {
+  const { status, switchedOff, problem } = result;
+  return [
+    ['guest', status],
+    ...(switchedOff.length === 0 ? [] : [['off meanwhile', switchedOff.join(', ')] as [string, string]]),
+    ...(problem === undefined ? [] : [['PROBLEM', problem] as [string, string]]),
+  ];
 }
 
 async function resume(
@@ -181,11 +240,7 @@ async function resume(
               `${formatSize(counts.wireBytes)}, ratio ${formatRatio(counts.bytes, counts.wireBytes)}`,
             ],
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
-            ['guest', result.status],
-            ...(result.switchedOff.length === 0
-              ? []
-              : [['off meanwhile', result.switchedOff.join(', ')] as const]),
-            ...(result.problem === undefined ? [] : [['PROBLEM', result.problem] as const]),
+            ...resultRows(result),
           ]),
       };
     },

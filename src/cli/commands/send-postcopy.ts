@@ -1,6 +1,12 @@
-/** `multifd send --mode postcopy`: the guest runs before its memory has been read from the file. */
+/** `multifd send --mode postcopy` and `multifd resume --instant`: the guest runs before its memory has been read from the file. */
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import type { PostcopySession, PostcopyState, PostcopyStats } from '../../index.js';
+import type {
+  PostcopyOptions,
+  PostcopyResult,
+  PostcopySession,
+  PostcopyState,
+  PostcopyStats,
+} from '../../index.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
 import type { Bounds } from '../../stream/bounds.js';
@@ -18,18 +24,16 @@ export const SEND_MODES = ['precopy', 'postcopy'] as const;
 export type SendMode = (typeof SEND_MODES)[number];
 
 export interface PostcopyFlags extends SessionFlags, OutputFlags, Bounds {
-  mode: SendMode;
   recover?: true;
   hugePages?: Record<string, number>;
   hostPageSize?: number;
-  to: AddressText;
   peer?: string;
   offset: number;
   directIo?: true;
   maxBandwidth: number;
 }
 
-/** What belongs to channels, of which postcopy has none, and to a send without an end of its own. */
+/** What belongs to channels, of which postcopy has none. */
 const OF_PRECOPY = [
   'repeat',
   'channels',
@@ -41,14 +45,15 @@ const OF_PRECOPY = [
 ];
 const OF_POSTCOPY = ['recover', 'hugePages', 'hostPageSize'];
 
+export function modeOption(): Option {
+  return new Option('--mode <when>', 'postcopy: the guest runs at once, and gets its memory meanwhile')
+    .choices(SEND_MODES)
+    .argParser(choiceOf(SEND_MODES))
+    .default('precopy');
+}
+
 export function addPostcopyOptions(command: Command): Command {
   return command
-    .addOption(
-      new Option('--mode <when>', 'postcopy: the guest runs at once, and gets its memory meanwhile')
-        .choices(SEND_MODES)
-        .argParser(choiceOf(SEND_MODES))
-        .default('precopy'),
-    )
     .option('--recover', 'postcopy: go on where a connection broke, after migrate-recover there')
     .addOption(
       new Option(
@@ -82,36 +87,72 @@ function isPowerOfTwo(bytes: number): boolean {
   return bytes >= 4096 && Number.isInteger(Math.log2(bytes));
 }
 
-/** @throws UsageError for options that belong to the other mode */
-export function checkMode(command: Command, mode: SendMode): void {
-  const [others, only] = mode === 'postcopy' ? [OF_PRECOPY, 'precopy'] : [OF_POSTCOPY, 'postcopy'];
+/**
+ * @param chosenBy what chooses postcopy, and what the other mode
+ * @throws UsageError for options that belong to the other mode
+ */
+export function checkMode(
+  command: Command,
+  mode: SendMode,
+  chosenBy = { postcopy: 'with --mode postcopy', precopy: 'with --mode precopy' },
+): void {
+  const [others, only] =
+    mode === 'postcopy' ? ([OF_PRECOPY, 'precopy'] as const) : ([OF_POSTCOPY, 'postcopy'] as const);
   for (const name of others) {
     if (command.getOptionValueSource(name) !== 'cli') continue;
     const option = command.options.find((candidate) => candidate.attributeName() === name);
-    const why = mode === 'postcopy' ? ': postcopy sends once, over one plain connection' : '';
-    throw new UsageError(`option '${option?.flags}' is invalid. Allowed only with --mode ${only}${why}.`);
+    const why = mode === 'postcopy' ? ': postcopy has one plain connection' : '';
+    throw new UsageError(`option '${option?.flags}' is invalid. Allowed only ${chosenBy[only]}${why}.`);
   }
 }
 
 export async function sendByPostcopy(
   file: string,
-  flags: PostcopyFlags,
+  flags: PostcopyFlags & { to: AddressText },
   tls: TlsOptions | undefined,
   cancelled: AbortSignal,
+): Promise<void> {
+  const { to } = flags;
+  await runPostcopy(
+    file,
+    flags,
+    { tls, cancelled },
+    {
+      send: async (options) => {
+        const { sendPostcopy } = await import('../../postcopy/send.js');
+        return sendPostcopy({ ...options, to });
+      },
+      record: { to, mode: 'postcopy' },
+      rows: () => [],
+    },
+  );
+}
+
+/** What a command makes of it. */
+interface Postcopy<R extends PostcopyResult> {
+  send: (options: Omit<PostcopyOptions, 'to'>) => Promise<R>;
+  /** Of its result, beside what is known anyhow. */
+  record: object;
+  rows: (result: Omit<R, 'stats'>) => [string, string][];
+}
+
+export async function runPostcopy<R extends PostcopyResult>(
+  file: string,
+  flags: PostcopyFlags,
+  { tls, cancelled }: { tls: TlsOptions | undefined; cancelled: AbortSignal },
+  { send, record, rows }: Postcopy<R>,
 ): Promise<void> {
   const output = outputFor(flags);
   let totalBytes = 0;
   let stateOf: (() => PostcopyState) | undefined;
   output.note(`reading ${file}`);
-  const { sendPostcopy } = await import('../../postcopy/send.js');
   await runMigration(
     output,
     cancelled,
     (follow) =>
-      sendPostcopy({
+      send({
         mode: 'postcopy',
         file,
-        to: flags.to,
         recover: flags.recover === true,
         offset: flags.offset,
         directIo: flags.directIo === true,
@@ -147,7 +188,7 @@ export async function sendByPostcopy(
       const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
       const after = stats.runsAfterMs ?? 0;
       return {
-        record: { file, to: flags.to, mode: 'postcopy', ...result, seconds, ...stats },
+        record: { file, ...record, ...result, seconds, ...stats },
         text: () =>
           table([
             ['machine', result.machine || '-'],
@@ -156,6 +197,7 @@ export async function sendByPostcopy(
             ['pages', `${stats.pagesRequested} asked for, ${stats.pagesPushed} others`],
             ['on the wire', formatSize(stats.bytes)],
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(stats.pageBytes / seconds)}`],
+            ...rows(result),
           ]),
       };
     },

@@ -32,7 +32,14 @@ import { choiceOf, integerFrom, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
-import { addPostcopyOptions, checkMode, sendByPostcopy, type PostcopyFlags } from './send-postcopy.js';
+import {
+  addPostcopyOptions,
+  checkMode,
+  modeOption,
+  sendByPostcopy,
+  type PostcopyFlags,
+  type SendMode,
+} from './send-postcopy.js';
 import { addTlsOptions, tlsFrom } from './tls-options.js';
 
 const MAX_REPEAT = 1_000_000;
@@ -48,11 +55,8 @@ interface Round {
 const PROGRESS_MS = 200;
 
 interface SendFlags
-  extends
-    SessionFlags,
-    OutputFlags,
-    Bounds,
-    Pick<PostcopyFlags, 'mode' | 'recover' | 'hugePages' | 'hostPageSize'> {
+  extends SessionFlags, OutputFlags, Bounds, Pick<PostcopyFlags, 'recover' | 'hugePages' | 'hostPageSize'> {
+  mode: SendMode;
   to: AddressText;
   channels: number;
   compression: Compression;
@@ -125,7 +129,7 @@ export function addSendCommand(program: Command): void {
         .default(1)
         .argParser(integerFrom(1, MAX_REPEAT)),
     );
-  addPostcopyOptions(command);
+  addPostcopyOptions(command.addOption(modeOption()));
   requireOptions(command, '--to');
   addBoundOptions(addSessionOptions(command));
   addOutputOptions(addTlsOptions(command, ['client'], 'the destination'))

@@ -1,0 +1,99 @@
+/**
+ * A QEMU that takes a migration in, by its monitor: does it wait, where does it listen, what becomes of its guest, and what it
+ * has to say when it fails.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MultifdError, describeThrown } from '../errors.js';
+import { formatAddress, type Address } from '../transport/address.js';
+import { queryGuest, queryMigration } from './machine.js';
+import type { Qmp } from './qmp.js';
+import { requireObject } from './settings.js';
+
+/** For QEMU to say that it is done, or why not, when all has been sent. */
+export const END_MS = 30_000;
+/** A QEMU that hangs is not asked for long. */
+const LAST_WORDS_MS = 3_000;
+const POLL_MS = 50;
+
+/** @throws MultifdError ERR_MULTIFD_QMP unless it waits for a migration to come in, and for its address */
+export async function requireWaiting(qmp: Qmp): Promise<void> {
+  const { status } = await queryGuest(qmp);
+  if (status !== 'inmigrate') {
+    throw qmpError(qmp, `QEMU is in state ${status}, expected inmigrate: start it with -incoming defer`);
+  }
+  const incoming = await queryMigration(qmp);
+  if (incoming.status !== 'none') {
+    const expected = 'expected one that waits: start it with -incoming defer and no address';
+    throw qmpError(qmp, `QEMU's migration is in state ${incoming.status}, ${expected}`);
+  }
+}
+
+/** @returns where to connect to */
+export async function listenAt(
+  qmp: Qmp,
+  command: 'migrate-incoming' | 'migrate-recover',
+  to: Address,
+  more: object = {},
+): Promise<Address> {
+  try {
+    await qmp.execute(command, { uri: formatAddress(to), ...more });
+  } catch (refused) {
+    const hint = /bind|permission|no such file/i.test(describeThrown(refused))
+      ? '. If it runs as another user, or elsewhere: give an address that it can listen on (to, --to)'
+      : '';
+    throw new MultifdError('ERR_MULTIFD_QMP', `${describeThrown(refused)}${hint}`, { cause: refused });
+  }
+  if (to.path !== undefined || to.port !== 0) return to;
+  const answer = requireObject(qmp, 'query-migrate', await qmp.execute('query-migrate'));
+  const addresses = answer['socket-address'] as { port?: unknown }[] | undefined;
+  const port = Number(addresses?.[0]?.port);
+  if (port > 0) return { ...to, port };
+  throw qmpError(qmp, 'query-migrate: received no port, expected the one that QEMU listens on');
+}
+
+/** The guest's state in the end. */
+export async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<string> {
+  const late = performance.now() + END_MS;
+  for (;;) {
+    const { status, running } = await queryGuest(qmp);
+    if (status !== 'inmigrate' || performance.now() > late) {
+      if (run === undefined || running === run) return status;
+      await qmp.execute(run ? 'cont' : 'stop');
+      return (await queryGuest(qmp)).status;
+    }
+    await sleep(POLL_MS);
+  }
+}
+
+/** Why it has failed, as far as it says that. */
+export async function lastWords(qmp: Qmp): Promise<string> {
+  const late = performance.now() + LAST_WORDS_MS;
+  try {
+    for (;;) {
+      const answer = requireObject(
+        qmp,
+        'query-migrate',
+        await qmp.execute('query-migrate', {}, LAST_WORDS_MS),
+      );
+      if (typeof answer['error-desc'] === 'string') return `QEMU says: ${answer['error-desc']}`;
+      if (answer.status === 'failed') return "QEMU's migration has failed, its log may say why";
+      if (performance.now() > late) {
+        return `QEMU's migration has not said that it failed, its log may say why`;
+      }
+      await sleep(POLL_MS);
+    }
+  } catch {
+    return qmp.isOpen ? 'QEMU answers nothing any more' : 'QEMU has ended, its log says why';
+  }
+}
+
+/** @throws MultifdError ERR_MULTIFD_ABORTED */
+export function requireGoing(signal: AbortSignal | undefined): void {
+  if (signal?.aborted === true) {
+    throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
+  }
+}
+
+export function qmpError(qmp: Qmp, what: string): MultifdError {
+  return new MultifdError('ERR_MULTIFD_QMP', `${qmp.address}: ${what}`);
+}

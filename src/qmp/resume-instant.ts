@@ -1,0 +1,200 @@
+/**
+ * Resumes a VM from a file by postcopy: its guest runs before its memory has been read (postcopy/send.ts).
+ *
+ *     here                                        QEMU, by QMP
+ *     the file's head is read                     greeting; inmigrate? machine and memory as the file's?
+ *                                                 remember its settings; postcopy-ram and return-path on, all else off
+ *                                                 migrate-incoming
+ *     devices, RUN  ------------------------->    the guest runs
+ *     pages, as they are asked for and all others
+ *     <- SHUT 0                                   completed; its settings put back; cont, where it is asked for
+ *
+ * A connection that breaks while the guest runs leaves it in `postcopy-paused`, and QEMU with our settings: they cannot be put
+ * back while its migration is under way. `recover` goes on from there: `migrate-recover` at a new socket, then the pages that
+ * are missing. Which settings QEMU had at first nobody knows by then.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { MultifdError, describeThrown } from '../errors.js';
+import type { MappedRamDescription } from '../mapped-ram/description.js';
+import { wrong } from '../option-checks.js';
+import type { PostcopyOptions } from '../postcopy/options.js';
+import { sendPostcopy } from '../postcopy/send.js';
+import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
+import { checkAddress, type Address, type AddressText } from '../transport/address.js';
+import { explainRefusal, requireFit } from './fit.js';
+import { END_MS, guestIn, lastWords, listenAt, qmpError, requireGoing, requireWaiting } from './incoming.js';
+import { migrationOver, queryMigration } from './machine.js';
+import type { PrivateFolder } from './private-folder.js';
+import { checkQemuTls, qemuTlsParameters, type QemuTlsOptions } from './qemu-tls.js';
+import type { Qmp } from './qmp.js';
+import { QmpSchema } from './schema.js';
+import { MigrationSettings } from './settings.js';
+
+const CAPABILITIES = ['postcopy-ram', 'return-path'];
+/** For QEMU to see that its connection has broken. */
+const PAUSED_MS = 10_000;
+const POLL_MS = 50;
+
+export interface InstantResumeOptions extends Omit<PostcopyOptions, 'to'> {
+  /** The control socket (-qmp) of a QEMU that was started with `-incoming defer`; no other client holds it. */
+  qmp: Address | AddressText;
+  /** As in ResumeVmOptions. */
+  to?: Address | AddressText;
+  /** As in ResumeVmOptions. */
+  run?: boolean;
+  /** QEMU's side of TLS; goes with `tls`, which is ours. */
+  qemuTls?: QemuTlsOptions;
+}
+
+export interface InstantlyResumedVm extends PostcopyResult {
+  /** QEMU's RunState in the end, such as `running`. */
+  status: string;
+  /** Capabilities that QEMU had on and that were off for the run. */
+  switchedOff: string[];
+  /** Settings of QEMU that could not be put back: its words. Undefined if all is as it was. */
+  problem: string | undefined;
+}
+
+/** @internal for resumeVm(), which has connected */
+export interface InstantResume {
+  to: Address | undefined;
+  run: boolean | undefined;
+  qemuTls: QemuTlsOptions | undefined;
+  /** All the rest is sendPostcopy()'s to check. */
+  send: Omit<PostcopyOptions, 'to'>;
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function checkInstant({ qmp: _, to, run, qemuTls, ...send }: InstantResumeOptions): InstantResume {
+  if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
+  return {
+    to: to === undefined ? undefined : checkAddress(to, 0, 'to'),
+    run,
+    qemuTls: checkQemuTls(qemuTls, send.tls),
+    send,
+  };
+}
+
+/** @throws MultifdError ERR_MULTIFD_QMP, and with all codes of sendMigration({ mode: 'postcopy' }) */
+export async function resumeInstantly(
+  qmp: Qmp,
+  description: MappedRamDescription | undefined,
+  resume: InstantResume,
+  folder: PrivateFolder | undefined,
+): Promise<InstantlyResumedVm> {
+  if (description === undefined) {
+    throw qmpError(
+      qmp,
+      "mode 'postcopy' needs a file with a place for each page: mapped-ram, or libvirt's format sparse",
+    );
+  }
+  return new Resuming(qmp, description, resume, resume.to ?? { path: `${folder?.path}/resume.sock` }).run();
+}
+
+class Resuming {
+  readonly #qmp: Qmp;
+  readonly #description: MappedRamDescription;
+  readonly #resume: InstantResume;
+  readonly #listen: Address;
+  #session: PostcopySession | undefined;
+
+  constructor(qmp: Qmp, description: MappedRamDescription, resume: InstantResume, listen: Address) {
+    this.#qmp = qmp;
+    this.#description = description;
+    this.#resume = resume;
+    this.#listen = listen;
+  }
+
+  async run(): Promise<InstantlyResumedVm> {
+    const { run, send } = this.#resume;
+    const settings = send.recover === true ? undefined : await this.#prepare();
+    let sent: PostcopyResult;
+    try {
+      sent = await this.#send(settings);
+    } catch (thrown) {
+      throw await this.#explained(thrown, settings);
+    }
+    const problem = await settings?.putBack().then(
+      () => undefined,
+      (refused: unknown) => describeThrown(refused),
+    );
+    const status = await guestIn(this.#qmp, run);
+    return { ...sent, status, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [], problem };
+  }
+
+  async #prepare(): Promise<MigrationSettings> {
+    const qmp = this.#qmp;
+    const schema = await QmpSchema.query(qmp);
+    for (const name of CAPABILITIES)
+      if (!schema.capabilities.has(name)) throw qmpError(qmp, `this QEMU has no capability ${name}`);
+    await requireWaiting(qmp);
+    await requireFit(qmp, this.#description);
+    const settings = await MigrationSettings.remember(qmp);
+    const { send, qemuTls } = this.#resume;
+    try {
+      requireGoing(send.signal);
+      await settings.set(CAPABILITIES, {
+        ...(schema.parameters.has('mode') && { mode: 'normal' }),
+        ...(await qemuTlsParameters(qmp, qemuTls, send.tls !== undefined)),
+      });
+      requireGoing(send.signal);
+    } catch (error) {
+      await settings.putBack().catch(() => {});
+      throw error;
+    }
+    return settings;
+  }
+
+  async #send(settings: MigrationSettings | undefined): Promise<PostcopyResult> {
+    const qmp = this.#qmp;
+    const { send, run } = this.#resume;
+    // QEMU keeps in mind that the guest is not to run.
+    if (run === false && settings !== undefined) await qmp.execute('stop');
+    if (settings === undefined) await this.#requirePaused();
+    const command = settings === undefined ? 'migrate-recover' : 'migrate-incoming';
+    const to = await listenAt(qmp, command, this.#listen);
+    const sent = await sendPostcopy({
+      ...send,
+      to,
+      onSession: (session) => {
+        this.#session = session;
+        send.onSession?.(session);
+      },
+    });
+    const end = await migrationOver(qmp, END_MS);
+    if (end.status !== 'completed') throw qmpError(qmp, `QEMU's migration has ${end.status}`);
+    return sent;
+  }
+
+  async #requirePaused(): Promise<void> {
+    const late = performance.now() + PAUSED_MS;
+    for (;;) {
+      const { status } = await queryMigration(this.#qmp);
+      if (status === 'postcopy-paused') return;
+      if (status !== 'postcopy-active' || performance.now() > late) {
+        const expected =
+          'expected postcopy-paused: an instant resume whose connection broke (option recover)';
+        throw qmpError(this.#qmp, `QEMU's migration is in state ${status}, ${expected}`);
+      }
+      await sleep(POLL_MS);
+    }
+  }
+
+  async #explained(thrown: unknown, settings: MigrationSettings | undefined): Promise<MultifdError> {
+    const first = MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'resume');
+    const state = this.#session?.stats().state ?? 'setup';
+    const more: string[] = [];
+    if (first.code === 'ERR_MULTIFD_POSTCOPY_PAUSED' || state === 'running' || state === 'recovering') {
+      more.push('the same command with --recover (option recover) goes on');
+    } else {
+      more.push(await lastWords(this.#qmp));
+      if (first.code !== 'ERR_MULTIFD_ABORTED') more.push(explainRefusal(this.#description, 'mode postcopy'));
+      more.push('start a new QEMU for the next attempt');
+      if (this.#qmp.isOpen) await settings?.putBack().catch(() => {});
+    }
+    const message = [first.message, ...more].join('; ');
+    const whole = new MultifdError(first.code, message, { ...first, cause: first.cause ?? first });
+    whole.suppressed.push(...first.suppressed);
+    return whole;
+  }
+}

@@ -1,0 +1,64 @@
+/** `multifd resume --instant` with a real QEMU, which is told everything by its monitor; broken off, and gone on with. */
+import path from 'node:path';
+import t from 'tap';
+import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
+import { parkVm, resumeVm, type AddressText } from '../../src/index.js';
+import { Run } from '../cli/cli.js';
+import { ended, settingsOf, startVm } from './park-command.js';
+import { requirePrograms } from './programs.js';
+import { workFolder } from './qemu.js';
+
+const programs = requirePrograms();
+const folder = workFolder(t);
+const file = path.join(folder, 'vm.mig');
+const source = await startVm(t, programs.qemu, folder);
+const { machine } = await parkVm({ qmp: source.qmp as AddressText, out: file });
+const ram = await source.qemu.ram();
+const counter = await source.qemu.counter();
+
+t.test('the guest goes on, all its RAM is equal, and the settings are as they were', async (t) => {
+  const vm = await startVm(t, programs.qemu, folder, { machine, incoming: true });
+  await vm.qemu.setParameters({ 'multifd-channels': 7 });
+  await vm.qemu.setCapabilities({ multifd: true });
+  const settings = await settingsOf(vm);
+  const run = new Run(t, ['resume', file, '--qmp', vm.qmp, '--instant', '--json']);
+  const { code, stderr } = await ended(run, 'resume --instant');
+  t.equal(code, 0, stderr);
+  t.match(run.result, { ok: true, mode: 'postcopy', state: 'completed', status: 'paused', problem: null });
+  t.same(run.result?.switchedOff, ['multifd']);
+  t.equal(await settingsOf(vm), settings);
+  t.same(differingPages(await vm.qemu.ram(), ram), []);
+  await vm.qemu.execute('cont');
+  await vm.qemu.waitForSerial(/\.{2}/);
+  t.ok((await vm.qemu.counter()) > counter, 'it counts on');
+  await vm.qemu.kill();
+});
+
+t.test('Ctrl-C while the guest runs says how to go on, and --recover does', async (t) => {
+  const vm = await startVm(t, programs.qemu, folder, { machine, incoming: true });
+  const args = ['resume', file, '--qmp', vm.qmp, '--instant', '--json'];
+  const broken = new Run(t, [...args, '--max-bandwidth', '2M']);
+  await broken.line(({ type }) => type === 'running');
+  broken.child.kill('SIGINT');
+  const first = await ended(broken, 'Ctrl-C');
+  t.equal(first.code, 130);
+  t.match(first.stderr, /the same command with --recover/);
+  const again = new Run(t, [...args, '--recover']);
+  const second = await ended(again, '--recover');
+  t.equal(second.code, 0, second.stderr);
+  t.match(again.result, { ok: true, state: 'completed', status: 'paused' });
+  t.same(differingPages(await vm.qemu.ram(), ram), []);
+  await vm.qemu.kill();
+});
+
+t.test('what cannot be is refused before anything is sent', async (t) => {
+  const running = resumeVm({ mode: 'postcopy', file, qmp: source.qmp as AddressText });
+  await t.rejects(running, { code: 'ERR_MULTIFD_QMP', message: /expected inmigrate/ });
+  const paused = resumeVm({ mode: 'postcopy', file, qmp: source.qmp as AddressText, recover: true });
+  await t.rejects(paused, { code: 'ERR_MULTIFD_QMP', message: /expected postcopy-paused/ });
+  const vm = await startVm(t, programs.qemu, folder, { incoming: true, machine: 'q35' });
+  const other = resumeVm({ mode: 'postcopy', file, qmp: vm.qmp as AddressText });
+  await t.rejects(other, { code: 'ERR_MULTIFD_QMP', message: /the file does not fit this QEMU/ });
+  await vm.qemu.kill();
+  await source.qemu.kill();
+});
