@@ -15,13 +15,14 @@ export const PAGE_SIZE = 4096;
 const BLOCK = 'guest.ram';
 
 /** How its dirty pages are told: a bitmap that threads share, one of its own thread, a function. */
-export type DirtyForm = 'bitmap' | 'own-bitmap' | 'function';
+/** `none`: the migration finds them by itself. */
+export type DirtyForm = 'bitmap' | 'own-bitmap' | 'function' | 'none';
 
 export class LiveGuest {
   readonly store: LiveStore;
   /** Zeroed memory of the same kind at the destination. */
   readonly there: LiveStore;
-  readonly dirty: DirtyOption;
+  readonly dirty: DirtyOption | undefined;
   /** pause and resume, as they were called. */
   readonly calls: string[] = [];
   readonly pageCount: number;
@@ -42,7 +43,8 @@ export class LiveGuest {
     this.#bitmap = new Int32Array(
       form === 'own-bitmap' ? new ArrayBuffer(bitmapBytes) : new SharedArrayBuffer(bitmapBytes),
     );
-    this.dirty = form === 'function' ? () => this.#ranges() : { [BLOCK]: this.#bitmap };
+    if (form === 'function') this.dirty = () => this.#ranges();
+    else if (form !== 'none') this.dirty = { [BLOCK]: this.#bitmap };
     this.#random = new Random(seed);
     // Half of it has never been written to.
     for (let page = 0; page < pageCount / 2; page++) {

@@ -24,11 +24,18 @@ const SEED = 15;
 /** Threads and descriptors of the first ones are the process's for good. */
 const WARM_UP_ROWS = 3;
 
-const rows = KINDS.flatMap((kind) =>
+const told = KINDS.flatMap((kind) =>
   FORMS.flatMap((form) =>
     METHODS.flatMap((compression) => CHANNELS.map((channels) => ({ kind, form, compression, channels }))),
   ),
 );
+const untold = KINDS.flatMap((kind) =>
+  METHODS.map((compression) => ({ kind, form: 'none' as const, compression, channels: 2 })),
+);
+const rows: { kind: LiveKind; form: DirtyForm; compression: Compression; channels: number }[] = [
+  ...told,
+  ...untold,
+];
 t.ok(rows.length >= 100);
 
 function shuffled<T>(values: readonly T[]): T[] {
@@ -74,7 +81,7 @@ for (const [index, { kind, form, compression, channels }] of tried.entries()) {
         ...both,
         to: destination.address,
         blocks: [guest.store.options],
-        dirty: guest.dirty,
+        ...(guest.dirty && { dirty: guest.dirty }),
         devices: [
           { idstr: 'serial', instanceId: 2, save: () => new Uint8Array(0) },
           { idstr: 'disk', version: 2, save: async () => state },
