@@ -151,11 +151,12 @@ export async function checkSource(options: MigrationSourceOptions): Promise<Chec
   const address = checkAddress(to, 1, 'to');
   await loadTls(options.tls);
   const tls = checkTls(options.tls, 'client', 'tls', address);
+  oneOf('zeroPageDetection', options.zeroPageDetection, 'multifd', ZERO_PAGES);
+  const { connectTimeoutMs = CONNECT_TIMEOUT_MS } = options;
   const { blocks, pageSize, maxBandwidth, signal } = checkSenderOptions(
-    senderOptions(options, address, options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS),
+    senderOptions(options, address, connectTimeoutMs),
     tls,
   );
-  oneOf('zeroPageDetection', options.zeroPageDetection, 'multifd', ZERO_PAGES);
   if (typeof notConverging !== 'function' && notConverging !== 'fail' && notConverging !== 'switchover')
     throw wrong('notConverging', notConverging, "'switchover', 'fail' or a function");
   if (typeof pauseBeforeSwitchover !== 'boolean')
@@ -189,7 +190,7 @@ export async function checkSource(options: MigrationSourceOptions): Promise<Chec
     verify: checkVerify(options.verify),
     resumable: flag('resumable', options.resumable),
     maxBandwidth,
-    connectTimeoutMs: options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
+    connectTimeoutMs,
     stallTimeoutMs: options.stallTimeoutMs ?? STALL_TIMEOUT_MS,
     signal,
   };

@@ -63,7 +63,16 @@ t.test('--repeat sends it so often, with the figures of each; an error ends it',
   const file = path.join(folder, 'vm.save');
   fs.writeFileSync(file, RAW);
   const listen = async (address: string): Promise<{ sink: Run; address: string }> => {
-    const sink = new Run(t, ['receive', '--listen', address, '--discard', 'accept', '--json']);
+    const sink = new Run(t, [
+      'receive',
+      '--listen',
+      address,
+      '--discard',
+      'accept',
+      '--accept-timeout',
+      '60',
+      '--json',
+    ]);
     const line = (await sink.line(({ type }) => type === 'listening')) as Line & { address: string };
     return { sink, address: line.address };
   };

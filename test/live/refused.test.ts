@@ -204,6 +204,11 @@ const SOURCE: Record<string, [object, RegExp]> = {
   ],
   'a negative limit': [{ downtimeLimitMs: -1 }, /^option downtimeLimitMs: given -1/],
   'no round': [{ maxRounds: 0 }, /^option maxRounds: given 0/],
+  'zero pages where no source of a VM looks for them': [
+    { zeroPageDetection: 'legacy' },
+    /^option zeroPageDetection: given "legacy", allowed /,
+  ],
+  'no time to connect': [{ connectTimeoutMs: null }, /^option connectTimeoutMs: given null/],
   'verify that is no flag': [{ verify: 'yes' }, /^option verify: given .*, allowed true or false/],
   'resumable that is no flag': [{ resumable: 1 }, /^option resumable: given 1, allowed true or false/],
   'resumable, and no dirty pages': [

@@ -289,8 +289,11 @@ t.test('a file that becomes shorter is told, and the stream not ended', async (t
   fs.copyFileSync(file, cut);
   const it = await scene(t, { file: cut, maxBandwidth: 1 });
   await it.destination.runs();
+  const session = await it.session;
+  // By the destination's PONG: before it nobody here knows that the guest runs.
+  await eventually(() => session.stats().state === 'running', 'that the guest runs');
   fs.truncateSync(cut, 2 ** 20);
-  (await it.session).maxBandwidth = 0;
+  session.maxBandwidth = 0;
   await t.rejects(within(it.result, WAIT_MS, 'the error'), {
     code: 'ERR_MULTIFD_POSTCOPY_PAUSED',
     message: /has become shorter/,

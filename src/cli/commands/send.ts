@@ -5,6 +5,7 @@ import { MultifdError } from '../../errors.js';
 import type { Compression, ZeroPageDetection } from '../../options.js';
 import type { OutgoingStart, SentMigration } from '../../migration/send.js';
 import { printable } from '../../printable.js';
+import type { Sender } from '../../public-session.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
 import { parseQemuVersion } from '../../stream/machine.js';
@@ -164,6 +165,7 @@ async function send(
   let totalBytes = 0;
   let ramBytes = 0;
   let told = performance.now();
+  let session: Sender | undefined;
   output.note(`reading ${file}`);
   const { sendMigration } = await import('../../migration/send.js');
   const sendOnce = (follow: (progress: Promise<void>) => void): Promise<SentMigration> =>
@@ -195,7 +197,10 @@ async function send(
         const records = pages + zeroPages;
         output.progress({ pages, zeroPages, ramBytes }, () => `${records} pages of the stream sent`);
       },
-      onSession: (sender) => follow(followProgress(sender, output, { totalBytes })),
+      onSession: (sender) => {
+        session = sender;
+        follow(followProgress(sender, output, { totalBytes }));
+      },
     });
   await runMigration(
     output,
@@ -207,9 +212,12 @@ async function send(
         let started = performance.now();
         const send = (): Promise<SentMigration> => {
           started = performance.now();
+          session = undefined;
           return sendOnce(follow);
         };
-        last = await (rounds.length === 0 ? send() : whenListened(send, flags, cancelled));
+        last = await (rounds.length === 0
+          ? send()
+          : whenListened(send, () => hasBegun(session), flags, cancelled));
         const seconds = (performance.now() - started) / 1000;
         const round = { round: rounds.length + 1, seconds, ...countsOf(last.stats) };
         rounds.push(round);
@@ -277,15 +285,28 @@ function roundsText(rounds: readonly Round[], size: number): string {
   return `${rounds.length}, slowest ${rates[0]}, median ${rates[1]}, fastest ${rates[2]}`;
 }
 
+/** Has the destination said that all channels are in, so that something was sent on them? */
+function hasBegun(session: Sender | undefined): boolean {
+  const stats = session?.stats();
+  return stats !== undefined && stats.packets + stats.syncs > 0;
+}
+
+/** What comes of nobody who listens, and of one who is through with another and takes nobody in any more. */
+const NOBODY: readonly string[] = ['ERR_MULTIFD_CONNECT', 'ERR_MULTIFD_CONNECTION', 'ERR_MULTIFD_EOF'];
+
 /** Who took the one before may not listen again yet: nobody there is no error for --connect-timeout. */
-async function whenListened<T>(send: () => Promise<T>, flags: SendFlags, cancelled: AbortSignal): Promise<T> {
+async function whenListened<T>(
+  send: () => Promise<T>,
+  begun: () => boolean,
+  flags: SendFlags,
+  cancelled: AbortSignal,
+): Promise<T> {
   const late = performance.now() + flags.connectTimeout * 1000;
   for (;;) {
     try {
       return await send();
     } catch (error) {
-      const isNobody =
-        error instanceof MultifdError && error.code === 'ERR_MULTIFD_CONNECT' && error.channel === undefined;
+      const isNobody = error instanceof MultifdError && NOBODY.includes(error.code) && !begun();
       if (!isNobody || cancelled.aborted || performance.now() > late) throw error;
     }
     await sleep(LISTEN_POLL_MS);
