@@ -55,7 +55,7 @@ export interface InstantlyResumedVm extends PostcopyResult {
   problem: string | undefined;
 }
 
-/** @internal for resumeVm(), which has connected */
+/** What resumeVm() hands on, which has connected. */
 export interface InstantResume {
   to: Address | undefined;
   run: boolean | undefined;
