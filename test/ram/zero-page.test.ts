@@ -154,6 +154,9 @@ const BUSY = `
   while (Atomics.load(words, 0) !== 2);
 `;
 
+/** Beside what a second has. */
+const FEWEST_LOOKS = 100;
+
 t.test('a guest that writes meanwhile does not make other pages zero', async (t) => {
   const size = 2 ** 23;
   const frontBytes = 2 ** 20;
@@ -172,7 +175,8 @@ t.test('a guest that writes meanwhile does not make other pages zero', async (t)
   const late = performance.now() + (ALL ? 5000 : 1000);
   let scans = 0;
   let wrong = 0;
-  while (performance.now() < late) {
+  // On a slow day for longer: so many there are to be.
+  while (performance.now() < late || scans <= FEWEST_LOOKS) {
     bytes.fill(0, 0, frontBytes);
     Atomics.store(words, 0, 1);
     scans++;
@@ -182,5 +186,4 @@ t.test('a guest that writes meanwhile does not make other pages zero', async (t)
   Atomics.store(words, 0, 2);
   await Promise.all(threads.map((thread) => once(thread, 'exit')));
   t.equal(wrong, 0, `${scans} looks`);
-  t.ok(scans > 100, `${scans} looks`);
 });
