@@ -40,6 +40,8 @@ import { MigrationSettings, requireMultifd } from './settings.js';
 const ACCEPT_MS = 30_000;
 /** For QEMU to end a migration that is cancelled, or one whose last word has been said. */
 const END_MS = 30_000;
+/** For it to say that it does. */
+const CANCEL_MS = 3_000;
 const PROGRESS_MS = 200;
 const CAPABILITIES = ['multifd', 'return-path'];
 
@@ -86,7 +88,7 @@ class Park {
 
   async run(): Promise<ParkedVm> {
     const { signal } = this.#options;
-    const abort = (): void => this.#receiving.abort(signal?.reason);
+    const abort = (): void => void this.#abort(signal?.reason);
     if (signal?.aborted === true) abort();
     signal?.addEventListener('abort', abort, { once: true });
     let result: Promise<ReceivedMigration> | undefined;
@@ -222,6 +224,14 @@ class Park {
     return { ...received, source, then, problem };
   }
 
+  /** QEMU breaks off first: one whose connections break while it is told to cancel has been seen to end. */
+  async #abort(reason: unknown): Promise<void> {
+    if (this.#migrating && this.#qmp?.isOpen === true) {
+      await this.#qmp.execute('migrate_cancel', {}, CANCEL_MS).catch(() => {});
+    }
+    this.#receiving.abort(reason);
+  }
+
   /**
    * Everything as it was, as far as it can be.
    *
@@ -229,7 +239,7 @@ class Park {
    */
   async #undo(thrown: unknown, result: Promise<ReceivedMigration> | undefined): Promise<MultifdError> {
     const { signal } = this.#options;
-    const reason: unknown = this.#receiving.signal.aborted ? signal?.reason : undefined;
+    const reason: unknown = signal?.aborted === true ? signal.reason : undefined;
     // First, so that a file that is whole already is not kept for a source that has gone.
     this.#receiving.abort(thrown);
     const qmp = this.#qmp;
