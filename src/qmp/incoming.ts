@@ -66,7 +66,7 @@ export async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<strin
 }
 
 /** Why it has failed, as far as it says that. */
-export async function lastWords(qmp: Qmp): Promise<string> {
+async function lastWords(qmp: Qmp): Promise<string> {
   const late = performance.now() + LAST_WORDS_MS;
   try {
     for (;;) {
@@ -85,6 +85,25 @@ export async function lastWords(qmp: Qmp): Promise<string> {
   } catch {
     return qmp.isOpen ? 'QEMU answers nothing any more' : 'QEMU has ended, its log says why';
   }
+}
+
+/**
+ * What failed when something had been sent: with QEMU's own words, if it has any, and with what the file says.
+ *
+ * @param explanation of what it may have refused
+ */
+export async function refusedWords(qmp: Qmp, first: MultifdError, explanation: string): Promise<string[]> {
+  const words = [await lastWords(qmp)];
+  if (first.code !== 'ERR_MULTIFD_ABORTED') words.push(explanation);
+  return [...words, 'start a new QEMU for the next attempt'];
+}
+
+/** The same error with more to say. */
+export function withWords(first: MultifdError, words: readonly string[]): MultifdError {
+  const message = [first.message, ...words].join('; ');
+  const whole = new MultifdError(first.code, message, { ...first, cause: first.cause ?? first });
+  whole.suppressed.push(...first.suppressed);
+  return whole;
 }
 
 /** @throws MultifdError ERR_MULTIFD_ABORTED */

@@ -30,6 +30,7 @@ import type { Receiver as PublicReceiver } from '../public-session.js';
 import { formatAddress, type Address } from '../transport/address.js';
 import { isOver, migrationOver, queryGuest, queryMigration, runOn, type MigrationStatus } from './machine.js';
 import { checkParkOptions, type CheckedPark, type ParkThen, type ParkVmOptions } from './park-options.js';
+import { requireGoing } from './incoming.js';
 import { PrivateFolder } from './private-folder.js';
 import { qemuTlsParameters } from './qemu-tls.js';
 import { Qmp } from './qmp.js';
@@ -167,9 +168,9 @@ class Park {
       );
     }
     this.#settings = await MigrationSettings.remember(qmp);
-    this.#requireGoing();
+    requireGoing(this.#receiving.signal);
     await this.#settings.set(CAPABILITIES, parameters);
-    this.#requireGoing();
+    requireGoing(this.#receiving.signal);
     // Whatever comes of the call itself.
     this.#migrating = true;
     await qmp.execute('migrate', { uri: formatAddress(reachable(address, qmp)) });
@@ -216,7 +217,7 @@ class Park {
         throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
       if (then === 'quit') await qmp.quit();
       else {
-        problem = await this.#putBack();
+        problem = await this.#settings?.putBackOrSay();
         if (then === 'stop' && (await queryGuest(qmp)).running) await qmp.execute('stop');
         source = (await queryGuest(qmp)).status;
       }
@@ -306,15 +307,6 @@ class Park {
     return new MultifdError(error.code, `${error.message}; ${fate}`, { cause: error.cause ?? error });
   }
 
-  async #putBack(): Promise<string | undefined> {
-    try {
-      await this.#settings?.putBack();
-    } catch (error) {
-      return describeThrown(error);
-    }
-    return undefined;
-  }
-
   #progress(source: MigrationStatus): void {
     const { onProgress } = this.#options;
     if (onProgress === undefined || (performance.now() - this.#told < PROGRESS_MS && !isOver(source))) return;
@@ -336,11 +328,6 @@ class Park {
         ? '. It runs as another user, or elsewhere: give an address that it reaches (listen, --listen)'
         : '';
     return this.#error(`QEMU's migration has ${status === 'none' ? 'ended' : status}${words}${hint}`);
-  }
-
-  #requireGoing(): void {
-    const { signal } = this.#receiving;
-    if (signal.aborted) throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
   }
 
   #error(what: string): MultifdError {

@@ -14,7 +14,7 @@
  * are missing. Which settings QEMU had at first nobody knows by then.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MultifdError, describeThrown } from '../errors.js';
+import { MultifdError } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { wrong } from '../option-checks.js';
 import type { PostcopyOptions } from '../postcopy/options.js';
@@ -22,7 +22,16 @@ import { sendPostcopy } from '../postcopy/send.js';
 import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { explainRefusal, requireFit } from './fit.js';
-import { END_MS, guestIn, lastWords, listenAt, qmpError, requireGoing, requireWaiting } from './incoming.js';
+import {
+  END_MS,
+  guestIn,
+  listenAt,
+  qmpError,
+  refusedWords,
+  requireGoing,
+  requireWaiting,
+  withWords,
+} from './incoming.js';
 import { migrationOver, queryMigration } from './machine.js';
 import type { PrivateFolder } from './private-folder.js';
 import { checkQemuTls, qemuTlsParameters, type QemuTlsOptions } from './qemu-tls.js';
@@ -57,6 +66,7 @@ export interface InstantlyResumedVm extends PostcopyResult {
 
 /** What resumeVm() hands on, which has connected. */
 export interface InstantResume {
+  qmp: Address;
   to: Address | undefined;
   run: boolean | undefined;
   qemuTls: QemuTlsOptions | undefined;
@@ -65,9 +75,10 @@ export interface InstantResume {
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION */
-export function checkInstant({ qmp: _, to, run, qemuTls, ...send }: InstantResumeOptions): InstantResume {
+export function checkInstant({ qmp, to, run, qemuTls, ...send }: InstantResumeOptions): InstantResume {
   if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
   return {
+    qmp: checkAddress(qmp, 1, 'qmp'),
     to: to === undefined ? undefined : checkAddress(to, 0, 'to'),
     run,
     qemuTls: checkQemuTls(qemuTls, send.tls),
@@ -114,10 +125,7 @@ class Resuming {
     } catch (thrown) {
       throw await this.#explained(thrown, settings);
     }
-    const problem = await settings?.putBack().then(
-      () => undefined,
-      (refused: unknown) => describeThrown(refused),
-    );
+    const problem = await settings?.putBackOrSay();
     const status = await guestIn(this.#qmp, run);
     return { ...sent, status, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [], problem };
   }
@@ -183,18 +191,10 @@ class Resuming {
   async #explained(thrown: unknown, settings: MigrationSettings | undefined): Promise<MultifdError> {
     const first = MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'resume');
     const state = this.#session?.stats().state ?? 'setup';
-    const more: string[] = [];
-    if (first.code === 'ERR_MULTIFD_POSTCOPY_PAUSED' || state === 'running' || state === 'recovering') {
-      more.push('the same command with --recover (option recover) goes on');
-    } else {
-      more.push(await lastWords(this.#qmp));
-      if (first.code !== 'ERR_MULTIFD_ABORTED') more.push(explainRefusal(this.#description, 'mode postcopy'));
-      more.push('start a new QEMU for the next attempt');
-      if (this.#qmp.isOpen) await settings?.putBack().catch(() => {});
-    }
-    const message = [first.message, ...more].join('; ');
-    const whole = new MultifdError(first.code, message, { ...first, cause: first.cause ?? first });
-    whole.suppressed.push(...first.suppressed);
-    return whole;
+    if (first.code === 'ERR_MULTIFD_POSTCOPY_PAUSED' || state === 'running' || state === 'recovering')
+      return withWords(first, ['the same command with --recover (option recover) goes on']);
+    const words = await refusedWords(this.#qmp, first, explainRefusal(this.#description, 'mode postcopy'));
+    if (this.#qmp.isOpen) await settings?.putBack().catch(() => {});
+    return withWords(first, words);
   }
 }

@@ -15,7 +15,7 @@
  * A QEMU that refuses says why in its log, and before 9.1 ends; a later one is told to stay, and says it here. One that has
  * refused a packet answers nothing any more. So each wait has a limit, and what the file tells is told along.
  */
-import { MultifdError, describeThrown } from '../errors.js';
+import { MultifdError } from '../errors.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { sendMigration, type SentMigration } from '../migration/send.js';
@@ -23,9 +23,17 @@ import { readSaveImage } from '../libvirt/save-image.js';
 import { checkOffset, requireOptions } from '../migration/options.js';
 import { checkBounds } from '../stream/bounds.js';
 import { openToRead } from '../stream/positioned-file.js';
-import { checkAddress } from '../transport/address.js';
 import { explainRefusal, requireFit } from './fit.js';
-import { END_MS, guestIn, lastWords, listenAt, qmpError, requireGoing, requireWaiting } from './incoming.js';
+import {
+  END_MS,
+  guestIn,
+  listenAt,
+  qmpError,
+  refusedWords,
+  requireGoing,
+  requireWaiting,
+  withWords,
+} from './incoming.js';
 import { migrationOver } from './machine.js';
 import { PrivateFolder } from './private-folder.js';
 import { qemuTlsParameters } from './qemu-tls.js';
@@ -63,21 +71,22 @@ export async function resumeVm(options: InstantResumeOptions): Promise<Instantly
 export async function resumeVm(
   options: ResumeVmOptions | InstantResumeOptions,
 ): Promise<ResumedVm | InstantlyResumedVm> {
-  const isInstant = requireOptions(options).mode === 'postcopy';
-  const instant = isInstant ? checkInstant(options as InstantResumeOptions) : undefined;
-  const precopy = isInstant ? undefined : checkResumeOptions(options as ResumeVmOptions);
+  requireOptions(options);
+  const checked = isInstant(options) ? checkInstant(options) : checkResumeOptions(options);
   const { offset, description } = await describe(options);
-  const qmp = await Qmp.connect(checkAddress(options.qmp, 1, 'qmp'), {}, options.signal);
+  const qmp = await Qmp.connect(checked.qmp, {}, options.signal);
   using folder = options.to === undefined ? new PrivateFolder() : undefined;
   try {
-    if (instant !== undefined) {
-      const send = { ...instant.send, offset };
-      return await resumeInstantly(qmp, description, { ...instant, send }, folder);
-    }
-    return await resume(qmp, description, precopy as CheckedResume, folder);
+    if ('channels' in checked) return await resume(qmp, description, checked, folder);
+    const send = { ...checked.send, offset };
+    return await resumeInstantly(qmp, description, { ...checked, send }, folder);
   } finally {
     qmp.close();
   }
+}
+
+function isInstant(options: ResumeVmOptions | InstantResumeOptions): options is InstantResumeOptions {
+  return options.mode === 'postcopy';
 }
 
 /** What QEMU must be like, and where the stream begins. A stream that libvirt has saved tells nothing before it is read. */
@@ -90,7 +99,7 @@ async function describe(
     const image = await readSaveImage(handle, checkOffset(given));
     const offset = image?.streamOffset ?? given ?? 0;
     if (image !== undefined && image.format !== 'sparse') return { offset, description: undefined };
-    const bounds = { ...checkBounds({ maxRam, maxBlocks, maxDescription }) };
+    const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
     const description = await readMappedRam(handle, { offset, pageSize, ...bounds });
     requireSound(description);
     return { offset, description };
@@ -142,10 +151,7 @@ async function resume(
     const how = `${channels} channels, ${compression}`;
     throw await explained(qmp, thrown, isSending ? explain(description, how) : undefined, settings);
   }
-  const problem = await settings.putBack().then(
-    () => undefined,
-    (refused: unknown) => describeThrown(refused),
-  );
+  const problem = await settings.putBackOrSay();
   return {
     ...sent,
     status: await guestIn(qmp, run),
@@ -162,19 +168,13 @@ async function explained(
   settings: MigrationSettings,
 ): Promise<MultifdError> {
   const first = MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'resume');
-  const more: string[] = [];
   if (explanation === undefined) {
-    await settings.putBack().catch((error: unknown) => more.push(describeThrown(error)));
-  } else {
-    more.push(await lastWords(qmp));
-    if (first.code !== 'ERR_MULTIFD_ABORTED') more.push(explanation);
-    more.push('start a new QEMU for the next attempt');
-    if (qmp.isOpen) await settings.putBack().catch(() => {});
+    const problem = await settings.putBackOrSay();
+    return withWords(first, problem === undefined ? [] : [problem]);
   }
-  const message = [first.message, ...more].join('; ');
-  const whole = new MultifdError(first.code, message, { ...first, cause: first.cause ?? first });
-  whole.suppressed.push(...first.suppressed);
-  return whole;
+  const words = await refusedWords(qmp, first, explanation);
+  if (qmp.isOpen) await settings.putBack().catch(() => {});
+  return withWords(first, words);
 }
 
 function explain(description: MappedRamDescription | undefined, how: string): string {

@@ -119,6 +119,14 @@ export class MigrationSettings {
     throw new MultifdError('ERR_MULTIFD_QMP', message);
   }
 
+  /** The same. @returns what could not be put back, and why; undefined if all is as it was */
+  async putBackOrSay(): Promise<string | undefined> {
+    return this.putBack().then(
+      () => undefined,
+      (refused: unknown) => describeThrown(refused),
+    );
+  }
+
   async #parametersToPutBack(): Promise<Parameters> {
     const now = await queryParameters(this.#qmp);
     const differing: Parameters = {};
