@@ -1,5 +1,5 @@
 /** `multifd inspect`: what a mapped-ram file, a save image of libvirt's, or a capture of a main stream, holds. */
-import { Command, Option } from 'commander';
+import { Command } from 'commander';
 import { describeMigrationFile, type MigrationFileDescription } from '../../migration/describe.js';
 import type { Bounds } from '../../stream/bounds.js';
 import { printable } from '../../printable.js';
@@ -8,8 +8,13 @@ import { verifyMappedRam, type VerifiedBlock } from '../../mapped-ram/verify.js'
 import { CliError, EXIT_FAILED, EXIT_OK, UsageError } from '../cli-error.js';
 import { columnsOf } from '../terminal/columns.js';
 import { formatShare, formatSize } from '../terminal/format.js';
-import { addBoundOptions, addOutputOptions, checked, directIoOption } from './migration-options.js';
-import { sizeFrom } from './option-values.js';
+import {
+  addBoundOptions,
+  addOutputOptions,
+  checked,
+  directIoOption,
+  offsetOption,
+} from './migration-options.js';
 import { commandLineOf, qemuNeeds } from '../../migration/needs.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -45,9 +50,7 @@ export function addInspectCommand(program: Command): void {
     .argument('<file>', 'a mapped-ram file, what `virsh save` made, or a capture of a main stream')
     .option('--verify', 'read all pages and say whether the file is sound')
     .addOption(directIoOption('with --verify: read'))
-    .addOption(
-      new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
-    );
+    .addOption(offsetOption());
   addOutputOptions(addBoundOptions(command))
     .addHelpText('after', EXAMPLES)
     .action(async (file: string, flags: InspectFlags, command: Command) => {

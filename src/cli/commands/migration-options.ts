@@ -6,11 +6,13 @@ import { refusedZeroCopySend, type Compression } from '../../options.js';
 import { addressMeant, checkAddress, type AddressText } from '../../transport/address.js';
 import { EXIT_USAGE, UsageError } from '../cli-error.js';
 import { BOUND_RANGES, DEFAULT_BOUNDS, type Bounds } from '../../stream/bounds.js';
+import { parseQemuVersion } from '../../stream/machine.js';
 import { formatSize } from '../terminal/format.js';
 import {
   COMPRESSIONS,
   LEVELS,
   MAX_CHANNELS,
+  ZERO_PAGE_DETECTIONS,
   choiceOf,
   integerFrom,
   pageSize,
@@ -67,6 +69,36 @@ export function compressionOption(name: string, whose: string): Option {
     .choices(COMPRESSIONS)
     .argParser(choiceOf(COMPRESSIONS))
     .default('none');
+}
+
+/** Of who sends what was parked. */
+export function zeroPageDetectionOption(): Option {
+  return new Option(
+    '--zero-page-detection <where>',
+    'how zero pages travel: in the channels, or as records of the main stream; default by the machine type',
+  )
+    .choices(ZERO_PAGE_DETECTIONS)
+    .argParser(choiceOf(ZERO_PAGE_DETECTIONS));
+}
+
+export function maxBandwidthOption(): Option {
+  return new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
+    .default(0)
+    .argParser(sizeFrom(0, 'bytes a second'));
+}
+
+export function offsetOption(): Option {
+  return new Option('--offset <bytes>', 'where the stream begins in the file')
+    .default(0)
+    .argParser(sizeFrom(0));
+}
+
+/** @throws UsageError unless it is a version, or not given */
+export function checkPeer(peer: string | undefined): void {
+  if (peer === undefined || parseQemuVersion(peer) !== undefined) return;
+  throw new UsageError(
+    `option '--peer <version>' argument '${peer}' is invalid. Allowed is a version such as 7.2 or 10.0.2.`,
+  );
 }
 
 export function pageSizeOption(): Option {

@@ -5,7 +5,6 @@ import type { QemuTlsOptions } from '../../qmp/qemu-tls.js';
 import type { ResumedVm } from '../../qmp/resume.js';
 import type { InstantlyResumedVm } from '../../qmp/resume-instant.js';
 import type { Bounds } from '../../stream/bounds.js';
-import { parseQemuVersion } from '../../stream/machine.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
 import { EXIT_OK, UsageError } from '../cli-error.js';
@@ -18,15 +17,18 @@ import {
   addSessionOptions,
   addressFrom,
   channelsOption,
+  checkPeer,
   checked,
   compressionOption,
   directIoOption,
   levelFor,
+  maxBandwidthOption,
+  offsetOption,
   requireOptions,
   sessionOptions,
+  zeroPageDetectionOption,
   type SessionFlags,
 } from './migration-options.js';
-import { choiceOf, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { addQemuTlsOptions, qemuTlsFrom, qmpOption, toldByQmp, type QmpFlags } from './qmp-options.js';
 import { runCommand } from './run-command.js';
 import { addPostcopyOptions, checkMode, runPostcopy, type PostcopyFlags } from './send-postcopy.js';
@@ -89,29 +91,16 @@ export function addResumeCommand(program: Command): void {
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
     .option('--level <n>', 'compression level: zlib 0 to 9, zstd 1 to 20; default 1')
-    .addOption(
-      new Option(
-        '--zero-page-detection <where>',
-        'how zero pages travel: in the channels, or as records of the main stream; default by the machine type',
-      )
-        .choices(ZERO_PAGE_DETECTIONS)
-        .argParser(choiceOf(ZERO_PAGE_DETECTIONS)),
-    )
+    .addOption(zeroPageDetectionOption())
     .option(
       '--peer <version>',
       'the version of QEMU, such as 7.2, where it is older than the machine type says',
     )
-    .addOption(
-      new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
-        .default(0)
-        .argParser(sizeFrom(0, 'bytes a second')),
-    )
+    .addOption(maxBandwidthOption())
     .option('--instant', 'the guest runs before its memory has been read, by postcopy')
     .option('--cont', 'the guest runs in the end, however it was parked and QEMU was started')
     .option('--paused', 'the guest does not run in the end')
-    .addOption(
-      new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
-    )
+    .addOption(offsetOption())
     .addOption(directIoOption('read'));
   addPostcopyOptions(command);
   requireOptions(command, '--qmp');
@@ -125,11 +114,7 @@ export function addResumeCommand(program: Command): void {
         if (flags.cont === true && flags.paused === true) {
           throw new UsageError("option '--cont' cannot be used with option '--paused'");
         }
-        if (flags.peer !== undefined && parseQemuVersion(flags.peer) === undefined) {
-          throw new UsageError(
-            `option '--peer <version>' argument '${flags.peer}' is invalid. Allowed is a version such as 7.2 or 10.0.2.`,
-          );
-        }
+        checkPeer(flags.peer);
         return levelFor('--level', flags.level, flags.compression);
       });
       const tls = await tlsFrom(command, 'client', '', flags.to ?? 'unix:/private');

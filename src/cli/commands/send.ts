@@ -8,9 +8,8 @@ import { printable } from '../../printable.js';
 import type { Sender } from '../../public-session.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
-import { parseQemuVersion } from '../../stream/machine.js';
 import type { Bounds } from '../../stream/bounds.js';
-import { EXIT_OK, UsageError } from '../cli-error.js';
+import { EXIT_OK } from '../cli-error.js';
 import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
 import {
   addBoundOptions,
@@ -19,17 +18,21 @@ import {
   addressFrom,
   channelsOption,
   checkZeroCopyFlag,
+  checkPeer,
   checked,
   compressionOption,
   directIoOption,
   levelFor,
+  maxBandwidthOption,
+  offsetOption,
   requireOptions,
   sessionOptions,
   zeroCopySendOption,
+  zeroPageDetectionOption,
   type SessionFlags,
 } from './migration-options.js';
 import { countsOf, followProgress, zeroCopyOf, zeroCopyRows } from '../terminal/migration-progress.js';
-import { choiceOf, integerFrom, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
+import { integerFrom } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
@@ -106,24 +109,11 @@ export function addSendCommand(program: Command): void {
     .addOption(channelsOption('--channels', "QEMU's multifd-channels"))
     .addOption(compressionOption('--compression', "QEMU's multifd-compression"))
     .option('--level <n>', 'compression level: zlib 0 to 9, zstd 1 to 20; default 1')
-    .addOption(
-      new Option(
-        '--zero-page-detection <where>',
-        'how zero pages travel: in the channels, or as records of the main stream; default by the machine type',
-      )
-        .choices(ZERO_PAGE_DETECTIONS)
-        .argParser(choiceOf(ZERO_PAGE_DETECTIONS)),
-    )
+    .addOption(zeroPageDetectionOption())
     .option('--peer <version>', 'the version of the QEMU at the other end, such as 7.2')
-    .addOption(
-      new Option('--offset <bytes>', 'where the stream begins in the file').default(0).argParser(sizeFrom(0)),
-    )
+    .addOption(offsetOption())
     .addOption(directIoOption('read'))
-    .addOption(
-      new Option('--max-bandwidth <bytes>', 'bytes a second on the channels; 0 for no limit')
-        .default(0)
-        .argParser(sizeFrom(0, 'bytes a second')),
-    )
+    .addOption(maxBandwidthOption())
     .addOption(zeroCopySendOption())
     .addOption(
       new Option('--repeat <n>', 'send it so often, one after the other; each destination takes one')
@@ -138,11 +128,7 @@ export function addSendCommand(program: Command): void {
     .action(async (file: string, flags: SendFlags, command: Command) => {
       const level = checked(command, () => {
         checkMode(command, flags.mode);
-        if (flags.peer !== undefined && parseQemuVersion(flags.peer) === undefined) {
-          throw new UsageError(
-            `option '--peer <version>' argument '${flags.peer}' is invalid. Allowed is a version such as 7.2 or 10.0.2.`,
-          );
-        }
+        checkPeer(flags.peer);
         return levelFor('--level', flags.level, flags.compression);
       });
       const tls = await tlsFrom(command, 'client', '', flags.to);
