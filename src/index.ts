@@ -19,6 +19,7 @@
  *     libvirt/        the head of libvirt's save images, and what unpacks them
  *     postcopy/       a guest that runs before its memory has been read from the file
  *     mapped-ram/     files in QEMU's mapped-ram format           stream/  QEMU's main stream
+ *     packed/         the same, packed: frames, seek table, threads that pack
  *     send/  recv/    the two ends: slots, packets, sync points   session.ts  errors and ends, channel-pool.ts  threads
  *     transport/      every socket: addresses, connecting, listening, telling connections apart, descriptors to threads,
  *                     reads and writes, stalls, ends; plain or tls/
@@ -110,6 +111,13 @@ export type {
 } from './live/destination-options.js';
 export type { Discard } from './migration/discard.js';
 export type { SwitchoverAck } from './migration/switchover-ack.js';
+export {
+  packMigration,
+  unpackMigration,
+  type PackMigrationOptions,
+  type PackedMigration,
+  type UnpackMigrationOptions,
+} from './migration/pack.js';
 export {
   describeMigrationFile,
   type DescribeOptions,

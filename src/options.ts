@@ -12,6 +12,7 @@ import {
   MIN_PAGE_SIZE,
   makeBlocks,
   type DirectBlockOptions,
+  type MigrationBlockOptions,
   type RAMBlock,
   type RAMBlockOptions,
   type SessionBlock,
@@ -86,9 +87,9 @@ export interface SenderOptions extends CommonOptions {
   onZeroPages?: (block: SessionBlock, offset: number, length: number) => void | Promise<void>;
 }
 
-/** With the blocks of a relay, which are in no memory, and of a file that is read past the page cache. */
+/** With the blocks of a relay, which are in no memory, and of a migration's file, past the page cache or packed. */
 export type AnySenderOptions = Omit<SenderOptions, 'blocks'> & {
-  blocks: readonly (RAMBlockOptions | StreamBlockOptions | DirectBlockOptions)[];
+  blocks: readonly (RAMBlockOptions | StreamBlockOptions | DirectBlockOptions | MigrationBlockOptions)[];
 };
 
 /** A device that takes DEVICE_STATE packets. */

@@ -43,7 +43,7 @@ export interface ThreadOptions {
  * @throws MultifdError ERR_MULTIFD_RUNTIME
  */
 export function threadOptions(
-  name: 'send-channel' | 'recv-channel',
+  name: 'send-channel' | 'recv-channel' | 'pack',
   compression: Compression,
 ): ThreadOptions {
   requireRuntime();

@@ -1,5 +1,5 @@
 /**
- * Makes one CommonJS file of each kind of channel's thread and all modules of ours that it needs: dist/workers/*.cjs.
+ * Makes one CommonJS file of each kind of thread and all modules of ours that it needs: dist/workers/*.cjs.
  *
  * - A thread costs what Node needs for itself, 15 to 30 ms of CPU, and what it loads. Some twenty ES modules, each
  *   resolved, read and linked on its own, are 12 ms more in every channel; one file is 2.
@@ -11,7 +11,7 @@
 import { build } from 'esbuild';
 
 await build({
-  entryPoints: ['workers/send-channel.ts', 'workers/recv-channel.ts'],
+  entryPoints: ['workers/send-channel.ts', 'workers/recv-channel.ts', 'workers/pack.ts'],
   bundle: true,
   platform: 'node',
   format: 'cjs',

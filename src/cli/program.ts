@@ -48,6 +48,16 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'say what such a file holds',
     load: async () => (await import('./commands/inspect.js')).addInspectCommand,
   },
+  pack: {
+    usage: 'pack <file>',
+    summary: 'pack such a file; all of these commands read it packed',
+    load: async () => (await import('./commands/pack.js')).addPackCommand,
+  },
+  unpack: {
+    usage: 'unpack <file>',
+    summary: 'make the plain file of it again',
+    load: async () => (await import('./commands/pack.js')).addUnpackCommand,
+  },
   'tls-creds': {
     usage: 'tls-creds <folder>',
     summary: 'write new TLS credentials for a pair of hosts',

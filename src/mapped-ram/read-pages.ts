@@ -8,19 +8,16 @@ import { MultifdError } from '../errors.js';
 import { alignedBuffer } from '../ram/aligned.js';
 import { readDirect } from '../ram/direct-io.js';
 import { quote } from '../printable.js';
-import { readAt } from '../stream/positioned-file.js';
+import { type ReadableFile, readAt } from '../stream/positioned-file.js';
 import type { MappedRamDescription } from './description.js';
 
 export const PIECE_BYTES = 2 ** 20;
 
 export class PageReader {
-  readonly #file: FileHandle;
-  readonly #room: Buffer | undefined;
+  readonly #file: ReadableFile;
 
-  /** @param isDirect was the file opened with O_DIRECT? */
-  constructor(file: FileHandle, isDirect: boolean) {
+  constructor(file: ReadableFile) {
     this.#file = file;
-    if (isDirect) this.#room = alignedBuffer(PIECE_BYTES);
   }
 
   /**
@@ -29,7 +26,21 @@ export class PageReader {
    * @throws MultifdError ERR_MULTIFD_IO
    */
   async read(position: number, length: number): Promise<Buffer> {
-    if (this.#room === undefined) return readAt(this.#file, position, length);
+    return readAt(this.#file, position, length);
+  }
+}
+
+/** The same of a file that was opened with O_DIRECT. */
+export class DirectPageReader {
+  readonly #file: FileHandle;
+  readonly #room = alignedBuffer(PIECE_BYTES);
+
+  constructor(file: FileHandle) {
+    this.#file = file;
+  }
+
+  /** As PageReader's. */
+  async read(position: number, length: number): Promise<Buffer> {
     return this.#room.subarray(0, await readDirect(this.#file, this.#room, length, position));
   }
 }
@@ -43,7 +54,7 @@ export async function tryDirectReads(
   file: FileHandle,
   { blocks, pageSize }: Pick<MappedRamDescription, 'blocks' | 'pageSize'>,
 ): Promise<void> {
-  const reader = new PageReader(file, true);
+  const reader = new DirectPageReader(file);
   for (const { name, pagesOffset, presentPages } of blocks) {
     if (presentPages === 0) continue;
     try {

@@ -18,13 +18,14 @@
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
+import { MigrationFile } from '../packed/open.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock } from '../stream/block-list.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, atMost, checkBounds } from '../stream/bounds.js';
 import { ByteReader } from '../stream/byte-reader.js';
 import { STREAM_ERRORS, quote, refusal } from '../stream/codes.js';
 import { MainStreamReader } from '../stream/main-stream.js';
-import { FileSource, type ReadableFile, openToRead, sizeOf } from '../stream/positioned-file.js';
+import { FileSource, type ReadableFile, sizeOf } from '../stream/positioned-file.js';
 import { COMMAND_SWITCHOVER_START, type MainItem } from '../stream/records.js';
 import { TailEndFinder } from '../stream/tail-end.js';
 import type {
@@ -68,12 +69,8 @@ export async function readMappedRam(
   if (typeof (file as Partial<ReadableFile>)?.read === 'function') {
     return new MappedRamFile(file as ReadableFile, options).read();
   }
-  const handle = await openToRead(file as string);
-  try {
-    return await new MappedRamFile(handle, options).read();
-  } finally {
-    await handle.close();
-  }
+  await using opened = await MigrationFile.open(file as string);
+  return await new MappedRamFile(opened.content, options).read();
 }
 
 class MappedRamFile {

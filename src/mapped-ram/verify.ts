@@ -3,16 +3,15 @@
  * a digest of each block as the guest will see it (pages that are not there count as zero).
  */
 import { createHash } from 'node:crypto';
-import type { FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
-import { checkDirectIo, openDirect } from '../ram/direct-io.js';
+import { MigrationFile } from '../packed/open.js';
+import { checkDirectIo } from '../ram/direct-io.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { STREAM_ERRORS, quote } from '../stream/codes.js';
-import { openToRead } from '../stream/positioned-file.js';
 import type { MappedRamDescription } from './description.js';
 import { readPageRuns } from './pages.js';
-import { PIECE_BYTES, PageReader, tryDirectReads } from './read-pages.js';
+import { DirectPageReader, PIECE_BYTES, PageReader, tryDirectReads } from './read-pages.js';
 
 export interface VerifiedBlock {
   name: string;
@@ -48,53 +47,45 @@ export async function verifyMappedRam(
   const zeros = Buffer.alloc(PIECE_BYTES);
   const verified: VerifiedBlock[] = [];
   let done = 0;
-  const handle = await openToRead(file);
-  let direct: FileHandle | undefined;
-  try {
-    if (directIo) {
-      direct = await openDirect(file, 'r', handle);
-      await tryDirectReads(direct, description);
-    }
-    const reader = new PageReader(direct ?? handle, directIo);
-    for (const block of description.blocks) {
-      const hash = createHash('sha256');
-      let presentZeroPages = 0;
-      for await (const { page, count, present } of readPageRuns(handle, block)) {
-        const end = (page + count) * pageSize;
-        for (let at = page * pageSize; at < end;) {
-          if (options.signal?.aborted === true) {
-            throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: options.signal.reason });
-          }
-          const length = Math.min(PIECE_BYTES, end - at);
-          let bytes: Buffer = zeros.subarray(0, length);
-          if (present) {
-            bytes = await reader.read(block.pagesOffset + at, length);
-            if (bytes.length < length) {
-              const message = `mapped-ram file: pages of ${quote(block.name)}: received ${at + bytes.length} bytes, expected ${end}`;
-              throw new MultifdError(STREAM_ERRORS.eof, message);
-            }
-            for (let i = 0; i < length; i += pageSize) {
-              if (isZeroRange(bytes, i, pageSize)) presentZeroPages++;
-            }
-          }
-          hash.update(bytes);
-          at += length;
-          done += length;
-          options.onProgress?.(done);
-          // Long runs that are not there take no turn of the event loop by themselves.
-          if (!present) await new Promise((resolve) => setImmediate(resolve));
+  await using opened = await MigrationFile.open(file, directIo);
+  const { content, directPages } = opened;
+  if (directPages !== undefined) await tryDirectReads(directPages, description);
+  const reader = directPages === undefined ? new PageReader(content) : new DirectPageReader(directPages);
+  for (const block of description.blocks) {
+    const hash = createHash('sha256');
+    let presentZeroPages = 0;
+    for await (const { page, count, present } of readPageRuns(content, block)) {
+      const end = (page + count) * pageSize;
+      for (let at = page * pageSize; at < end;) {
+        if (options.signal?.aborted === true) {
+          throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: options.signal.reason });
         }
+        const length = Math.min(PIECE_BYTES, end - at);
+        let bytes: Buffer = zeros.subarray(0, length);
+        if (present) {
+          bytes = await reader.read(block.pagesOffset + at, length);
+          if (bytes.length < length) {
+            const message = `mapped-ram file: pages of ${quote(block.name)}: received ${at + bytes.length} bytes, expected ${end}`;
+            throw new MultifdError(STREAM_ERRORS.eof, message);
+          }
+          for (let i = 0; i < length; i += pageSize) {
+            if (isZeroRange(bytes, i, pageSize)) presentZeroPages++;
+          }
+        }
+        hash.update(bytes);
+        at += length;
+        done += length;
+        options.onProgress?.(done);
+        // Long runs that are not there take no turn of the event loop by themselves.
+        if (!present) await new Promise((resolve) => setImmediate(resolve));
       }
-      verified.push({
-        name: block.name,
-        size: block.usedLength,
-        presentZeroPages,
-        sha256: hash.digest('hex'),
-      });
     }
-    return verified;
-  } finally {
-    await direct?.close();
-    await handle.close();
+    verified.push({
+      name: block.name,
+      size: block.usedLength,
+      presentZeroPages,
+      sha256: hash.digest('hex'),
+    });
   }
+  return verified;
 }

@@ -9,7 +9,12 @@ import type { StreamDecoder } from './zstd-receive.js';
 interface NodeZstd {
   createZstdCompress(options: { params: Record<number, number> }): object;
   createZstdDecompress(): object;
-  constants: { ZSTD_c_compressionLevel: number; ZSTD_e_continue: number; ZSTD_e_end: number };
+  constants: {
+    ZSTD_c_compressionLevel: number;
+    ZSTD_c_checksumFlag: number;
+    ZSTD_e_continue: number;
+    ZSTD_e_end: number;
+  };
 }
 const nodeZstd = zlib as unknown as NodeZstd;
 
@@ -18,8 +23,10 @@ export const hasNodeZstd: boolean = canDrive && typeof nodeZstd.createZstdCompre
 export class NodeCompressor implements Compressor {
   readonly #engine: SyncEngine;
 
-  constructor(level: number) {
-    const params = { [nodeZstd.constants.ZSTD_c_compressionLevel]: level };
+  /** @param checksum does each frame end with one of its content? */
+  constructor(level: number, checksum = false) {
+    const { ZSTD_c_compressionLevel: levelKey, ZSTD_c_checksumFlag: checksumKey } = nodeZstd.constants;
+    const params = { [levelKey]: level, [checksumKey]: checksum ? 1 : 0 };
     this.#engine = new SyncEngine(nodeZstd.createZstdCompress({ params }));
   }
 

@@ -43,18 +43,21 @@ export class ZstdReceiver implements ReceiveMethod {
   /** Of the packet at hand. */
   #filled = 0;
 
-  /** @param decoder undefined: @mongodb-js/zstd and our own */
-  constructor(pageSize: number, decoder: StreamDecoder | undefined) {
+  /**
+   * @param pageSize a frame may end at each multiple of it
+   * @param decoder undefined: @mongodb-js/zstd, if `usesBinding`, and our own
+   */
+  constructor(pageSize: number, decoder: StreamDecoder | undefined, usesBinding = true) {
     this.#pageSize = pageSize;
     this.#decoder = decoder;
-    if (decoder === undefined) this.#releaser = new Releaser();
+    if (decoder === undefined && usesBinding) this.#releaser = new Releaser();
   }
 
   decompress(payload: Buffer, pages: Buffer): void | Promise<Buffer | void> {
     const parts = this.#walker.walk(payload, pages.length);
     this.#filled = 0;
     this.#giveBack();
-    if (this.#decoder === undefined) {
+    if (this.#releaser !== undefined) {
       // As our sender makes them: one frame, and perhaps one of raw blocks, which need no decoder.
       const packed = parts.filter((part) => !isRawFrame(part));
       if (packed.length === 1 && fitsBinding(packed[0], pages)) return this.#byBinding(payload, parts, pages);

@@ -68,6 +68,29 @@ export function createZstdReceiver(pageSize: number, backend = zstdBackend()): R
   return new ZstdReceiver(pageSize, decoder);
 }
 
+/** Whole frames of any size, in the calling thread and never by the binding: it resolves nothing. */
+export function createFrameReceiver(): ReceiveMethod {
+  if (hasNodeZstd) return new ZstdReceiver(1, new NodeDecoder());
+  const library = findLibzstd();
+  return new ZstdReceiver(1, library && new ZstdDecompressor(library), false);
+}
+
+/** Makes whole frames of any size, each with a checksum of its content where the codec can have one. */
+export interface FrameMaker {
+  /** @returns its bytes in `output`, or all of them */
+  compress(input: Buffer, output: Buffer): number | Promise<Buffer>;
+  close(): void;
+}
+
+/** @param level 1 to 20 */
+export function createFrameMaker(level: number): FrameMaker {
+  if (hasNodeZstd) return new NodeCompressor(level, true);
+  const library = findLibzstd();
+  if (library !== undefined) return new ZstdCompressor(library, level, true);
+  const binding = zstdBinding();
+  return { compress: (input) => binding.compress(input, level), close: () => {} };
+}
+
 /** It is there: zstdBackend() has said so. */
 function libzstd(): Libzstd {
   return findLibzstd() as Libzstd;

@@ -13,7 +13,9 @@ import { ByteReader, CHUNK_BYTES } from '../stream/byte-reader.js';
 import { describeMainStream, type MainStreamDescription } from '../stream/describe-main-stream.js';
 import { STREAM_ERRORS } from '../stream/codes.js';
 import { MainStreamReader } from '../stream/main-stream.js';
-import { FileSource, openToRead } from '../stream/positioned-file.js';
+import { MigrationFile } from '../packed/open.js';
+import { refusePacked } from '../packed/packed-file.js';
+import { FileSource, type ReadableFile, sizeOf } from '../stream/positioned-file.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { STALL_TIMEOUT_MS } from './watch.js';
@@ -23,6 +25,8 @@ export type MigrationFileDescription = (
 ) & {
   /** What libvirt says of the domain, where it has made the file. */
   libvirt?: SaveImage;
+  /** Of a file that `multifd pack` made: its length, and that of the plain one that all places here are of. */
+  packed?: { bytes: number; plainBytes: number };
 };
 
 export interface DescribeOptions extends BoundOptions {
@@ -49,15 +53,27 @@ export async function describeMigrationFile(
   checkKeys(options, Object.keys(OPTIONS));
   const offset = checkOffset(options.offset);
   checkBounds(options);
-  const handle = await openToRead(file);
-  try {
-    const libvirt = await readSaveImage(handle, offset);
-    if (libvirt === undefined) return await describeAt(handle, { ...own(options), offset });
-    if (libvirt.format !== 'sparse') return { ...(await describeImage(handle, libvirt, options)), libvirt };
-    return { ...(await describeAt(handle, { ...own(options), offset: libvirt.streamOffset })), libvirt };
-  } finally {
-    await handle.close();
-  }
+  await using opened = await MigrationFile.open(file);
+  const { content, packed } = opened;
+  const description = await describeContent(opened, options, offset);
+  if (packed === undefined) return description;
+  return {
+    ...description,
+    packed: { bytes: await sizeOf(opened.handle), plainBytes: await sizeOf(content) },
+  };
+}
+
+async function describeContent(
+  { content, packed, handle }: MigrationFile,
+  options: DescribeOptions,
+  offset: number,
+): Promise<MigrationFileDescription> {
+  const libvirt = await readSaveImage(content, offset);
+  if (libvirt === undefined) return describeAt(content, { ...own(options), offset });
+  if (libvirt.format === 'sparse')
+    return { ...(await describeAt(content, { ...own(options), offset: libvirt.streamOffset })), libvirt };
+  if (packed !== undefined) refusePacked("libvirt's save image of a stream");
+  return { ...(await describeImage(handle, libvirt, options)), libvirt };
 }
 
 /** Without what is this function's alone. */
@@ -66,17 +82,17 @@ function own({ pageSize, maxRam, maxBlocks, maxDescription }: DescribeOptions): 
 }
 
 async function describeAt(
-  handle: FileHandle,
+  file: ReadableFile,
   options: DescribeOptions & { offset: number },
 ): Promise<MigrationFileDescription> {
   const { pageSize, offset } = options;
   const reader = (): ByteReader =>
-    new ByteReader(new FileSource(handle, offset), { name: 'migration file', start: offset });
+    new ByteReader(new FileSource(file, offset), { name: 'migration file', start: offset });
   const stream = new MainStreamReader(reader(), pageSize === undefined ? {} : { pageSize });
   await stream.next();
   // What comes first is the configuration; a stream that breaks in it is described as far as it goes.
   await stream.next().catch(() => {});
-  if (stream.mappedRam) return { kind: 'mapped-ram', ...(await readMappedRam(handle, options)) };
+  if (stream.mappedRam) return { kind: 'mapped-ram', ...(await readMappedRam(file, options)) };
   return { kind: 'main-stream', ...(await describeMainStream(reader(), options)) };
 }
 

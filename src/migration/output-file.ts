@@ -117,6 +117,11 @@ export class OutputFile {
     return this.handle;
   }
 
+  /** All that is written is on disk. */
+  async sync(): Promise<void> {
+    await this.handle.sync();
+  }
+
   /** Has it got its name? */
   get named(): boolean {
     return this.#named;

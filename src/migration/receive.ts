@@ -18,13 +18,15 @@
  * and on disk. With option discard there is no file, and the source is told that it failed (discard.ts).
  */
 import { MultifdError, codeOf, receivedExpected } from '../errors.js';
-import { wrong } from '../option-checks.js';
+import { flag, integer, wrong } from '../option-checks.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { countWordsInTurns } from '../ram/bitmap.js';
 import { checkDirectIo } from '../ram/direct-io.js';
 import { publicReceiver, type Receiver as PublicReceiver } from '../public-session.js';
 import { Receiver, type ReceiverStats } from '../recv/receiver.js';
 import type { Address } from '../transport/address.js';
+import { PACK_LEVEL } from '../packed/pack.js';
+import { threadOptions } from '../runtime.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
 import { CAPABILITY_IGNORE_SHARED, hasCapability } from '../stream/configuration.js';
 import { toldPageSize } from '../stream/machine.js';
@@ -33,7 +35,7 @@ import { MappedRamWriter } from '../mapped-ram/writer.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem, type TailItem } from '../stream/records.js';
 import { encodePong, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
-import { brokenOff } from './blame.js';
+import { brokenOff, closedUntold } from './blame.js';
 import { FileRam } from './file-ram.js';
 import { ItemsAhead, tailOf } from './items-ahead.js';
 import { settles } from './limits.js';
@@ -49,11 +51,17 @@ import {
 } from './options.js';
 import { type Discard, DiscardedFile, checkDiscard } from './discard.js';
 import { OutputFile } from './output-file.js';
+import { PACKED_SUFFIX } from './pack.js';
+import { PackedOutput, type PackedOutputOptions } from './packed-output.js';
 import { ParkedDevices } from './parked-devices.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
 import { WholeFile } from './whole-file.js';
 
+/** By choice, short beside whatever a source may have as its stallTimeoutMs. */
+const KEEP_INFORMED_MS = 100;
+/** The value of a PONG that answers no PING. */
+const PACKING = 0;
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 5;
 const GUESSED_IDLE_MS = 1000;
@@ -70,6 +78,15 @@ export interface ReceiveMigrationOptions extends Omit<ReceiverOptions, 'blocks' 
    */
   discard?: boolean | Discard;
   overwrite?: boolean;
+  /**
+   * Pack the file when all is there, in the seekable zstd format (packMigration()); as long the source waits, and there is a
+   * plain file beside. Default: where `out` ends with `.zst`.
+   */
+  packed?: boolean;
+  /** zstd level of a packed file, 1 to 20 (default 3). */
+  packLevel?: number;
+  /** Called now and then while it is packed, with the bytes of the plain file done so far, and all of them. */
+  onPacking?: (bytes: number, totalBytes: number) => void;
   /** After a failure, leave the partial file under `OUT.part` (default false: it is removed). */
   keepPartial?: boolean;
   /**
@@ -96,6 +113,9 @@ const OWN_OPTIONS: Record<Exclude<keyof ReceiveMigrationOptions, keyof ReceiverO
   out: true,
   discard: true,
   overwrite: true,
+  packed: true,
+  packLevel: true,
+  onPacking: true,
   keepPartial: true,
   directIo: true,
   switchoverAck: true,
@@ -116,8 +136,10 @@ export interface ReceivedMigration {
   pageSize: number;
   /** The VM's uuid in text, as its channels told it: `send` has to be given it, the file has no place for it. */
   uuid: string | null;
-  /** Length of the file, holes included. */
+  /** Length of the file, holes included; of one that is packed, that of the plain one. */
   fileBytes: number;
+  /** Length of a file that is packed. */
+  packedBytes?: number;
   returnPath: boolean;
   stats: ReceiverStats;
 }
@@ -130,6 +152,9 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     out = '',
     discard: given,
     overwrite,
+    packed: givenPacked,
+    packLevel: givenLevel,
+    onPacking,
     keepPartial,
     switchoverAck,
     onListening,
@@ -149,7 +174,10 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
       `option out: given ${String(options.out)}, allowed ${allowed}`,
     );
   }
-  if (discard !== undefined) refuseOfFiles({ overwrite, keepPartial, directIo });
+  if (discard !== undefined) refuseOfFiles({ overwrite, packed: givenPacked, keepPartial, directIo });
+  const isPacked = givenPacked === undefined ? out.endsWith(PACKED_SUFFIX) : flag('packed', givenPacked);
+  const level = integer('packLevel', givenLevel, PACK_LEVEL, 1, 20);
+  if (isPacked) threadOptions('pack', 'zstd');
   await loadTls(receiverOptions.tls);
   const checked = checkReceiverOptions(
     {
@@ -162,7 +190,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   const file =
     discard === undefined
-      ? await OutputFile.make(out, overwrite === true, directIo)
+      ? await makeOutput(out, isPacked, { overwrite: overwrite === true, directIo, level, onPacking })
       : await DiscardedFile.make(discard);
   const { pageSize } = receiverOptions;
   const incoming = new IncomingMigration(file, { onStart, ack, pageSize, bounds });
@@ -194,6 +222,18 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   }
 }
 
+async function makeOutput(
+  out: string,
+  isPacked: boolean,
+  options: PackedOutputOptions,
+): Promise<OutputFile | PackedOutput> {
+  const { overwrite, directIo, onPacking } = options;
+  if (!isPacked) return OutputFile.make(out, overwrite, directIo);
+  const told =
+    onPacking && ((...bytes: [number, number]) => callHook('onPacking', () => onPacking(...bytes)));
+  return PackedOutput.make(out, { ...options, onPacking: told });
+}
+
 /** @throws MultifdError ERR_MULTIFD_OPTION */
 function refuseOfFiles(flags: Record<string, boolean | undefined>): void {
   for (const [name, value] of Object.entries(flags)) {
@@ -202,7 +242,7 @@ function refuseOfFiles(flags: Record<string, boolean | undefined>): void {
 }
 
 class IncomingMigration {
-  readonly #file: OutputFile | DiscardedFile;
+  readonly #file: OutputFile | PackedOutput | DiscardedFile;
   readonly #whole: WholeFile | DiscardedFile;
   readonly devices: ParkedDevices;
   readonly #onStart: ReceiveMigrationOptions['onStart'];
@@ -221,7 +261,7 @@ class IncomingMigration {
   #state: FileRam | undefined;
 
   constructor(
-    file: OutputFile | DiscardedFile,
+    file: OutputFile | PackedOutput | DiscardedFile,
     options: Pick<ReceiveMigrationOptions, 'onStart' | 'pageSize'> & { ack: AckOwed; bounds: Bounds },
   ) {
     this.#file = file;
@@ -341,7 +381,7 @@ class IncomingMigration {
     if (main.broken !== undefined && !isReset) throw main.broken;
     allCame();
     const fileBytes = await writer.finish(({ name }) => state.present(name), scanner);
-    await this.#whole.keep(receiver, main, { returnPath: this.#returnPath, waiting: this.#waiting });
+    await this.#keep(receiver, main);
     if (this.#returnPath) await this.#whole.tell(main);
     else await settles(main.end());
     main.destroy();
@@ -356,8 +396,27 @@ class IncomingMigration {
       pageSize: stream.pageSize,
       uuid: receiver.uuid ?? null,
       fileBytes,
+      ...(this.#file instanceof PackedOutput && { packedBytes: this.#file.packedBytes }),
       returnPath: this.#returnPath,
     };
+  }
+
+  /** Packing takes its time: the source is told that this side is there, and one that goes is noticed. */
+  async #keep(receiver: Receiver, main: MainConnection): Promise<void> {
+    const end = { returnPath: this.#returnPath, waiting: this.#waiting };
+    if (!(this.#file instanceof PackedOutput) || !this.#returnPath) {
+      await this.#whole.keep(receiver, main, end);
+      return;
+    }
+    const timer = setInterval(() => {
+      if (main.ended) void receiver.abandon(main.broken ?? closedUntold());
+      else main.write(encodePong(PACKING)).catch(() => {});
+    }, KEEP_INFORMED_MS);
+    try {
+      await this.#whole.keep(receiver, main, end);
+    } finally {
+      clearInterval(timer);
+    }
   }
 
   /** What is to be in the file: the piece as it came, or, where devices have come over the channels, the whole tail with them. */
@@ -433,7 +492,7 @@ class IncomingMigration {
   /** To be called when the session has ended: its threads have used the file's descriptor. */
   async giveUp(keepPartial: boolean): Promise<void> {
     this.#main?.destroy();
-    if (keepPartial && this.kept === undefined && this.#file instanceof OutputFile) {
+    if (keepPartial && this.kept === undefined && !(this.#file instanceof DiscardedFile)) {
       // So that what is kept can be looked into: which pages are there.
       const state = this.#state as FileRam;
       await this.#writer?.keep(({ name }) => state.present(name)).catch(() => {});

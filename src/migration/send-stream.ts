@@ -44,10 +44,10 @@ import type { MainConnection } from '../transport/main-connection.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
 import { Answer, refusedBy } from './answer.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
-import { settles, withLimit } from './limits.js';
+import { settles } from './limits.js';
 import { callHook, requirePageSizeTold } from './options.js';
 import type { OutgoingStart, SendMigrationOptions, SentMigration, StreamRecords } from './send.js';
-import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
+import { STALL_TIMEOUT_MS, watchMigration, whileMoving } from './watch.js';
 
 /** Written at once. */
 const BATCH_BYTES = 2 ** 18;
@@ -259,9 +259,9 @@ class OutgoingStream {
     await sender.orStopped(this.#write());
     this.answer.expectShut();
     await this.#sendTail(sender);
-    const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
+    const late = `the destination has all, but has not said for ${stallTimeoutMs} ms that it is loaded, or being so`;
     const wait = sender.orStopped(this.answer.shut);
-    const status = await withLimit(wait, stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
+    const status = await whileMoving(wait, stallTimeoutMs, () => this.#parts.main.moved, late);
     if (status !== 0) throw refusedBy(status);
   }
 

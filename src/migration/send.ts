@@ -20,13 +20,12 @@
  * once and rejects the call, and a SHUT 0 that comes later is not looked at; whatever fails after it changes nothing, since
  * the guest is there. A SHUT 0 before the devices' state is refused.
  */
-import type { FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { checkKeys } from '../option-checks.js';
 import { checkTls, type SenderOptions, type ZeroPageDetection } from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
-import { DIRECT } from '../ram/block.js';
-import { checkDirectIo, openDirect } from '../ram/direct-io.js';
+import { MigrationFile } from '../packed/open.js';
+import { checkDirectIo } from '../ram/direct-io.js';
 import { publicSender, type Sender as PublicSender } from '../public-session.js';
 import { ChannelThreads } from '../channel-pool.js';
 import { createSender, type Sender } from '../send/sender.js';
@@ -38,7 +37,8 @@ import { requireSound, type MappedRamDescription } from '../mapped-ram/descripti
 import { readOtherSections, readPageEdges, readTail } from '../mapped-ram/pages.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
-import { openToRead } from '../stream/positioned-file.js';
+import type { ReadableFile } from '../stream/positioned-file.js';
+import { refusePacked } from '../packed/packed-file.js';
 import { type SaveImage, readSaveImage } from '../libvirt/save-image.js';
 import { wrongMode, type PostcopyOptions } from '../postcopy/options.js';
 import { sendPostcopy } from '../postcopy/send.js';
@@ -47,7 +47,7 @@ import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { Answer, refusedBy } from './answer.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
 import { loadTls } from '../transport/tls/loaded.js';
-import { settles, withLimit } from './limits.js';
+import { settles } from './limits.js';
 import type { MainConnection } from '../transport/main-connection.js';
 import {
   CONNECT_TIMEOUT_MS,
@@ -59,7 +59,7 @@ import {
   requirePageSizeTold,
 } from './options.js';
 import { sendStream } from './send-stream.js';
-import { STALL_TIMEOUT_MS, watchMigration } from './watch.js';
+import { STALL_TIMEOUT_MS, watchMigration, whileMoving } from './watch.js';
 
 /** ZERO records in one write. */
 const ZERO_RECORDS = 4096;
@@ -166,40 +166,30 @@ async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<S
   const { channels, compression } = checkOutgoing({ ...senderOptions, address }, tlsOptions);
   await loadTls(tlsOptions);
   const tls = checkTls(tlsOptions, 'client', 'tls', address);
-  // Once, and read by its descriptor from here on, by the channels as well: its name may mean another file later.
-  const handle = await openToRead(file);
-  let libvirt: SaveImage | undefined;
-  try {
-    libvirt = await readSaveImage(handle, imageOffset);
-    if (libvirt !== undefined && libvirt.format !== 'sparse') {
-      const stream = { handle, image: libvirt, options, senderOptions, address, tls, version, bounds };
-      const sent = await sendStream({ ...stream, onRecords, channels, compression, connectTimeoutMs });
-      await handle.close();
-      return sent;
-    }
-  } catch (error) {
-    await handle.close();
-    throw error;
+  await using opened = await MigrationFile.open(file, directIo);
+  const { content } = opened;
+  const libvirt = await readSaveImage(content, imageOffset);
+  if (libvirt !== undefined && libvirt.format !== 'sparse') {
+    if (opened.packed !== undefined) refusePacked("libvirt's save image of a stream");
+    const { handle } = opened;
+    const stream = { handle, image: libvirt, options, senderOptions, address, tls, version, bounds };
+    return sendStream({ ...stream, onRecords, channels, compression, connectTimeoutMs });
   }
   const offset = libvirt?.streamOffset ?? imageOffset;
   const uuid = options.uuid ?? libvirt?.uuid ?? undefined;
-  let pages: FileHandle | undefined;
   let description: MappedRamDescription;
   let main: MainConnection;
   let threads: ChannelThreads | undefined;
   try {
-    if (directIo) pages = await openDirect(file, 'r', handle);
     // Beside reading: both take their time.
     threads = new ChannelThreads('send-channel', channels, compression);
-    description = await readMappedRam(handle, { offset, pageSize: options.pageSize, ...bounds });
+    description = await readMappedRam(content, { offset, pageSize: options.pageSize, ...bounds });
     requireSound(description);
     requirePageSizeTold(description.pageSize, options.pageSize);
-    if (pages !== undefined) await tryDirectReads(pages, description);
+    if (opened.directPages !== undefined) await tryDirectReads(opened.directPages, description);
     main = await connectMain(address, connectTimeoutMs, options.signal, tls);
   } catch (error) {
-    await pages?.close();
     await threads?.destroy();
-    await handle.close();
     throw error;
   }
   const rules = machineRules(description.configuration?.machine, version);
@@ -213,7 +203,7 @@ async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<S
     await main.write(
       builder.begin([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
     );
-    for await (const piece of readOtherSections(handle, description.sectionsBeforeRam)) {
+    for await (const piece of readOtherSections(content, description.sectionsBeforeRam)) {
       await main.write(piece);
     }
     await main.write(builder.start());
@@ -228,8 +218,7 @@ async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<S
         zeroPageDetection: options.zeroPageDetection === 'multifd' ? 'multifd' : 'none',
         blocks: description.blocks.map((block) => ({
           name: block.name,
-          file: handle,
-          [DIRECT]: pages,
+          ...opened.ram(),
           offset: block.pagesOffset,
           size: block.usedLength,
         })),
@@ -240,7 +229,7 @@ async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<S
     );
     const session = sender;
     callHook('onSession', () => onSession?.(publicSender(session)));
-    outgoing = new OutgoingMigration({ sender, main, builder, handle, description });
+    outgoing = new OutgoingMigration({ sender, main, builder, content, description });
     await outgoing.ready(connectTimeoutMs);
     const { stallTimeoutMs = STALL_TIMEOUT_MS } = options;
     const unwatch = watchMigration(
@@ -266,9 +255,7 @@ async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<S
     throw explain(sender?.error ?? error, sent, main.earlyEnd);
   } finally {
     main.destroy();
-    await pages?.close().catch(() => {});
     if (sender === undefined) await threads.destroy();
-    await handle.close().catch(() => {});
   }
 }
 
@@ -290,7 +277,7 @@ interface Outgoing {
   sender: Sender;
   main: MainConnection;
   builder: MainStreamBuilder;
-  handle: FileHandle;
+  content: ReadableFile;
   description: MappedRamDescription;
 }
 
@@ -322,15 +309,15 @@ class OutgoingMigration {
   }
 
   async run(mode: ZeroPageDetection, stallTimeoutMs: number): Promise<void> {
-    const { sender, builder, handle, description } = this.#parts;
+    const { sender, builder, content, description } = this.#parts;
     await this.#endSection();
     // Before any RAM, where virtio-mem's must be: the destination learns by it which memory is plugged in.
-    for await (const piece of readOtherSections(handle, description.sectionsBesideRam)) {
+    for await (const piece of readOtherSections(content, description.sectionsBesideRam)) {
       await this.#write(piece);
     }
     await this.#write(builder.part());
     for (const block of description.blocks) {
-      for await (const { edges, num, present } of readPageEdges(handle, block)) {
+      for await (const { edges, num, present } of readPageEdges(content, block)) {
         // Apart, since a packet whose pages need not be looked at is one of its own.
         for (const wanted of [true, false]) {
           for (let i = wanted === present ? 0 : 1; i + 1 < num; i += 2) {
@@ -347,10 +334,10 @@ class OutgoingMigration {
     await this.#write(builder.end());
     await this.#endSection();
     this.#answer.expectShut();
-    for await (const piece of readTail(handle, description)) await this.#write(piece);
-    const late = `the destination has all, but has not said within ${stallTimeoutMs} ms that it is loaded`;
+    for await (const piece of readTail(content, description)) await this.#write(piece);
+    const late = `the destination has all, but has not said for ${stallTimeoutMs} ms that it is loaded, or being so`;
     const wait = sender.orStopped(this.#answer.shut);
-    const status = await withLimit(wait, stallTimeoutMs, 'ERR_MULTIFD_STALL', late);
+    const status = await whileMoving(wait, stallTimeoutMs, () => this.#parts.main.moved, late);
     if (status !== 0) throw refusedBy(status);
   }
 

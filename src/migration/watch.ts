@@ -21,3 +21,27 @@ export function watchMigration(
     stalled(new MultifdError('ERR_MULTIFD_STALL', message));
   });
 }
+
+/**
+ * Waits for what only the other side can say, as long as it shows that it is there: it may have to write all of a guest to its
+ * disk first, and says so meanwhile.
+ *
+ * @param moved as above, of the connection that it says it on
+ * @throws MultifdError ERR_MULTIFD_STALL with message `late`
+ */
+export async function whileMoving<T>(
+  wait: Promise<T>,
+  stallTimeoutMs: number,
+  moved: () => number,
+  late: string,
+): Promise<T> {
+  let unwatch!: () => void;
+  const stalled = new Promise<never>((_, reject) => {
+    unwatch = watchStall(stallTimeoutMs, moved, () => reject(new MultifdError('ERR_MULTIFD_STALL', late)));
+  });
+  try {
+    return await Promise.race([wait, stalled]);
+  } finally {
+    unwatch();
+  }
+}

@@ -25,6 +25,7 @@ import type { MainConnection } from '../transport/main-connection.js';
 import { closedUntold } from './blame.js';
 import { settles } from './limits.js';
 import type { OutputFile } from './output-file.js';
+import type { PackedOutput } from './packed-output.js';
 
 /** How the source has left its main stream. */
 export interface SourceEnd {
@@ -36,9 +37,9 @@ export interface SourceEnd {
 export class WholeFile {
   /** Why a whole file has not got its name. */
   kept: MultifdError | undefined;
-  readonly #file: OutputFile;
+  readonly #file: OutputFile | PackedOutput;
 
-  constructor(file: OutputFile) {
+  constructor(file: OutputFile | PackedOutput) {
     this.#file = file;
   }
 
@@ -46,7 +47,7 @@ export class WholeFile {
   async keep(receiver: Receiver, main: MainConnection, { returnPath, waiting }: SourceEnd): Promise<void> {
     const file = this.#file;
     try {
-      await receiver.orStopped(file.handle.sync());
+      await receiver.orStopped(file.sync());
       if (returnPath && (!waiting || main.ended)) {
         // It has died, or given up: its guest may run on, or this may be the only one there is.
         const { code, message } = closedUntold();

@@ -25,6 +25,7 @@ const MIN_VERSION = 10504;
 
 // zstd.h
 const ZSTD_C_COMPRESSION_LEVEL = 100;
+const ZSTD_C_CHECKSUM_FLAG = 201;
 // ZSTD_inBuffer and ZSTD_outBuffer: address, size, position.
 const BUFFER_WORDS = 3;
 const ADDRESS = 0;
@@ -130,12 +131,17 @@ export class ZstdCompressor {
   readonly #library: Libzstd;
   readonly #context: Context;
 
-  /** @throws MultifdError ERR_MULTIFD_COMPRESS: the level is none; ERR_MULTIFD_RUNTIME: no memory */
-  constructor(library: Libzstd, level: number) {
+  /**
+   * @param checksum does each frame end with one of its content?
+   * @throws MultifdError ERR_MULTIFD_COMPRESS: the level is none; ERR_MULTIFD_RUNTIME: no memory
+   */
+  constructor(library: Libzstd, level: number, checksum = false) {
     this.#library = library;
     this.#context = new Context(library.ZSTD_createCCtx(), library.ZSTD_freeCCtx, 'compresses');
-    const args = [this.#context.address, ZSTD_C_COMPRESSION_LEVEL, level] as const;
-    const failure = failureOf(library, library.ZSTD_CCtx_setParameter(...args));
+    const set = (parameter: number, value: number): string | undefined =>
+      failureOf(library, library.ZSTD_CCtx_setParameter(this.#context.address, parameter, value));
+    const failure =
+      set(ZSTD_C_COMPRESSION_LEVEL, level) ?? (checksum ? set(ZSTD_C_CHECKSUM_FLAG, 1) : undefined);
     if (failure === undefined) return;
     this.close();
     throw new MultifdError('ERR_MULTIFD_COMPRESS', `zstd: level ${level}: ${failure}`);

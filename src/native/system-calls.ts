@@ -14,6 +14,7 @@ const DECLARATIONS = {
   setsockopt: 'int setsockopt(int fd, int level, int name, const void *value, uint32_t length)',
   poll: 'int poll(void *fds, unsigned long count, int timeoutMs)',
   madvise: 'int madvise(void *address, size_t length, int advice)',
+  lseek: 'int64_t lseek(int fd, int64_t offset, int whence)',
 } as const;
 
 export type CallName = keyof typeof DECLARATIONS;

@@ -20,6 +20,8 @@ import { readDirect } from '../ram/direct-io.js';
 import { STREAM_ERRORS, quote } from '../stream/codes.js';
 import { encodeName } from '../stream/configuration.js';
 import { RAM_SAVE_FLAG_CONTINUE, RAM_SAVE_FLAG_PAGE, RAM_SAVE_FLAG_ZERO } from '../stream/records.js';
+import type { PackedFile } from '../packed/packed-file.js';
+import type { ReadableFile } from '../stream/positioned-file.js';
 import type { PageMap } from './page-map.js';
 import { PIECE_BYTES, type Batch } from './schedule.js';
 
@@ -32,9 +34,9 @@ const RECORD_BYTES = 8;
 const HEAD_ROOM = RECORD_BYTES + 1 + 255;
 const TWO_32 = 2 ** 32;
 
-/** The file, and the same again with O_DIRECT where that is wanted. */
+/** The file, plain or packed, and the same again with O_DIRECT where pages are to be read by it in place. */
 export interface PageFile {
-  handle: FileHandle;
+  content: ReadableFile & Pick<PackedFile, 'readv'>;
   direct: FileHandle | undefined;
 }
 
@@ -134,14 +136,14 @@ export class Piece {
     return (this.#views[index] = this.#bytes.subarray(at, at + this.#pageSize));
   }
 
-  async #read({ handle, direct }: PageFile, map: PageMap, page: number, views: Uint8Array[]): Promise<void> {
+  async #read({ content, direct }: PageFile, map: PageMap, page: number, views: Uint8Array[]): Promise<void> {
     const { block } = map;
     const position = block.pagesOffset + page * this.#pageSize;
     let length = 0;
     for (const view of views) length += view.length;
     const done =
       direct === undefined
-        ? await readViews(handle, views, length, position)
+        ? await readViews(content, views, length, position)
         : await this.#readDirect(direct, views, length, position);
     if (done === length) return;
     const what = `mapped-ram file: pages of ${quote(block.name)} at byte ${position}`;
@@ -169,7 +171,7 @@ export class Piece {
 
 /** @returns as many of `length` bytes as the file has there */
 async function readViews(
-  handle: FileHandle,
+  content: PageFile['content'],
   views: readonly Uint8Array[],
   length: number,
   position: number,
@@ -178,7 +180,7 @@ async function readViews(
   let rest = views;
   try {
     while (done < length) {
-      const { bytesRead } = await handle.readv(rest, position + done);
+      const { bytesRead } = await content.readv(rest, position + done);
       if (bytesRead === 0) break;
       done += bytesRead;
       if (done < length) rest = behind(views, done);

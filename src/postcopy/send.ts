@@ -40,9 +40,8 @@ import { settles, withLimit } from '../migration/limits.js';
 import { callHook, requireOptions, requirePageSizeTold } from '../migration/options.js';
 import { watchMigration } from '../migration/watch.js';
 import { checkMaxBandwidth } from '../options.js';
-import { openDirect } from '../ram/direct-io.js';
 import { machineRules } from '../stream/machine.js';
-import { openToRead } from '../stream/positioned-file.js';
+import { MigrationFile } from '../packed/open.js';
 import type { MainConnection } from '../transport/main-connection.js';
 import { PostcopyAnswers } from './answers.js';
 import { told } from './fate.js';
@@ -75,14 +74,14 @@ export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyRe
   const begun = performance.now();
   const checked = await checkPostcopy(requireOptions(options));
   const { file, directIo, address, connectTimeoutMs, signal, tls } = checked;
-  const handle = await openToRead(file);
-  const pages: PageFile = { handle, direct: undefined };
+  await using opened = await MigrationFile.open(file, directIo);
+  const { content } = opened;
+  const pages: PageFile = { content, direct: opened.directPages };
   let main: MainConnection | undefined;
   let migration: PostcopyMigration | undefined;
   try {
-    if (directIo) pages.direct = await openDirect(file, 'r', handle);
     const { offset, pageSize, bounds } = checked;
-    const description = await readMappedRam(handle, {
+    const description = await readMappedRam(content, {
       offset,
       ...(pageSize !== undefined && { pageSize }),
       ...bounds,
@@ -92,7 +91,7 @@ export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyRe
     const sizes = hostPageSizes(checked, description);
     const maps: PageMap[] = [];
     for (const block of description.blocks) {
-      maps.push(await PageMap.read(handle, block, description.pageSize, sizes.get(block.name) as number));
+      maps.push(await PageMap.read(content, block, description.pageSize, sizes.get(block.name) as number));
     }
     if (pages.direct !== undefined) await tryDirectReads(pages.direct, description);
     main = await connectMain(address, connectTimeoutMs, signal, tls);
@@ -100,8 +99,6 @@ export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyRe
     return await migration.run();
   } finally {
     main?.destroy();
-    await pages.direct?.close().catch(() => {});
-    await handle.close().catch(() => {});
   }
 }
 
@@ -264,21 +261,21 @@ class PostcopyMigration {
   /** Up to RUN. */
   async #startGuest(): Promise<void> {
     const { checked, description, pages } = this.#parts;
-    const { handle } = pages;
+    const { content } = pages;
     const { connectTimeoutMs } = checked;
     await this.#write(this.#stream.begin());
     const late = `the destination has not answered POSTCOPY_ADVISE within ${connectTimeoutMs} ms: does it wait for channels (capability multifd)?`;
     await this.#until(() => this.#pong === PONG_ADVISED, late);
-    for await (const piece of readOtherSections(handle, description.sectionsBeforeRam))
+    for await (const piece of readOtherSections(content, description.sectionsBeforeRam))
       await this.#write(piece);
     await this.#write(this.#stream.blocks());
-    for await (const piece of readOtherSections(handle, description.sectionsBesideRam))
+    for await (const piece of readOtherSections(content, description.sectionsBesideRam))
       await this.#write(piece);
-    const bytes = await deviceBytes(handle, description);
+    const bytes = await deviceBytes(content, description);
     // Devices touch RAM while they are loaded.
     this.#answers.expectRequests();
     await this.#write(this.#stream.listen(bytes));
-    for await (const piece of readTail(handle, { ...description, tailBytes: bytes }))
+    for await (const piece of readTail(content, { ...description, tailBytes: bytes }))
       await this.#write(piece);
     if (this.#error !== undefined) throw this.#error;
     this.#state = 'starting';

@@ -22,7 +22,7 @@ import { sendMigration, type SentMigration } from '../migration/send.js';
 import { readSaveImage } from '../libvirt/save-image.js';
 import { checkOffset, requireOptions } from '../migration/options.js';
 import { checkBounds } from '../stream/bounds.js';
-import { openToRead } from '../stream/positioned-file.js';
+import { MigrationFile } from '../packed/open.js';
 import { explainRefusal, requireFit } from './fit.js';
 import {
   END_MS,
@@ -94,18 +94,15 @@ async function describe(
   options: Pick<ResumeVmOptions, 'file' | 'offset' | 'pageSize' | 'maxRam' | 'maxBlocks' | 'maxDescription'>,
 ): Promise<{ offset: number; description: MappedRamDescription | undefined }> {
   const { file, offset: given, pageSize, maxRam, maxBlocks, maxDescription } = options;
-  const handle = await openToRead(file);
-  try {
-    const image = await readSaveImage(handle, checkOffset(given));
-    const offset = image?.streamOffset ?? given ?? 0;
-    if (image !== undefined && image.format !== 'sparse') return { offset, description: undefined };
-    const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
-    const description = await readMappedRam(handle, { offset, pageSize, ...bounds });
-    requireSound(description);
-    return { offset, description };
-  } finally {
-    await handle.close().catch(() => {});
-  }
+  await using opened = await MigrationFile.open(file);
+  const { content } = opened;
+  const image = await readSaveImage(content, checkOffset(given));
+  const offset = image?.streamOffset ?? given ?? 0;
+  if (image !== undefined && image.format !== 'sparse') return { offset, description: undefined };
+  const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
+  const description = await readMappedRam(content, { offset, pageSize, ...bounds });
+  requireSound(description);
+  return { offset, description };
 }
 
 async function resume(

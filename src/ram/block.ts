@@ -74,6 +74,23 @@ export interface DirectBlockOptions extends FileBlockOptions {
   [DIRECT]: { readonly fd: number } | undefined;
 }
 
+/** For the migrations' own files: a file that is packed (packed/seek-table.ts), its descriptors, and its table. */
+export const PACKED = Symbol('packed');
+export interface PackedRam {
+  table: SharedArrayBuffer;
+  fd: number;
+  directFd: number | undefined;
+}
+
+/** How a migration's file, plain or packed, has a block's pages. */
+export type InFile = Pick<FileBlockOptions, 'file'> & {
+  [DIRECT]?: { readonly fd: number } | undefined;
+  [PACKED]?: PackedRam;
+};
+
+/** A RAM block in a migration's file; its places are those of the plain one. */
+export type MigrationBlockOptions = FileBlockOptions & InFile;
+
 /** A RAM block as the embedder describes it: `memory`, or `file` and `size`. */
 export type RAMBlockOptions = MemoryBlockOptions | FileBlockOptions;
 
@@ -96,6 +113,7 @@ type GivenBlock = AnyBlockOptions &
     size: number;
     stream: unknown;
     [DIRECT]: { readonly fd: number } | undefined;
+    [PACKED]: PackedRam;
   }>;
 
 const BLOCK_KEYS = ['name', 'memory', 'file', 'offset', 'size', 'fresh'];
@@ -113,6 +131,8 @@ export interface BlockDescription {
   fd?: number;
   /** kind file, with option directIo: its second descriptor, for the pages. */
   directFd?: number;
+  /** kind file: it is packed, and `base` is a place in the plain one. */
+  packed?: PackedRam;
   /** Where the block begins in its buffer or file, in bytes. */
   base: number;
   /** All of it was zero when the session was opened. */
@@ -144,6 +164,7 @@ export class RAMBlock implements SessionBlock {
   /** Given, or opened by openBlockFiles(). */
   fd: number | undefined;
   readonly directFd: number | undefined;
+  readonly packed: PackedRam | undefined;
   readonly base: number;
   /** Until a session has begun to write, where others go on with what it has left. */
   fresh: boolean;
@@ -192,6 +213,7 @@ export class RAMBlock implements SessionBlock {
       if (fd === undefined) this.path = file as string;
       else this.fd = fd;
       this.directFd = options[DIRECT]?.fd;
+      this.packed = options[PACKED];
       this.kind = 'file';
     }
     if (!Number.isSafeInteger(size) || size <= 0 || size % pageSize !== 0) {
@@ -216,6 +238,7 @@ export class RAMBlock implements SessionBlock {
     if (this.kind === 'shared') description.buffer = this.memory?.buffer as SharedArrayBuffer;
     if (this.fd !== undefined) description.fd = this.fd;
     if (this.directFd !== undefined) description.directFd = this.directFd;
+    if (this.packed !== undefined) description.packed = this.packed;
     return description;
   }
 }
@@ -226,7 +249,7 @@ export class RAMBlock implements SessionBlock {
  * @throws MultifdError ERR_MULTIFD_BLOCK
  */
 export function makeBlocks(
-  options: readonly (RAMBlockOptions | StreamBlockOptions | DirectBlockOptions)[],
+  options: readonly (RAMBlockOptions | StreamBlockOptions | DirectBlockOptions | MigrationBlockOptions)[],
   pageSize: number,
 ): RAMBlock[] {
   if (!Array.isArray(options) || options.length === 0) {

@@ -193,6 +193,8 @@ function checkBlockFile(block: RAMBlock, fd: number): void {
     throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', `${what}: open`);
   }
   requireFile(block, stats, block.path ?? `descriptor ${fd}`);
+  // Its table has been held against it.
+  if (block.packed !== undefined) return;
   // Devices report 0 and are taken at their word.
   if (stats.isFile() && stats.size < block.base + block.size) {
     throw new MultifdError(

@@ -103,6 +103,7 @@ class SendChannel implements Channel {
   /** Undefined with method none. */
   readonly #compressing: Compressing | undefined;
   readonly #pages: PagePackets;
+  readonly #source: PageSource | undefined;
   readonly #tls: TlsCredentials | undefined;
   readonly #connection: SendConnection;
   #lastProgress = 0;
@@ -144,8 +145,9 @@ class SendChannel implements Channel {
     const stagings = method === undefined ? writesStaged : STAGINGS_COMPRESSED;
     const { blocks, pageSize, digests } = task;
     const changed = digests && new ChangedPages(blocks, pageSize, stagings, digests);
+    this.#source = changed === undefined ? new PageSource(blocks, pageSize, stagings) : undefined;
     this.#pages = new PagePackets(task, control, {
-      source: changed ?? new PageSource(blocks, pageSize, stagings),
+      source: changed ?? (this.#source as PageSource),
       changed,
       compressing: this.#compressing,
       outgoing: this.#outgoing,
@@ -295,5 +297,6 @@ class SendChannel implements Channel {
   async close(): Promise<void> {
     this.#clock.stop();
     await this.#connection.close();
+    this.#source?.close();
   }
 }

@@ -2,7 +2,7 @@
  * Where the pages of a packet are read from, in a send channel's thread.
  *
  *     shared    guest RAM itself, through windows: nothing is copied, and it may change at any moment
- *     file      read into a staging buffer of this channel, page i of the packet at i * pageSize
+ *     file      read into a staging buffer of this channel, page i of the packet at i * pageSize; of a packed one decoded
  *     staged    in the slot's data, where the calling thread has put them, page i at i * pageSize (kinds private, stream)
  *
  * Who owns the bytes: guest RAM is the embedder's; a staging buffer is the packet's that was read into it until that packet
@@ -13,6 +13,7 @@ import { alignedBuffer } from '../ram/aligned.js';
 import type { BlockDescription } from '../ram/block.js';
 import { DirectPages } from '../ram/direct-pages.js';
 import { FileBlock } from '../ram/file-block.js';
+import { PackedBlock, PackedPages } from '../packed/packed-pages.js';
 import { runLength } from '../ram/page-list.js';
 import { Windows } from '../ram/windows.js';
 import { MULTIFD_PACKET_BYTES } from '../wire/packet.js';
@@ -36,7 +37,8 @@ export interface PacketPages {
 export class PageSource implements PacketPages {
   readonly #pageSize: number;
   readonly #shared: (Windows | undefined)[];
-  readonly #files: (FileBlock | undefined)[];
+  readonly #files: (FileBlock | PackedBlock | undefined)[];
+  #packed: PackedPages | undefined;
   /** For files with O_DIRECT. */
   readonly #direct: DirectPages | undefined;
   readonly #staging: Buffer[] = [];
@@ -48,7 +50,7 @@ export class PageSource implements PacketPages {
     this.#shared = blocks.map((block) =>
       block.buffer === undefined ? undefined : new Windows(block.buffer, block.base, block.size),
     );
-    this.#files = blocks.map((block) => (block.kind === 'file' ? new FileBlock(block) : undefined));
+    this.#files = blocks.map((block) => (block.kind === 'file' ? this.#open(block) : undefined));
     if (this.#files.some((file) => file?.isDirect)) {
       this.#direct = new DirectPages(pageSize);
       const memory = alignedBuffer(stagings * MULTIFD_PACKET_BYTES);
@@ -57,6 +59,16 @@ export class PageSource implements PacketPages {
     } else if (blocks.some((block) => block.kind === 'file')) {
       for (let i = 0; i < stagings; i++) this.#staging.push(Buffer.allocUnsafeSlow(MULTIFD_PACKET_BYTES));
     }
+  }
+
+  #open(block: BlockDescription): FileBlock | PackedBlock {
+    if (block.packed === undefined) return new FileBlock(block);
+    this.#packed ??= new PackedPages(block.packed);
+    return new PackedBlock(block, this.#packed);
+  }
+
+  close(): void {
+    this.#packed?.close();
   }
 
   windowsOf(block: number): Windows | undefined {
@@ -86,7 +98,7 @@ export class PageSource implements PacketPages {
     const file = this.#files[block];
     if (file === undefined) return;
     const { staging } = this;
-    if (file.isDirect) {
+    if (file instanceof FileBlock && file.isDirect) {
       this.#direct?.read(file, pages, num, staging);
       return;
     }

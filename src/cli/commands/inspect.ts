@@ -136,6 +136,7 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
     needs: needsOf(description),
     problems: problemsOf(description),
     libvirt: libvirtRecord(description),
+    packed: description.packed ?? null,
   };
   if (description.kind === 'main-stream') {
     const { marker, commands, sections, zeroRecords, pageRecords, flushRecords, syncPoints } = description;
@@ -188,6 +189,11 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
     rows.push(['zero', `${zeroPages} pages, ${formatShare(zeroPages, presentPages + zeroPages)}`]);
     const unread = unreadBytes > 0 ? `, ${formatSize(unreadBytes)} of it behind the stream's end` : '';
     rows.push(['file size', `${formatSize(fileSize)}${unread}`]);
+    const { packed } = description;
+    if (packed !== undefined) {
+      const share = formatShare(packed.bytes, packed.plainBytes);
+      rows.push(['packed', `to ${formatSize(packed.bytes)}, ${share}; places are those of the plain file`]);
+    }
   } else {
     const { marker, syncPoints, zeroRecords, pageRecords } = description;
     // A stream without multifd has none.

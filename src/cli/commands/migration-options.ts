@@ -115,6 +115,12 @@ export function switchoverAckOption(auto: string): Option {
     .default('auto');
 }
 
+export function packLevelOption(): Option {
+  return new Option('--pack-level <n>', "zstd's level of a packed file: 1 to 20")
+    .default(3)
+    .argParser(integerFrom(1, 20));
+}
+
 /** @param what is done with the file */
 export function directIoOption(what: string): Option {
   return new Option('--direct-io', `${what} its pages past the page cache (O_DIRECT); QEMU's direct-io`);

@@ -8,6 +8,7 @@ import type { TlsOptions } from '../../transport/tls/options.js';
 import type { QemuTlsOptions } from '../../qmp/qemu-tls.js';
 import { EXIT_OK } from '../cli-error.js';
 import { formatRate, formatShare, formatSize } from '../terminal/format.js';
+import { fileRow, packingProgress } from '../terminal/packing.js';
 import { countsOf } from '../terminal/migration-progress.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import {
@@ -20,6 +21,7 @@ import {
   compressionOption,
   directIoOption,
   levelFor,
+  packLevelOption,
   requireOptions,
   sessionOptions,
   type SessionFlags,
@@ -46,6 +48,7 @@ interface ParkFlags extends QmpFlags, SessionFlags, OutputFlags, Bounds {
   then: ParkThen;
   overwrite?: true;
   directIo?: true;
+  packLevel: number;
 }
 
 const EXAMPLES = `
@@ -70,7 +73,7 @@ export function addParkCommand(program: Command): void {
     .description('Parks a VM in a mapped-ram file: its QEMU is told what to do.')
     .optionsGroup('Migration:')
     .addOption(qmpOption())
-    .option('--out <file>', 'the file that is made')
+    .option('--out <file>', 'the file that is made; one that ends with .zst is packed')
     .addOption(
       new Option(
         '--listen <address>',
@@ -106,6 +109,7 @@ export function addParkCommand(program: Command): void {
         .default('stop'),
     )
     .option('--overwrite', 'replace the file if it exists, at the very end; take over what a killed one left')
+    .addOption(packLevelOption())
     .addOption(directIoOption('write'));
   requireOptions(command, '--qmp', '--out');
   addBoundOptions(addSessionOptions(command));
@@ -153,6 +157,8 @@ async function park(
           then: flags.then,
           overwrite: flags.overwrite === true,
           directIo: flags.directIo === true,
+          packLevel: flags.packLevel,
+          onPacking: packingProgress(output),
           signal: cancelled,
           onStart: (start) => {
             // From here on it is measured.
@@ -173,7 +179,7 @@ async function park(
         record: { ...result, problem: result.problem ?? null, seconds, ...counts },
         text: () =>
           table([
-            ['file', `${result.out}, ${formatSize(result.fileBytes)}`],
+            fileRow(result),
             ['machine', result.machine || '-'],
             ['uuid', result.uuid ?? '-'],
             ['guest RAM', `${formatSize(pages * result.pageSize)} in ${result.blocks.length} blocks`],

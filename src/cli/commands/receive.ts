@@ -20,6 +20,7 @@ import {
   directIoOption,
   listenModeOption,
   maxStraysOption,
+  packLevelOption,
   pageSizeOption,
   requireOptions,
   sessionOptions,
@@ -27,6 +28,7 @@ import {
   type SessionFlags,
 } from './migration-options.js';
 import { choiceOf } from './option-values.js';
+import { fileRow, packingProgress } from '../terminal/packing.js';
 import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -47,6 +49,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags, Bounds {
   overwrite?: true;
   keepPartial?: true;
   directIo?: true;
+  packLevel: number;
 }
 
 const EXAMPLES = `
@@ -61,6 +64,8 @@ Examples:
       --out vm.mig --json
   $ multifd receive --listen tcp:0.0.0.0:4444 --tls-creds /etc/pki/qemu \\
       --tls-authz 'CN=host?' --out vm.mig
+  $ multifd receive --listen unix:/run/park.sock --out vm.mig.zst
+                                     packed when all is there
   $ multifd receive --listen tcp:0.0.0.0:4444 --discard
                                      how fast a source is; its guest runs on
 
@@ -77,7 +82,7 @@ export function addReceiveCommand(program: Command): void {
         addressFrom(0),
       ),
     )
-    .option('--out <file>', 'the file that is made')
+    .option('--out <file>', 'the file that is made; one that ends with .zst is packed')
     .addOption(
       new Option('--discard [answer]', 'keep nothing, for throughput tests; the source is told it failed')
         .choices(DISCARDS)
@@ -92,6 +97,7 @@ export function addReceiveCommand(program: Command): void {
       'replace the file if it exists, at the very end; take over what a killed receiver left',
     )
     .option('--keep-partial', 'after a failure, keep what came as FILE.part')
+    .addOption(packLevelOption())
     .addOption(directIoOption('write'))
     .addOption(listenModeOption())
     .addOption(maxStraysOption())
@@ -163,6 +169,8 @@ async function receive(
         overwrite: flags.overwrite === true,
         keepPartial: flags.keepPartial === true,
         directIo: flags.directIo === true,
+        packLevel: flags.packLevel,
+        onPacking: packingProgress(output),
         signal: cancelled,
         onListening: (address) => {
           const text = formatAddress(address);
@@ -186,7 +194,7 @@ async function receive(
         text: () =>
           table([
             result.discarded === undefined
-              ? ['file', `${result.out}, ${formatSize(result.fileBytes)}`]
+              ? fileRow(result)
               : ['discarded', `all came whole; the source was ${TOLD[result.discarded]}`],
             ['machine', result.machine || '-'],
             ['uuid', result.uuid ?? '-'],

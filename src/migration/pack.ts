@@ -1,0 +1,132 @@
+/**
+ * A migration file packed, and unpacked: a file made of another, which stays.
+ *
+ *     vm.mig      --packMigration()-->    vm.mig.zst.part --> fsync, rename, fsync of the folder --> vm.mig.zst
+ *     vm.mig.zst  --unpackMigration()-->  vm.mig.part     --> likewise                           --> vm.mig
+ */
+import { statSync } from 'node:fs';
+import { MultifdError } from '../errors.js';
+import { readSaveImage, requireSparse } from '../libvirt/save-image.js';
+import { requireSound } from '../mapped-ram/description.js';
+import { readMappedRam } from '../mapped-ram/read.js';
+import { checkKeys, flag, integer, wrong } from '../option-checks.js';
+import { MigrationFile } from '../packed/open.js';
+import { PACK_LEVEL, type OpenFile, packInto, unpackInto } from '../packed/pack.js';
+import { checkDirectIo } from '../ram/direct-io.js';
+import { callHook, requireOptions } from './options.js';
+import { OutputFile } from './output-file.js';
+
+/** Of files that are packed. */
+export const PACKED_SUFFIX = '.zst';
+
+export interface UnpackMigrationOptions {
+  /** The file that is read; it stays. */
+  file: string;
+  /** The file that is made. Default: `file` with, or without, `.zst`. It must not exist yet unless `overwrite` is set. */
+  out?: string;
+  overwrite?: boolean;
+  /** Read and write past the page cache (O_DIRECT; default false). QEMU: direct-io. */
+  directIo?: boolean;
+  signal?: AbortSignal;
+  /** Called now and then with the bytes of the plain file done so far, and all of them. */
+  onProgress?: (bytes: number, totalBytes: number) => void;
+}
+
+export interface PackMigrationOptions extends UnpackMigrationOptions {
+  /** zstd level, 1 to 20 (default 3). */
+  zstdLevel?: number;
+}
+
+export interface PackedMigration {
+  out: string;
+  plainBytes: number;
+  packedBytes: number;
+}
+
+const UNPACK_KEYS = ['file', 'out', 'overwrite', 'directIo', 'signal', 'onProgress'];
+
+/**
+ * Packs a mapped-ram file, or libvirt's save image in format sparse, into the seekable zstd format: `zstd -d` unpacks it, and
+ * sendMigration() and the others read it as it is.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_IO, ERR_MULTIFD_STREAM for a file that is none of these or not sound,
+ *   ERR_MULTIFD_ABORTED, ERR_MULTIFD_RUNTIME without a zstd; then there is no `out`
+ */
+export async function packMigration(options: PackMigrationOptions): Promise<PackedMigration> {
+  checkKeys(requireOptions(options), [...UNPACK_KEYS, 'zstdLevel']);
+  const { file, onProgress, signal } = options;
+  const level = integer('zstdLevel', options.zstdLevel, PACK_LEVEL, 1, 20);
+  const directIo = checkDirectIo(options.directIo);
+  await using from = await MigrationFile.open(requirePath('file', file), directIo);
+  if (from.packed !== undefined)
+    throw wrong('file', file, `one that is not packed: it is already, in ${from.packed.table.count} frames`);
+  const image = await readSaveImage(from.handle);
+  if (image !== undefined) requireSparse(image, 'pack');
+  requireSound(await readMappedRam(from.handle, { offset: image?.streamOffset ?? 0 }));
+  const out = options.out ?? `${file}${PACKED_SUFFIX}`;
+  const plainBytes = (await from.handle.stat()).size;
+  const packedBytes = await make(options, out, directIo, (to) =>
+    packInto(from, to, level, { signal, onProgress: told(onProgress) }),
+  );
+  return { out, plainBytes, packedBytes };
+}
+
+/**
+ * Makes the plain file again.
+ *
+ * @throws MultifdError as packMigration(), and ERR_MULTIFD_STREAM for one that is damaged
+ */
+export async function unpackMigration(options: UnpackMigrationOptions): Promise<PackedMigration> {
+  checkKeys(requireOptions(options), UNPACK_KEYS);
+  const { file, onProgress, signal } = options;
+  const directIo = checkDirectIo(options.directIo);
+  await using from = await MigrationFile.open(requirePath('file', file), directIo);
+  const table = from.packed?.table;
+  if (table === undefined) throw wrong('file', file, 'one that `multifd pack` has made: it is not packed');
+  if (options.out === undefined && !file.endsWith(PACKED_SUFFIX))
+    throw wrong('out', options.out, `a path: the name of the file does not end with ${PACKED_SUFFIX}`);
+  const out = options.out ?? file.slice(0, -PACKED_SUFFIX.length);
+  const packedBytes = (await from.handle.stat()).size;
+  const plainBytes = await make(options, out, directIo, (to) =>
+    unpackInto(from, table, to, { signal, onProgress: told(onProgress) }),
+  );
+  return { out, plainBytes, packedBytes };
+}
+
+/** A new file, whole and on disk before it has its name. @returns what `fill` returns */
+async function make(
+  { file, overwrite }: UnpackMigrationOptions,
+  out: string,
+  directIo: boolean,
+  fill: (to: OpenFile) => Promise<number>,
+): Promise<number> {
+  requirePath('out', out);
+  if (isSame(file, out)) throw wrong('out', out, 'another file than the one that is read');
+  const output = await OutputFile.make(out, flag('overwrite', overwrite), directIo);
+  try {
+    const bytes = await fill(output);
+    await output.handle.sync();
+    output.name();
+    await output.onDisk();
+    await output.close();
+    return bytes;
+  } catch (error) {
+    await output.giveUp();
+    throw MultifdError.wrap(error, 'ERR_MULTIFD_IO', out);
+  }
+}
+
+function requirePath(name: string, value: unknown): string {
+  if (typeof value !== 'string' || value === '') throw wrong(name, value, 'a path');
+  return value;
+}
+
+function isSame(one: string, other: string): boolean {
+  const [a, b] = [one, other].map((file) => statSync(file, { bigint: true, throwIfNoEntry: false }));
+  return a !== undefined && a.ino === b?.ino && a.dev === b.dev;
+}
+
+/** What the caller's function throws has a name. */
+function told(onProgress: PackMigrationOptions['onProgress']): PackMigrationOptions['onProgress'] {
+  return onProgress && ((...bytes) => void callHook('onProgress', () => onProgress(...bytes)));
+}

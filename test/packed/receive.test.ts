@@ -1,0 +1,150 @@
+/** A migration received into a packed file: what is there, and what its source is told, whatever happens while it is packed. */
+import { createHash } from 'node:crypto';
+import fs from 'node:fs';
+import t from 'tap';
+import {
+  packMigration,
+  readMappedRam,
+  sendMigration,
+  unpackMigration,
+  verifyMappedRam,
+} from '../../src/index.js';
+import { within } from '../support/within.js';
+import { WAIT_MS, folderOf, makeRam, park, receiving, sourceTo } from './vm.js';
+
+t.test('it is what packing the plain file makes, and nothing else is left', async (t) => {
+  const at = folderOf(t);
+  await park(t, at('vm.mig'));
+  await packMigration({ file: at('vm.mig') });
+  const told: number[] = [];
+  const received = await park(t, at('other.mig.zst'), { onPacking: (bytes) => told.push(bytes) });
+  const packedBytes = fs.statSync(at('other.mig.zst')).size;
+  t.match(received, { fileBytes: fs.statSync(at('vm.mig')).size, packedBytes });
+  t.equal(told.at(-1), received.fileBytes);
+  t.ok(fs.readFileSync(at('other.mig.zst')).equals(fs.readFileSync(at('vm.mig.zst'))));
+  t.same(fs.readdirSync(at('.')).sort(), ['other.mig.zst', 'vm.mig', 'vm.mig.zst']);
+  t.equal(fs.statSync(at('other.mig.zst')).mode & 0o777, 0o600);
+  await park(t, at('plain.zst'), { packed: false });
+  t.ok(fs.readFileSync(at('plain.zst')).equals(fs.readFileSync(at('vm.mig'))), 'packed: false');
+  await park(t, at('named'), { packed: true, packLevel: 1 });
+  await unpackMigration({ file: at('named'), out: at('back') });
+  t.ok(fs.readFileSync(at('back')).equals(fs.readFileSync(at('vm.mig'))), 'packed: true');
+});
+
+for (const [compression, directIo] of [
+  ['none', false],
+  ['zlib', false],
+  ['zstd', true],
+] as const) {
+  t.test(`it is sent as it is: ${compression}, directIo ${directIo}`, async (t) => {
+    const at = folderOf(t);
+    const file = at('vm.mig.zst');
+    await park(t, file);
+    const options = { channels: 3, compression };
+    const { address, result } = await receiving(at('there.mig'), options);
+    const sending = sendMigration({ file, to: address, directIo, ...options });
+    const [sent] = await within(Promise.all([sending, result]), WAIT_MS, 'the migration');
+    t.equal(sent.machine, 'packed-1.0');
+    const description = await readMappedRam(at('there.mig'));
+    const [ram] = await verifyMappedRam(at('there.mig'), description);
+    t.equal(ram.sha256, createHash('sha256').update(makeRam()).digest('hex'));
+  });
+}
+
+t.test('a damaged frame ends the sending, and the destination has nothing', async (t) => {
+  const at = folderOf(t);
+  const file = at('vm.mig.zst');
+  await park(t, file);
+  const bytes = fs.readFileSync(file);
+  // Within the random pages, which are the most of it.
+  bytes[bytes.length >> 1] ^= 1;
+  fs.writeFileSync(file, bytes);
+  const { address, result } = await receiving(at('there.mig'));
+  const sending = sendMigration({ file, to: address, channels: 2 });
+  await t.rejects(within(sending, WAIT_MS, 'the source'), {
+    code: 'ERR_MULTIFD_STREAM',
+    message: /packed file: frame \d+ at byte/,
+  });
+  await t.rejects(within(result, WAIT_MS, 'the destination'));
+  t.notOk(fs.existsSync(at('there.mig')));
+});
+
+t.test('an abort while it is packed: the source runs on, and nothing is left', async (t) => {
+  const at = folderOf(t);
+  const stop = new AbortController();
+  const { address, result } = await receiving(at('vm.mig.zst'), {
+    signal: stop.signal,
+    onPacking: () => stop.abort('by the test'),
+  });
+  const source = await sourceTo(t, address);
+  await t.rejects(within(result, WAIT_MS, 'the abort'), {
+    code: 'ERR_MULTIFD_ABORTED',
+    cause: 'by the test',
+  });
+  await t.rejects(within(source.done, WAIT_MS, 'the source'));
+  t.equal(source.stats().status, 'failed');
+  t.same(fs.readdirSync(at('.')), []);
+});
+
+t.test('a source that goes while it is packed: no file gets its name', async (t) => {
+  const at = folderOf(t);
+  let gone: Promise<void> | undefined;
+  const { address, result } = await receiving(at('vm.mig.zst'), {
+    onPacking: () => void (gone ??= source.cancel()),
+  });
+  const source = await sourceTo(t, address);
+  source.done.catch(() => {});
+  await t.rejects(within(result, WAIT_MS, 'the destination'));
+  await gone;
+  t.notOk(fs.existsSync(at('vm.mig.zst')));
+});
+
+t.test('with keepPartial what came is kept, plain', async (t) => {
+  const at = folderOf(t);
+  const { address, result } = await receiving(at('vm.mig.zst'), {
+    keepPartial: true,
+    onPacking: () => {
+      throw new Error('of the test');
+    },
+  });
+  const source = await sourceTo(t, address);
+  source.done.catch(() => {});
+  await t.rejects(within(result, WAIT_MS, 'the destination'), { code: 'ERR_MULTIFD_HOOK' });
+  t.same(fs.readdirSync(at('.')), ['vm.mig.zst.plain.part']);
+  t.equal(source.stats().status, 'failed');
+});
+
+t.test(
+  'it takes longer than the source would wait for a silent destination, and the source is told',
+  async (t) => {
+    const at = folderOf(t);
+    const busy = new Int32Array(new SharedArrayBuffer(4));
+    let waits = 0;
+    const { address, result } = await receiving(at('again.mig.zst'), {
+      // As a disk that is slow, in pieces that let this thread breathe.
+      onPacking: () => {
+        if (waits++ < 8) Atomics.wait(busy, 0, 0, 150);
+      },
+    });
+    await park(t, at('vm.mig'));
+    const sending = sendMigration({ file: at('vm.mig'), to: address, channels: 2, stallTimeoutMs: 800 });
+    await within(Promise.all([sending, result]), WAIT_MS, 'the migration');
+    t.ok(fs.existsSync(at('again.mig.zst')));
+  },
+);
+
+t.test('options that do not go together are refused before anybody is listened to', async (t) => {
+  const at = folderOf(t);
+  const option = (message: RegExp) => ({ code: 'ERR_MULTIFD_OPTION', message });
+  await t.rejects(receiving(at('x.zst'), { packLevel: 21 }), option(/packLevel/));
+  await t.rejects(receiving(at('x.zst'), { packed: 'yes' as never }), option(/packed/));
+  await t.rejects(
+    receiving('', { out: undefined, discard: true, packed: true }),
+    option(/packed: .*discard/),
+  );
+  fs.writeFileSync(at('x.zst.plain.part'), 'of one that was killed');
+  await t.rejects(receiving(at('x.zst')), { code: 'ERR_MULTIFD_IO', message: /plain\.part exists/ });
+  t.same(fs.readdirSync(at('.')), ['x.zst.plain.part'], 'nothing of ours is left');
+  await park(t, at('x.zst'), { overwrite: true });
+  t.same(fs.readdirSync(at('.')), ['x.zst']);
+});
