@@ -21,7 +21,7 @@ import { boundOf, figure, isMissed, type Results } from './support/results.js';
 
 const BENCHES = [
   ...['limit', 'kernels', 'handover', 'none', 'zero', 'codec', 'memory', 'growth', 'startup', 'attack'],
-  ...['qemu', 'live', 'qemu-file', 'instant', 'direct-io', 'tls', 'zero-copy', 'verify'],
+  ...['qemu', 'live', 'qemu-file', 'instant', 'direct-io', 'tls', 'zero-copy', 'verify', 'pack'],
 ];
 /** Only when named, for the time that they take. */
 const BY_NAME = ['qemu-all'];

@@ -4,6 +4,7 @@ import t from 'tap';
 import { addDemoCommand } from '../../src/cli/commands/demo.js';
 import { commandLine } from '../../src/cli/help.js';
 import { addInspectCommand } from '../../src/cli/commands/inspect.js';
+import { addPackCommand, addUnpackCommand } from '../../src/cli/commands/pack.js';
 import { addParkCommand } from '../../src/cli/commands/park.js';
 import { addReceiveCommand } from '../../src/cli/commands/receive.js';
 import { addRelayCommand } from '../../src/cli/commands/relay.js';
@@ -12,7 +13,18 @@ import { addSendCommand } from '../../src/cli/commands/send.js';
 import { addTlsCredsCommand } from '../../src/cli/commands/tls-creds.js';
 import { run } from './cli.js';
 
-const COMMANDS = ['park', 'resume', 'receive', 'send', 'relay', 'inspect', 'tls-creds', 'demo'];
+const COMMANDS = [
+  'park',
+  'resume',
+  'receive',
+  'send',
+  'relay',
+  'inspect',
+  'pack',
+  'unpack',
+  'tls-creds',
+  'demo',
+];
 
 t.test('a command line that asks for help is one that commander answers as it should', async (t) => {
   const cases: [string[], string[]][] = [
@@ -54,6 +66,8 @@ t.test('the help of each command has examples, and fits 80 columns', async (t) =
     addSendCommand(program);
     addRelayCommand(program);
     addInspectCommand(program);
+    addPackCommand(program);
+    addUnpackCommand(program);
     addTlsCredsCommand(program);
     addDemoCommand(program);
     t.same(

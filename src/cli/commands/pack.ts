@@ -27,8 +27,8 @@ Examples:
   $ multifd pack vm.mig && rm vm.mig           makes vm.mig.zst
   $ multifd pack vm.mig --pack-level 12 --out /backup/vm.mig.zst
 
-Exit codes: 0 the packed file is there, 1 failed, 2 wrong usage, 130 cancelled by
-Ctrl-C, 143 by SIGTERM.`;
+Exit codes: 0 the packed file is there, 1 failed, 2 wrong usage, 130 cancelled
+by Ctrl-C, 143 by SIGTERM.`;
 
 const UNPACK_EXAMPLES = `
 The file that is read stays. Pages that are zero become holes.
@@ -36,8 +36,8 @@ The file that is read stays. Pages that are zero become holes.
 Examples:
   $ multifd unpack vm.mig.zst                  makes vm.mig
 
-Exit codes: 0 the plain file is there, 1 failed, 2 wrong usage, 130 cancelled by
-Ctrl-C, 143 by SIGTERM.`;
+Exit codes: 0 the plain file is there, 1 failed, 2 wrong usage, 130 cancelled
+by Ctrl-C, 143 by SIGTERM.`;
 
 export function addPackCommand(program: Command): void {
   const command = program
