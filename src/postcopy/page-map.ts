@@ -62,6 +62,12 @@ export class PageMap {
     return this.#left;
   }
 
+  /** Which pages the file has, as bytes: of 32-bit words, in this machine's order. */
+  get presentBytes(): Uint8Array {
+    const { words } = this.#present;
+    return new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+  }
+
   isPresent(page: number): boolean {
     return this.#present.has(page);
   }

@@ -10,8 +10,10 @@
  *
  * Memory: PIECES pieces. Some of them are kept free for what is asked for.
  */
+import { performance } from 'node:perf_hooks';
 import { MultifdError } from '../errors.js';
 import type { MainConnection } from '../transport/main-connection.js';
+import type { HotPage } from './hot-file.js';
 import type { PageMap } from './page-map.js';
 import { Piece, type PageFile } from './piece.js';
 import { Rate } from './rate.js';
@@ -24,6 +26,8 @@ const KEPT_FREE = 4;
 export interface PushCounts {
   /** Pages that were sent because they were asked for, absent ones included. */
   pagesRequested: number;
+  /** Because a hint says that they will be, absent ones included. */
+  pagesHot: number;
   /** All others. */
   pagesPushed: number;
   /** Of all of them those that the file does not have. */
@@ -35,6 +39,7 @@ export interface PushCounts {
 export class Pusher {
   readonly counts: PushCounts = {
     pagesRequested: 0,
+    pagesHot: 0,
     pagesPushed: 0,
     zeroPages: 0,
     requestsRepeated: 0,
@@ -49,6 +54,8 @@ export class Pusher {
   #begun = 0;
   #last: PageMap | undefined;
   #error: MultifdError | undefined;
+  /** Bytes of the hint's pages that may go out before the guest runs; undefined when it does. */
+  #early: number | undefined;
   #isSleeping = false;
   #wake: (() => void) | undefined;
   #room: (() => void) | undefined;
@@ -59,10 +66,11 @@ export class Pusher {
     maps: readonly PageMap[],
     pageSize: number,
     maxBandwidth: number,
+    hot: readonly HotPage[] = [],
   ) {
     this.#main = main;
     this.#file = file;
-    this.#schedule = new Schedule(maps);
+    this.#schedule = new Schedule(maps, hot);
     this.rate = new Rate(maxBandwidth);
     const sink = Piece.sink();
     this.#free = Array.from({ length: PIECES }, () => new Piece(pageSize, sink, file.direct !== undefined));
@@ -110,6 +118,31 @@ export class Pusher {
     this.#wake?.();
   }
 
+  /**
+   * Before the guest runs: pages of the hint, as many as go out in so many bytes and milliseconds. maxBandwidth does not hold
+   * them back, as nothing that a guest waits for; but they count.
+   */
+  async early(mostBytes: number, mostMs: number): Promise<void> {
+    const late = performance.now() + mostMs;
+    this.#early = mostBytes;
+    for (;;) {
+      if (performance.now() > late) this.#early = 0;
+      this.#fill();
+      if (this.#error !== undefined) throw this.#error;
+      const head = this.#ahead[0];
+      if (head === undefined) break;
+      if (!head.isReady) {
+        await this.#sleep(0);
+        continue;
+      }
+      this.#ahead.shift();
+      await this.#write(head);
+    }
+    this.#early = undefined;
+    // The next section's first record names its block.
+    this.#last = undefined;
+  }
+
   /** Until all pages that the file has are with the kernel. */
   async run(): Promise<void> {
     for (;;) {
@@ -135,6 +168,7 @@ export class Pusher {
     await this.#main.write(bytes);
     this.rate.add(bytes.length);
     if (kind === 'requested') this.counts.pagesRequested += pages.length;
+    else if (kind === 'hot') this.counts.pagesHot += pages.length;
     else this.counts.pagesPushed += pages.length;
     for (const page of pages) if (!map.isPresent(page)) this.counts.zeroPages++;
     piece.batch = undefined;
@@ -144,7 +178,7 @@ export class Pusher {
   /** Reads on, as far as there are pieces. */
   #fill(): void {
     while (this.#free.length > 0 && this.#error === undefined) {
-      const batch = this.#schedule.next(this.#free.length > KEPT_FREE);
+      const batch = this.#next();
       if (batch === undefined) break;
       const piece = this.#free.pop() as Piece;
       piece.batch = batch;
@@ -160,6 +194,15 @@ export class Pusher {
       );
     }
     if (!this.#schedule.isFull) this.#room?.();
+  }
+
+  #next(): Batch | undefined {
+    if (this.#early === undefined) return this.#schedule.next(this.#free.length > KEPT_FREE);
+    // A huge page that has been begun is sent as a whole.
+    if (this.#early <= 0 && !this.#schedule.isOpen) return undefined;
+    const batch = this.#schedule.nextHot();
+    if (batch !== undefined) this.#early -= batch.pages.length * batch.map.pageSize;
+    return batch;
   }
 
   #placeOf({ group, kind }: Batch): number {

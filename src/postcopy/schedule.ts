@@ -3,16 +3,19 @@
  *
  *     1  the rest of a host page that has been begun        QEMU places it as a whole, and takes no other in between
  *     2  pages that were asked for, oldest first            absent ones as well: their ZERO is what a guest waits for
- *     3  the neighbourhood of those, latest first           a guest that reads on does not ask again
- *     4  all others that the file has, block by block       in the background
+ *     3  those that a hint says will be (hot.ts)            absent ones as well; before the guest runs, these alone
+ *     4  the neighbourhood of 2, latest first               a guest that reads on does not ask again
+ *     5  the neighbourhood of 3
+ *     6  all others that the file has, block by block       in the background
  *
  * A page is taken (page-map.ts) as soon as it is in a batch, and what is asked for then is on its way already.
  *
  * Bounds: MAX_REQUESTS ranges that wait, MAX_NEAR neighbourhoods; who asks for more waits (isFull).
  */
+import type { HotPage } from './hot-file.js';
 import type { PageMap } from './page-map.js';
 
-export type BatchKind = 'requested' | 'near' | 'background';
+export type BatchKind = 'requested' | 'hot' | 'near' | 'background';
 
 /** Pages of one block, ascending, for one piece. */
 export interface Batch {
@@ -39,19 +42,26 @@ const MAX_NEAR = 16;
 /** Around a page that was asked for, in bytes: some before it, more behind it. By choice: two pieces. */
 const NEAR_BEFORE = 2 ** 17;
 const NEAR_BEHIND = 3 * 2 ** 17;
+/** Of a hint, which is in the order of the requests: so many go out in the order of the file. By choice: 4 MiB. */
+const HOT_TURN = 1024;
 
 export class Schedule {
   readonly #maps: readonly PageMap[];
   readonly #requests: Range[] = [];
   readonly #near: Range[] = [];
+  readonly #hot: readonly HotPage[];
+  #hotAt = 0;
+  #hotNearAt = 0;
   /** Of a huge page that has been begun: what is left of it. */
   #open: Open | undefined;
   #block = 0;
   #page = 0;
   #group = 0;
 
-  constructor(maps: readonly PageMap[]) {
+  /** @param hot pages that will be asked for, the first ones first */
+  constructor(maps: readonly PageMap[], hot: readonly HotPage[] = []) {
     this.#maps = maps;
+    this.#hot = inTurns(maps, hot);
   }
 
   get isFull(): boolean {
@@ -76,7 +86,41 @@ export class Schedule {
       return background || this.#open.kind === 'requested' ? this.#goOn() : undefined;
     const requested = this.#nextRequested();
     if (requested !== undefined || !background) return requested;
-    return this.#nextNear() ?? this.#nextBackground();
+    return this.#nextHot() ?? this.#nextNear() ?? this.#nextHotNear() ?? this.#nextBackground();
+  }
+
+  /** Has a huge page been begun? */
+  get isOpen(): boolean {
+    return this.#open !== undefined;
+  }
+
+  /** Before anybody asks: of what a hint has. */
+  nextHot(): Batch | undefined {
+    return this.#open === undefined ? this.#nextHot() : this.#goOn();
+  }
+
+  #nextHot(): Batch | undefined {
+    const pages: number[] = [];
+    let map: PageMap | undefined;
+    for (; this.#hotAt < this.#hot.length; this.#hotAt++) {
+      const hot = this.#hot[this.#hotAt];
+      if (hot.map.isTaken(hot.page)) continue;
+      if (map === undefined && hot.map.hostPages > 1) return this.#begin(hot.map, hot.page, 'hot');
+      map ??= hot.map;
+      if (hot.map !== map || pages.length === PIECE_BYTES / map.pageSize) break;
+      if (pages.length > 0 && hot.page <= pages[pages.length - 1]) break;
+      pages.push(hot.page);
+    }
+    return map && this.#taken(map, pages, 'hot');
+  }
+
+  #nextHotNear(): Batch | undefined {
+    for (; this.#hotNearAt < this.#hot.length; this.#hotNearAt++) {
+      const { map, page } = this.#hot[this.#hotNearAt];
+      const batch = this.#nextOf(map, ...nearOf(map, page), 'near');
+      if (batch !== undefined) return batch;
+    }
+    return undefined;
   }
 
   #nextRequested(): Batch | undefined {
@@ -100,8 +144,7 @@ export class Schedule {
   }
 
   #addNear(map: PageMap, page: number): void {
-    const from = Math.max(0, page - NEAR_BEFORE / map.pageSize);
-    const end = Math.min(map.block.pageCount, page + NEAR_BEHIND / map.pageSize);
+    const [from, end] = nearOf(map, page);
     this.#near.push({ map, page: from, end });
     if (this.#near.length > MAX_NEAR) this.#near.shift();
   }
@@ -160,4 +203,21 @@ export class Schedule {
     if (open.page >= open.end) this.#open = undefined;
     return { map, pages, kind, group };
   }
+}
+
+/** Where the neighbourhood of a page begins and ends. */
+function nearOf(map: PageMap, page: number): [from: number, end: number] {
+  const from = Math.max(0, page - NEAR_BEFORE / map.pageSize);
+  return [from, Math.min(map.block.pageCount, page + NEAR_BEHIND / map.pageSize)];
+}
+
+/** So that pieces are full, and a disk is not read here and there. */
+function inTurns(maps: readonly PageMap[], hot: readonly HotPage[]): HotPage[] {
+  const turns: HotPage[] = [];
+  for (let at = 0; at < hot.length; at += HOT_TURN) {
+    const turn = hot.slice(at, at + HOT_TURN);
+    turn.sort((a, b) => maps.indexOf(a.map) - maps.indexOf(b.map) || a.page - b.page);
+    turns.push(...turn);
+  }
+  return turns;
 }

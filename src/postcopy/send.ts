@@ -5,7 +5,9 @@
  *     source                                                     destination
  *     header, POSTCOPY_ADVISE, PING 2             ---->          makes its RAM empty, catches its faults
  *                                                 <----          PONG 2
- *     blocks, PING 4, RAM_DISCARD, PACKAGED       ---->          loads the devices
+ *     blocks, PING 4, RAM_DISCARD                 ---->
+ *     with option hot: pages that it will touch   ---->          hot.ts; bounded
+ *     PACKAGED                                    ---->          loads the devices
  *         LISTEN, devices, PING 3, RUN            <----          PONG 3: the guest runs
  *     pages, those that are asked for first       ---->
  *                                                 <----          REQ_PAGES
@@ -45,6 +47,7 @@ import { MigrationFile } from '../packed/open.js';
 import type { MainConnection } from '../transport/main-connection.js';
 import { PostcopyAnswers } from './answers.js';
 import { told } from './fate.js';
+import { HotPages } from './hot.js';
 import { checkPostcopy, hostPageSizes, type CheckedPostcopy, type PostcopyOptions } from './options.js';
 import { PageMap } from './page-map.js';
 import type { PageFile } from './piece.js';
@@ -64,6 +67,9 @@ import { PONG_ADVISED, PONG_LOADED, PostcopyStream, deviceBytes } from './stream
  * would fail the destination, where one that breaks later leaves it to be recovered. So we break it no sooner than that.
  */
 const RUN_MS = 250;
+
+/** The guest waits no longer for pages that a hint has; the rest of them follows when it runs. By choice. */
+const EARLY_MS = 500;
 
 /**
  * Starts the guest from the file; resolves when the destination has all of its memory.
@@ -94,8 +100,10 @@ export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyRe
       maps.push(await PageMap.read(content, block, description.pageSize, sizes.get(block.name) as number));
     }
     if (pages.direct !== undefined) await tryDirectReads(pages.direct, description);
+    const warn = (message: string): void => callHook('onWarning', () => options.onWarning?.(message));
+    const hot = checked.hot ? await HotPages.open(file, content, description, maps, warn) : undefined;
     main = await connectMain(address, connectTimeoutMs, signal, tls);
-    migration = new PostcopyMigration({ checked, options, main, pages, description, maps, begun });
+    migration = new PostcopyMigration({ checked, options, main, pages, description, maps, hot, begun });
     return await migration.run();
   } finally {
     main?.destroy();
@@ -109,6 +117,8 @@ interface Parts {
   pages: PageFile;
   description: MappedRamDescription;
   maps: readonly PageMap[];
+  /** What the guest will want first; undefined where that is not asked for. */
+  hot: HotPages | undefined;
   begun: number;
 }
 
@@ -129,15 +139,20 @@ class PostcopyMigration {
   readonly #waits = new Set<() => void>();
 
   constructor(parts: Parts) {
-    const { checked, main, pages, description, maps } = parts;
+    const { checked, main, pages, description, maps, hot } = parts;
     this.#parts = parts;
     this.#state = checked.recover ? 'recovering' : 'setup';
     this.#stream = streamOf(parts);
     const write = (bytes: Buffer): Promise<void> => this.#write(bytes);
-    this.#pusher = new Pusher({ write }, pages, maps, description.pageSize, checked.maxBandwidth);
+    const { pageSize } = description;
+    const known = checked.recover ? [] : hot?.known;
+    this.#pusher = new Pusher({ write }, pages, maps, pageSize, checked.maxBandwidth, known);
     this.#bitmapsDue = checked.recover ? maps.length : 0;
     this.#answers = new PostcopyAnswers(main.reader, new Map(maps.map((map) => [map.block.name, map])), {
-      request: (map, page, count) => this.#pusher.request(map, page, count),
+      request: async (map, page, count) => {
+        hot?.asked(map, page, count);
+        await this.#pusher.request(map, page, count);
+      },
       pong: (value) => {
         this.#pong = value;
         if (value === PONG_LOADED && this.#state === 'starting') this.#runs();
@@ -209,6 +224,8 @@ class PostcopyMigration {
       });
     } finally {
       unwatch();
+      // Also of a guest that lacks the rest; nothing that fails now changes what has become of it.
+      if (this.#runsAfterMs !== undefined) await settles(Promise.resolve(this.#parts.hot?.keep()));
       signal?.removeEventListener('abort', abort);
       end();
     }
@@ -252,7 +269,7 @@ class PostcopyMigration {
       runsAfterMs: this.#runsAfterMs,
       ...counts,
       pagesLeft: this.#pusher.left,
-      pageBytes: (counts.pagesRequested + counts.pagesPushed) * description.pageSize,
+      pageBytes: (counts.pagesRequested + counts.pagesHot + counts.pagesPushed) * description.pageSize,
       bytes: this.#written,
       elapsedMs: performance.now() - begun,
     };
@@ -272,6 +289,8 @@ class PostcopyMigration {
     for await (const piece of readOtherSections(content, description.sectionsBesideRam))
       await this.#write(piece);
     const bytes = await deviceBytes(content, description);
+    await this.#write(this.#stream.discard());
+    await this.#sendHot();
     // Devices touch RAM while they are loaded.
     this.#answers.expectRequests();
     await this.#write(this.#stream.listen(bytes));
@@ -280,6 +299,14 @@ class PostcopyMigration {
     if (this.#error !== undefined) throw this.#error;
     this.#state = 'starting';
     await this.#write(this.#stream.run());
+  }
+
+  async #sendHot(): Promise<void> {
+    const { hot, checked } = this.#parts;
+    if (hot === undefined || hot.known.length === 0 || checked.maxHot === 0) return;
+    await this.#write(this.#stream.pages());
+    await this.#pusher.early(checked.maxHot, EARLY_MS);
+    await this.#write(this.#stream.endPages());
   }
 
   async #recover(): Promise<void> {

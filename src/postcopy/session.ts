@@ -17,15 +17,17 @@ export interface PostcopyStats {
   runsAfterMs: number | undefined;
   /** Pages that were sent because the guest asked for them. */
   pagesRequested: number;
-  /** Pages that were sent without. */
+  /** Pages that were sent ahead because guests asked for them in earlier starts (option hot), most before the guest ran. */
+  pagesHot: number;
+  /** Pages that were sent without either. */
   pagesPushed: number;
-  /** Of both, those that the file does not have: zero pages. */
+  /** Of all, those that the file does not have: zero pages. */
   zeroPages: number;
   /** Requests for pages that were on their way, or there. */
   requestsRepeated: number;
   /** Pages of the file that have not been sent yet. */
   pagesLeft: number;
-  /** (pagesRequested + pagesPushed) * page size. */
+  /** (pagesRequested + pagesHot + pagesPushed) * page size. */
   pageBytes: number;
   /** On the wire. */
   bytes: number;

@@ -5,7 +5,10 @@
  *                  [sections before ram]
  *     blocks()     START ram, MEM_SIZE, EOS, footer; PING
  *                  [sections beside ram]
- *     listen()     [SWITCHOVER_START] RAM_DISCARD, PACKAGED of so many bytes, in which: POSTCOPY_LISTEN
+ *     discard()    [SWITCHOVER_START] RAM_DISCARD
+ *     pages()      with a hint: PART ram; PAGE and ZERO records of what the guest will touch first
+ *     endPages()   EOS, footer
+ *     listen()     PACKAGED of so many bytes, in which: POSTCOPY_LISTEN
  *                  the devices' sections, as they stand in the file's tail
  *     run()        still packaged: PING, POSTCOPY_RUN
  *     pages()      PART ram; PAGE and ZERO records
@@ -19,7 +22,9 @@
  *
  * The PINGs tell how far a destination that refuses has come: it says why in its own log alone.
  *
- * At least one RAM_DISCARD is due, or a QEMU refuses to run: a page of the first block, none of which was ever sent.
+ * At least one RAM_DISCARD is due, or a QEMU refuses to run: a page of the first block, none of which was ever sent. It stands
+ * before the first page, not behind: with it QEMU does without transparent huge pages, and one page that is written into such
+ * a huge page fills it with 511 others, which nobody sends any more because they seem to be there.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
@@ -99,8 +104,7 @@ export class PostcopyStream {
     return Buffer.concat([this.#builder.start(), this.#builder.endSection(), encodePing(PONG_BLOCKS)]);
   }
 
-  /** @param deviceBytes of the devices' sections */
-  listen(deviceBytes: number): Buffer {
+  discard(): Buffer {
     const { rules, blocks, normalPageSize } = this.#parts;
     const [{ name, hostPageSize = normalPageSize }] = blocks;
     const discard = Buffer.concat([
@@ -110,10 +114,16 @@ export class PostcopyStream {
       encodeU64(0),
       encodeU64(hostPageSize),
     ]);
-    const first = encodeCommand(COMMAND_POSTCOPY_LISTEN);
     return Buffer.concat([
       rules.switchoverStart ? encodeCommand(COMMAND_SWITCHOVER_START) : NOTHING,
       encodeCommand(COMMAND_POSTCOPY_RAM_DISCARD, discard),
+    ]);
+  }
+
+  /** @param deviceBytes of the devices' sections */
+  listen(deviceBytes: number): Buffer {
+    const first = encodeCommand(COMMAND_POSTCOPY_LISTEN);
+    return Buffer.concat([
       encodeCommand(COMMAND_PACKAGED, encodeU32(first.length + deviceBytes + this.run().length)),
       first,
     ]);
@@ -133,6 +143,10 @@ export class PostcopyStream {
 
   pages(): Buffer {
     return this.#builder.part();
+  }
+
+  endPages(): Buffer {
+    return this.#builder.endSection();
   }
 
   end(): Buffer {

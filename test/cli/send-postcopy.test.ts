@@ -23,7 +23,13 @@ t.test('what belongs to channels is refused with postcopy, by its name', async (
 });
 
 t.test('what belongs to postcopy is refused without it', async (t) => {
-  for (const more of [['--recover'], ['--huge-pages', 'pc.ram=2M'], ['--host-page-size', '64K']]) {
+  for (const more of [
+    ['--recover'],
+    ['--huge-pages', 'pc.ram=2M'],
+    ['--host-page-size', '64K'],
+    ['--hot'],
+    ['--max-hot', '1M'],
+  ]) {
     const { code, stderr } = await run(t, [...TO, ...more]);
     t.equal(code, 2, more[0]);
     t.match(stderr, /Allowed only with --mode postcopy/);

@@ -41,7 +41,7 @@ interface ResumeFlags
     SessionFlags,
     OutputFlags,
     Bounds,
-    Pick<PostcopyFlags, 'recover' | 'hugePages' | 'hostPageSize'> {
+    Pick<PostcopyFlags, 'recover' | 'hugePages' | 'hostPageSize' | 'hot' | 'maxHot'> {
   instant?: true;
   to?: AddressText;
   channels: number;

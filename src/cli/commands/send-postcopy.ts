@@ -16,7 +16,7 @@ import { formatRate, formatSize } from '../terminal/format.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import { progressText } from '../terminal/progress-line.js';
 import type { SessionFlags } from './migration-options.js';
-import { choiceOf } from './option-values.js';
+import { choiceOf, sizeFrom } from './option-values.js';
 import { runMigration } from './run-migration.js';
 import { parseSize } from './sizes.js';
 
@@ -25,6 +25,8 @@ export type SendMode = (typeof SEND_MODES)[number];
 
 export interface PostcopyFlags extends SessionFlags, OutputFlags, Bounds {
   recover?: true;
+  hot?: true;
+  maxHot?: number;
   hugePages?: Record<string, number>;
   hostPageSize?: number;
   peer?: string;
@@ -43,7 +45,7 @@ const OF_PRECOPY = [
   'zeroCopySend',
   'uuid',
 ];
-const OF_POSTCOPY = ['recover', 'hugePages', 'hostPageSize'];
+const OF_POSTCOPY = ['recover', 'hugePages', 'hostPageSize', 'hot', 'maxHot'];
 
 export function modeOption(): Option {
   return new Option('--mode <when>', 'postcopy: the guest runs at once, and gets its memory meanwhile')
@@ -64,6 +66,15 @@ export function addPostcopyOptions(command: Command): Command {
     .addOption(
       new Option('--host-page-size <bytes>', "postcopy: the destination host's normal pages (4K)").argParser(
         hostPageFrom,
+      ),
+    )
+    .option(
+      '--hot',
+      'postcopy: send first what the guest asked for in earlier starts, and keep that as FILE.hot for the next',
+    )
+    .addOption(
+      new Option('--max-hot <bytes>', 'of that: bytes that go before the guest runs (32M)').argParser(
+        sizeFrom(0),
       ),
     );
 }
@@ -165,6 +176,8 @@ export async function runPostcopy<R extends PostcopyResult>(
         ...(flags.peer !== undefined && { peer: flags.peer }),
         ...(flags.hugePages !== undefined && { hugePages: flags.hugePages }),
         ...(flags.hostPageSize !== undefined && { hostPageSize: flags.hostPageSize }),
+        hot: flags.hot === true,
+        ...(flags.maxHot !== undefined && { maxHot: flags.maxHot }),
         ...(tls !== undefined && { tls }),
         signal: cancelled,
         onStart: (start) => {
@@ -174,6 +187,7 @@ export async function runPostcopy<R extends PostcopyResult>(
         onRunning: (afterMs) => {
           output.said('running', { afterMs }, `the guest runs, after ${Math.round(afterMs)} ms`);
         },
+        onWarning: (message) => output.said('warning', { message }, `warning: ${message}`),
         onSession: (session) => {
           stateOf = () => session.stats().state;
           follow(followPostcopy(session, output, totalBytes));
@@ -194,7 +208,7 @@ export async function runPostcopy<R extends PostcopyResult>(
             ['machine', result.machine || '-'],
             ['guest RAM', `${formatSize(size)} in ${result.blocks.length} blocks`],
             ['the guest ran', `after ${after.toFixed(0)} ms`],
-            ['pages', `${stats.pagesRequested} asked for, ${stats.pagesPushed} others`],
+            ['pages', pagesText(stats)],
             ['on the wire', formatSize(stats.bytes)],
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(stats.pageBytes / seconds)}`],
             ...rows(result),
@@ -202,6 +216,11 @@ export async function runPostcopy<R extends PostcopyResult>(
       };
     },
   );
+}
+
+function pagesText({ pagesRequested, pagesHot, pagesPushed }: PostcopyStats): string {
+  const hot = pagesHot === 0 ? '' : `, ${pagesHot} sent ahead`;
+  return `${pagesRequested} asked for${hot}, ${pagesPushed} others`;
 }
 
 /** As followProgress(), of what postcopy counts. */
@@ -216,7 +235,7 @@ async function followPostcopy(session: PostcopySession, output: Output, totalByt
       seconds: stats.elapsedMs / 1000,
       bytes: stats.pageBytes,
       wireBytes: stats.bytes,
-      normalPages: stats.pagesRequested + stats.pagesPushed - stats.zeroPages,
+      normalPages: stats.pagesRequested + stats.pagesHot + stats.pagesPushed - stats.zeroPages,
       zeroPages: stats.zeroPages,
       pagesRequested: stats.pagesRequested,
       pagesLeft: stats.pagesLeft,

@@ -59,7 +59,11 @@ interface Round {
 const PROGRESS_MS = 200;
 
 interface SendFlags
-  extends SessionFlags, OutputFlags, Bounds, Pick<PostcopyFlags, 'recover' | 'hugePages' | 'hostPageSize'> {
+  extends
+    SessionFlags,
+    OutputFlags,
+    Bounds,
+    Pick<PostcopyFlags, 'recover' | 'hugePages' | 'hostPageSize' | 'hot' | 'maxHot'> {
   mode: SendMode;
   to: AddressText;
   channels: number;
