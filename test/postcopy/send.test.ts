@@ -239,6 +239,19 @@ t.test('a peer that is gone, and an abort, by where the guest is', async (t) => 
   });
 });
 
+t.test('a peer that is gone when it has been told to run, and has not answered', async (t) => {
+  const it = await scene(t, {}, { silent: [3] });
+  await it.destination.runs();
+  const { state } = (await it.session).stats();
+  t.equal(state, 'starting');
+  it.destination.socket.destroy();
+  await t.rejects(within(it.result, WAIT_MS, 'the error'), {
+    code: 'ERR_MULTIFD_CONNECTION',
+    message:
+      /has not said that it loaded the devices.*query-migrate there says postcopy-paused: then.*--recover/,
+  });
+});
+
 t.test('recover asks for each bitmap, resumes, and sends what is missing alone', async (t) => {
   const blocks = await known();
   const it = await scene(t, { recover: true });

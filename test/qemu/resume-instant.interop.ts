@@ -1,4 +1,5 @@
 /** `multifd resume --instant` with a real QEMU, which is told everything by its monitor; broken off, and gone on with. */
+import fs from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
 import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
@@ -48,6 +49,47 @@ t.test('Ctrl-C while the guest runs says how to go on, and --recover does', asyn
   t.equal(second.code, 0, second.stderr);
   t.match(again.result, { ok: true, state: 'completed', status: 'paused' });
   t.same(differingPages(await vm.qemu.ram(), ram), []);
+  await vm.qemu.kill();
+});
+
+t.test(
+  'a resume that is killed leaves a guest that --recover goes on with, and then once more',
+  async (t) => {
+    const vm = await startVm(t, programs.qemu, folder, { machine, incoming: true });
+    const args = ['resume', file, '--qmp', vm.qmp, '--instant', '--json'];
+    for (const more of [[], ['--recover']]) {
+      const broken = new Run(t, [...args, ...more, '--max-bandwidth', '2M']);
+      await broken.line(({ type }) => type === 'running');
+      broken.child.kill('SIGKILL');
+      await ended(broken, 'SIGKILL');
+    }
+    const last = new Run(t, [...args, '--recover']);
+    const { code, stderr } = await ended(last, '--recover');
+    t.equal(code, 0, stderr);
+    t.match(last.result, { ok: true, state: 'completed', status: 'paused' });
+    t.same(differingPages(await vm.qemu.ram(), ram), []);
+    await vm.qemu.kill();
+  },
+);
+
+t.test('a QEMU that may not use userfaultfd is told in its own words, and is as it was', async (t) => {
+  const allowed = fs.readFileSync('/proc/sys/vm/unprivileged_userfaultfd', 'utf8').trim();
+  if (process.getuid?.() !== 0 || allowed !== '0') {
+    t.comment('skipped: only root can start one that has no leave, where vm.unprivileged_userfaultfd is 0');
+    return;
+  }
+  // It gives up root when it has begun, and has to reach what is shared with it.
+  const vm = await startVm(t, programs.qemu, folder, {
+    machine,
+    incoming: true,
+    extra: ['-run-with', 'user=nobody'],
+  });
+  const settings = await settingsOf(vm);
+  const run = new Run(t, ['resume', file, '--qmp', vm.qmp, '--instant', '--json']);
+  const { code } = await ended(run, 'resume --instant');
+  t.equal(code, 1);
+  t.match(run.result?.error, { code: 'ERR_MULTIFD_QMP', message: /QEMU.*[Pp]ostcopy is not supported/s });
+  t.equal(await settingsOf(vm), settings);
   await vm.qemu.kill();
 });
 
