@@ -160,7 +160,6 @@ export async function checkDestination(options: MigrationDestinationOptions): Pr
   requireHook('start', options.start);
   callback('onState', options.onState);
   const devices = checkDevices(options.devices, 'load');
-  for (const [index, { given: device }] of devices.entries()) flag(`devices[${index}].stream`, device.stream);
   return {
     given: options,
     receiver,

@@ -84,8 +84,12 @@ export class Life<S extends string, R> {
     }
   }
 
+  /** A hook that fails each time is told once. */
   suppress(thrown: unknown): void {
-    this.#error?.suppressed.push(MultifdError.wrap(thrown, 'ERR_MULTIFD_HOOK', 'onState'));
+    const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_HOOK', 'onState');
+    const told = this.#error === undefined ? [] : [this.#error, ...this.#error.suppressed];
+    if (told.some(({ code, message }) => code === error.code && message === error.message)) return;
+    this.#error?.suppressed.push(error);
   }
 
   /** @returns whether it is the first, and nothing was decided */

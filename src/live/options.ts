@@ -1,6 +1,6 @@
 /** What the options of both ends of a live migration have in common: the machine's name, and devices. */
 import { didYouMean, similarTo } from '../did-you-mean.js';
-import { integer, wrong } from '../option-checks.js';
+import { flag, integer, wrong } from '../option-checks.js';
 import { isIdstr } from '../options.js';
 import { isEarlyDevice } from '../stream/other-sections.js';
 import { RAM_IDSTR } from '../stream/records.js';
@@ -72,6 +72,8 @@ export function checkDevices<H extends 'save' | 'load', D extends Partial<Record
     };
     const { [hook]: call } = given as Partial<Record<H, unknown>>;
     if (typeof call !== 'function') throw wrong(`${at}.${hook}`, call, `a function${meant(hook)}`);
+    // A destination's; an object that serves both sides has it in both.
+    flag(`${at}.stream`, (given as { stream?: unknown }).stream);
     const key = `${idstr}/${device.instanceId}`;
     if (seen.has(key)) throw wrong('devices', key, 'each idstr and instanceId once');
     seen.add(key);

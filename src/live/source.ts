@@ -1,5 +1,5 @@
 /** The source of a live migration as embedders see it; what it does is in outgoing.ts. */
-import { MultifdError, describeThrown, receivedExpected } from '../errors.js';
+import { MultifdError, receivedExpected } from '../errors.js';
 import { wrong } from '../option-checks.js';
 import { OutgoingVm } from './outgoing.js';
 import type { MigrationProgress } from './progress.js';
@@ -64,11 +64,7 @@ function resumptionOf(before: unknown, checked: CheckedSource): Resumption | und
   const source = before !== null && typeof before === 'object' ? sources.get(before) : undefined;
   const { resumption, life, asked } = source ?? {};
   if (source === undefined || life === undefined || resumption === undefined)
-    throw wrong(
-      'resumeFrom',
-      describeThrown(before),
-      'a source with option resumable, that nobody has carried on yet',
-    );
+    throw wrong('resumeFrom', before, 'a source with option resumable, that nobody has carried on yet');
   resumption.requireSame(checked);
   const bad = (received: string): MultifdError => {
     const expected = 'a source that has failed or was cancelled before its last bytes went out';

@@ -85,7 +85,7 @@ export function callHook(name: string, hook: () => void): void {
   try {
     hook();
   } catch (cause) {
-    throw new MultifdError('ERR_MULTIFD_HOOK', `${name}() failed`, { cause });
+    throw new MultifdError('ERR_MULTIFD_HOOK', `${name}() failed: ${describeThrown(cause)}`, { cause });
   }
 }
 

@@ -206,7 +206,7 @@ const HOOKS: Record<string, [SceneOptions, string, string]> = {
     'ERR_MULTIFD_HOOK',
     'notConverging() failed: boom',
   ],
-  'onState() throws': [{ source: inSource('device', boom) }, 'ERR_MULTIFD_HOOK', 'onState() failed'],
+  'onState() throws': [{ source: inSource('device', boom) }, 'ERR_MULTIFD_HOOK', 'onState() failed: boom'],
 };
 
 for (const [name, [options, code, message]] of Object.entries(HOOKS)) {
@@ -220,6 +220,21 @@ for (const [name, [options, code, message]] of Object.entries(HOOKS)) {
     if (name.startsWith('pause')) t.ok(it.notes.includes('resume'), 'it may have stopped half of the guest');
   });
 }
+
+t.test('what is thrown again and again is told once', async (t) => {
+  let thrown = 0;
+  const onState = (state: string): void => {
+    if (state !== 'device' && state !== 'failed') return;
+    thrown++;
+    boom();
+  };
+  const it = await scene(t, { source: { onState } });
+  const error = await failure(it.source.done);
+  t.equal(thrown, 2);
+  t.equal(error.message, 'onState() failed: boom');
+  t.same(error.suppressed, []);
+  await failure(it.destination.done);
+});
 
 t.test('resume() that throws is told beside what it was called for', async (t) => {
   const it = await scene(t, { source: { resume: boom, devices: [{ idstr: 'cpu', save: rejected }] } });

@@ -215,7 +215,12 @@ const SOURCE: Record<string, [object, RegExp]> = {
     { resumable: true, dirty: undefined },
     /^option dirty: given undefined, allowed .*resumable/,
   ],
-  'resumeFrom that is no source': [{ resumeFrom: {} }, /^option resumeFrom: given/],
+  'resumeFrom that is no source': [{ resumeFrom: {} }, /^option resumeFrom: given {}/],
+  'resumeFrom that is a number': [{ resumeFrom: 1 }, /^option resumeFrom: given 1, allowed a source/],
+  'stream that is no flag': [
+    { devices: [{ idstr: 'cpu', save, stream: 5 }] },
+    /^option devices\[0\].stream: given 5, allowed true or false/,
+  ],
   'a misspelt one': [{ puase: load }, /did you mean pause\?/],
   'no address': [{ to: undefined }, /to/],
 };

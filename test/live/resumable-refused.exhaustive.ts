@@ -368,7 +368,7 @@ t.test('onState() that throws in the pause ends it', async (t) => {
   it.cutter.next({ bytes: 9 * PAGE });
   await failure((await it.next()).done);
   const error = await failure(it.destination.done);
-  t.match(error, { code: 'ERR_MULTIFD_HOOK', message: 'onState() failed', cause: { message: 'boom' } });
+  t.match(error, { code: 'ERR_MULTIFD_HOOK', message: 'onState() failed: boom', cause: { message: 'boom' } });
 });
 
 t.test('a source that cannot be carried on is refused, and says why', async (t) => {
