@@ -90,8 +90,8 @@ export {
   type RelayedMigration,
   type RelaySide,
 } from './migration/relay.js';
-export { parkVm, type ParkedVm } from './qmp/park.js';
-export type { ParkProgress, ParkThen, ParkVmOptions } from './qmp/park-options.js';
+export { parkVm } from './qmp/park.js';
+export type { ParkProgress, ParkThen, ParkVmOptions, ParkedVm } from './qmp/park-options.js';
 export { resumeVm, type ResumedVm } from './qmp/resume.js';
 export type { ResumeVmOptions } from './qmp/resume-options.js';
 export type { InstantResumeOptions, InstantlyResumedVm } from './qmp/resume-instant.js';

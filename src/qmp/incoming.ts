@@ -5,15 +5,22 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError, describeThrown } from '../errors.js';
 import { formatAddress, type Address } from '../transport/address.js';
-import { queryGuest, queryMigration } from './machine.js';
+import { migrationOver, queryGuest, queryMigration } from './machine.js';
 import type { Qmp } from './qmp.js';
-import { requireObject } from './settings.js';
+import { regainSoon } from './regain.js';
+import { requireObject, type MigrationSettings } from './settings.js';
 
 /** For QEMU to say that it is done, or why not, when all has been sent. */
 export const END_MS = 30_000;
 /** A QEMU that hangs is not asked for long. */
 const LAST_WORDS_MS = 3_000;
 const POLL_MS = 50;
+const LOADED =
+  'but QEMU says that it has loaded all: the guest is there, and may run (query-status). See to it that it does not before the ' +
+  'file is resumed in another QEMU';
+const NOT_HEARD =
+  'the guest is loaded, QEMU has accepted all of it, and is not heard of at its monitor any more: if it lives, it has the guest, ' +
+  'which may run (query-status). See to it that it does not before the file is resumed in another QEMU';
 
 /** @throws MultifdError ERR_MULTIFD_QMP unless it waits for a migration to come in, and for its address */
 export async function requireWaiting(qmp: Qmp): Promise<void> {
@@ -51,8 +58,33 @@ export async function listenAt(
   throw qmpError(qmp, 'query-migrate: received no port, expected the one that QEMU listens on');
 }
 
+/**
+ * When all has been sent, and accepted by QEMU's SHUT 0: it says so by its monitor as well, gets its settings back, and is told
+ * what becomes of the guest. A monitor that is lost meanwhile is looked for.
+ *
+ * @throws MultifdError ERR_MULTIFD_QMP, which says what is known where the monitor is not found again; ERR_MULTIFD_TIMEOUT
+ */
+export async function finishLoaded(
+  qmp: Qmp,
+  settings: MigrationSettings | undefined,
+  run: boolean | undefined,
+): Promise<{ status: string; problem: string | undefined }> {
+  while (qmp.isOpen || (await regainSoon(qmp))) {
+    try {
+      const { status: end } = await migrationOver(qmp, END_MS);
+      // It may be one in its place that answers: that one has loaded nothing.
+      if (end !== 'completed') throw qmpError(qmp, `QEMU's migration has ${end === 'none' ? 'gone' : end}`);
+      const problem = await settings?.putBackOrSay();
+      return { status: await guestIn(qmp, run), problem };
+    } catch (error) {
+      if (qmp.isOpen) throw error;
+    }
+  }
+  throw qmpError(qmp, NOT_HEARD);
+}
+
 /** The guest's state in the end. */
-export async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<string> {
+async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<string> {
   const late = performance.now() + END_MS;
   for (;;) {
     const { status, running } = await queryGuest(qmp);
@@ -67,6 +99,7 @@ export async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<strin
 
 /** Why it has failed, as far as it says that. */
 async function lastWords(qmp: Qmp): Promise<string> {
+  await regainSoon(qmp, LAST_WORDS_MS);
   const late = performance.now() + LAST_WORDS_MS;
   try {
     for (;;) {
@@ -75,6 +108,7 @@ async function lastWords(qmp: Qmp): Promise<string> {
         'query-migrate',
         await qmp.execute('query-migrate', {}, LAST_WORDS_MS),
       );
+      if (answer.status === 'completed') return LOADED;
       if (typeof answer['error-desc'] === 'string') return `QEMU says: ${answer['error-desc']}`;
       if (answer.status === 'failed') return "QEMU's migration has failed, its log may say why";
       if (performance.now() > late) {
@@ -83,7 +117,9 @@ async function lastWords(qmp: Qmp): Promise<string> {
       await sleep(POLL_MS);
     }
   } catch {
-    return qmp.isOpen ? 'QEMU answers nothing any more' : 'QEMU has ended, its log says why';
+    return qmp.isOpen
+      ? 'QEMU answers nothing any more'
+      : 'QEMU is not heard of at its monitor any more: if it has ended, its log says why';
   }
 }
 
@@ -94,6 +130,7 @@ async function lastWords(qmp: Qmp): Promise<string> {
  */
 export async function refusedWords(qmp: Qmp, first: MultifdError, explanation: string): Promise<string[]> {
   const words = [await lastWords(qmp)];
+  if (words[0] === LOADED) return words;
   if (first.code !== 'ERR_MULTIFD_ABORTED') words.push(explanation);
   return [...words, 'start a new QEMU for the next attempt'];
 }

@@ -9,7 +9,7 @@ import {
   type ZeroPageDetection,
 } from '../options.js';
 import { requireOptions } from '../migration/options.js';
-import { type ReceiveMigrationOptions } from '../migration/receive.js';
+import { type ReceiveMigrationOptions, type ReceivedMigration } from '../migration/receive.js';
 import type { ReceiverStats } from '../recv/receiver.js';
 import { BOUND_KEYS } from '../stream/bounds.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
@@ -49,13 +49,26 @@ export interface ParkVmOptions extends Omit<ReceiveMigrationOptions, 'address' |
 }
 
 export interface ParkProgress {
-  /** As QEMU tells it. */
+  /** As QEMU tells it; with status `unknown` the last that it told: its monitor is lost, and looked for. */
   source: Pick<
     MigrationStatus,
     'status' | 'totalBytes' | 'remainingBytes' | 'transferredBytes' | 'dirtySyncCount'
   >;
   /** What has come in. */
   received: ReceiverStats | undefined;
+}
+
+export interface ParkedVm extends ReceivedMigration {
+  /**
+   * QEMU's RunState in the end: `postmigrate`, as a rule; `gone` if QEMU was told to end; `unknown` if its monitor was lost when
+   * it had said that the migration is completed.
+   */
+  source: string;
+  then: ParkThen;
+  /** Capabilities that the VM had on and that were off for the run: another stream, or one that waits. */
+  switchedOff: string[];
+  /** What could not be put back of the VM's settings, and why. Undefined if all is as it was, or QEMU was ended. */
+  problem: string | undefined;
 }
 
 /** Those that are not receiveMigration()'s. */

@@ -18,6 +18,14 @@
  *     QEMU ends or is killed            gone                    gone             not there; there, or whole as OUT.part, if all had come
  *     we are killed                     QEMU fails, runs on     stay ours        not there
  *
+ * The monitor may be lost while QEMU lives (regain.ts). What had been told to QEMU goes on, and it is looked for again; so long
+ * as it is not found, that is said of the VM which is known, and a call succeeds only if QEMU itself has said `completed`:
+ *
+ *     before migrate                    untouched               told             not there
+ *     while it migrates                 goes on; if that fails, runs on: told    not there
+ *     when OUT has its name             told to stand still     told             there; the error says what to look at first
+ *     when QEMU has said `completed`    stands still: parked    told             there; an error only if it was to `quit`
+ *
  * A guest that was paused stays so. The return path is always on: without it a source would give its guest up before the
  * file is on disk.
  */
@@ -29,12 +37,13 @@ import { receiveMigration, type ReceivedMigration } from '../migration/receive.j
 import type { Receiver as PublicReceiver } from '../public-session.js';
 import { formatAddress, type Address } from '../transport/address.js';
 import { isOver, migrationOver, queryGuest, queryMigration, runOn, type MigrationStatus } from './machine.js';
-import { checkParkOptions, type CheckedPark, type ParkThen, type ParkVmOptions } from './park-options.js';
+import { checkParkOptions, type CheckedPark, type ParkVmOptions, type ParkedVm } from './park-options.js';
 import { requireGoing } from './incoming.js';
 import { PrivateFolder } from './private-folder.js';
 import { qemuTlsParameters } from './qemu-tls.js';
 import { Qmp } from './qmp.js';
 import { QmpSchema } from './schema.js';
+import { REGAIN_MS, lostWords, regain, regainSoon } from './regain.js';
 import { MigrationSettings, requireMultifd } from './settings.js';
 
 /** A QEMU that cannot reach us stays in state `setup` for long. */
@@ -45,16 +54,6 @@ const END_MS = 30_000;
 const CANCEL_MS = 3_000;
 const PROGRESS_MS = 200;
 const CAPABILITIES = ['multifd', 'return-path'];
-
-export interface ParkedVm extends ReceivedMigration {
-  /** QEMU's RunState in the end: `postmigrate`, as a rule; `gone` if QEMU has ended. */
-  source: string;
-  then: ParkThen;
-  /** Capabilities that the VM had on and that were off for the run: another stream, or one that waits. */
-  switchedOff: string[];
-  /** What could not be put back of the VM's settings, and why. Undefined if all is as it was, or QEMU was ended. */
-  problem: string | undefined;
-}
 
 /**
  * Resolves when the guest is in the file, on disk, and the VM's settings are as they were.
@@ -76,11 +75,17 @@ class Park {
   #qmp: Qmp | undefined;
   #settings: MigrationSettings | undefined;
   #wasRunning = false;
-  /** Has QEMU been told to migrate? */
+  /** Has QEMU been told to migrate? And has it said yes? */
   #migrating = false;
+  #migrates = false;
+  /** QEMU's word that its guest has been given up. */
+  #completed = false;
   /** Is the guest in the file? */
   #received: ReceivedMigration | undefined;
+  /** Is its monitor lost for good, or another one's? */
+  #isLost = false;
   #told = 0;
+  #lastTold: MigrationStatus | undefined;
 
   constructor(options: CheckedPark, folder: PrivateFolder | undefined) {
     this.#options = options;
@@ -97,9 +102,9 @@ class Park {
       const { listening, ...receiver } = this.#receive();
       result = receiver.result;
       const address = await listening;
-      const switchedOff = await this.#prepare(address);
+      const settings = await this.#prepare();
       await this.#migrate(address, result);
-      return { ...(await this.#finish()), switchedOff };
+      return { ...(await this.#finish()), switchedOff: settings.switchedOff(CAPABILITIES) };
     } catch (error) {
       throw await this.#undo(error, result);
     } finally {
@@ -133,10 +138,19 @@ class Park {
     return { listening: Promise.race([listening, failed]), result };
   }
 
-  /** @returns capabilities that are off for the run */
-  async #prepare(address: Address): Promise<string[]> {
-    const { qmp: where, signal, channels, compression, zeroPageDetection, receive, qemuTls } = this.#options;
+  async #prepare(): Promise<MigrationSettings> {
+    const { qmp: where, signal } = this.#options;
     const qmp = (this.#qmp = await Qmp.connect(where, {}, signal));
+    const parameters = await qmp.abortable(signal, async () => this.#ask(qmp));
+    const settings = this.#settings as MigrationSettings;
+    requireGoing(this.#receiving.signal);
+    await settings.set(CAPABILITIES, parameters);
+    return settings;
+  }
+
+  /** Can this VM be parked? @returns the parameters for that */
+  async #ask(qmp: Qmp): Promise<Record<string, unknown>> {
+    const { channels, compression, zeroPageDetection, receive, qemuTls } = this.#options;
     const schema = await QmpSchema.query(qmp);
     requireMultifd(qmp, schema, compression);
     const guest = await queryGuest(qmp);
@@ -168,13 +182,7 @@ class Park {
       );
     }
     this.#settings = await MigrationSettings.remember(qmp);
-    requireGoing(this.#receiving.signal);
-    await this.#settings.set(CAPABILITIES, parameters);
-    requireGoing(this.#receiving.signal);
-    // Whatever comes of the call itself.
-    this.#migrating = true;
-    await qmp.execute('migrate', { uri: formatAddress(reachable(address, qmp)) });
-    return this.#settings.switchedOff(CAPABILITIES);
+    return parameters;
   }
 
   /** Until both sides say that it is done. */
@@ -182,47 +190,107 @@ class Park {
     const qmp = this.#qmp as Qmp;
     const received = result.then((value) => (this.#received = value));
     received.catch(() => {});
-    const source = (async () => {
-      try {
-        const over = await migrationOver(qmp, undefined, (status) => this.#progress(status));
-        if (over.status !== 'completed') throw this.#failed(over, address);
-      } catch (error) {
-        // It has ended, or nobody can ask it any more: what has come decides.
-        if (qmp.isOpen || !(await settled(received))) throw error;
-      }
-    })();
+    requireGoing(this.#receiving.signal);
+    // Whatever comes of the call itself.
+    this.#migrating = true;
+    const migrate = qmp.execute('migrate', { uri: formatAddress(qmp.reachable(address)) }).then(
+      () => (this.#migrates = true),
+      (error: unknown) => {
+        // Whether it has heard it is found out below.
+        if (qmp.isOpen) throw error;
+      },
+    );
+    // An answer that is held back is no reason to wait longer than for the guest.
+    await Promise.race([migrate, received]);
+    const source = this.#follow(received, address);
     source.catch(() => {});
     await Promise.race([received, source.then(() => received)]);
-    await this.#end(source);
-  }
-
-  /** All has come, and QEMU has been told so. */
-  async #end(source: Promise<void>): Promise<void> {
-    const qmp = this.#qmp as Qmp;
+    // All has come, and QEMU has been told so.
     const late = `${qmp.address}: received nothing, expected migration status completed within ${END_MS} ms`;
     await withLimit(source, END_MS, 'ERR_MULTIFD_TIMEOUT', late);
+  }
+
+  /** Until QEMU says how its migration has ended. Without a monitor it goes on as well. */
+  async #follow(received: Promise<unknown>, address: Address): Promise<void> {
+    const qmp = this.#qmp as Qmp;
+    let until = Infinity;
+    received.then(
+      () => (until = performance.now() + REGAIN_MS),
+      () => (until = 0),
+    );
+    for (;;) {
+      try {
+        const over = await migrationOver(qmp, undefined, (status) => this.#progress(status));
+        if (over.status === 'none' && this.#migrates) throw this.#another();
+        if (over.status !== 'completed') throw this.#failed(over, address);
+        this.#completed = true;
+        return;
+      } catch (error) {
+        if (qmp.isOpen) throw error;
+        const goesOn = (): boolean => {
+          if (this.#lastTold !== undefined) this.#progress({ ...this.#lastTold, status: 'unknown' });
+          return performance.now() < until;
+        };
+        if (!(await regain(qmp, goesOn))) {
+          this.#isLost = true;
+          throw error;
+        }
+        await this.#requireSame();
+      }
+    }
+  }
+
+  /** Is the monitor there, or there again, and the same QEMU's? Another one is left alone. */
+  async #regainSame(): Promise<boolean> {
+    const qmp = this.#qmp as Qmp;
+    if (qmp.isOpen) return true;
+    // Once is enough: each time takes a while.
+    if (this.#isLost) return false;
+    const isThere = await regainSoon(qmp);
+    const isSame =
+      isThere &&
+      (await this.#requireSame().then(
+        () => true,
+        () => false,
+      ));
+    this.#isLost = !isSame;
+    return isSame;
+  }
+
+  /** @throws MultifdError ERR_MULTIFD_QMP if it is another one that answers again */
+  async #requireSame(): Promise<void> {
+    if ((await this.#settings?.areSet(CAPABILITIES)) !== true) throw this.#another();
+  }
+
+  #another(): MultifdError {
+    this.#qmp?.close();
+    return this.#error('another QEMU answers there now, that knows nothing of this migration');
   }
 
   async #finish(): Promise<Omit<ParkedVm, 'switchedOff'>> {
     const qmp = this.#qmp as Qmp;
     const { then, signal } = this.#options;
     const received = this.#received as ReceivedMigration;
-    let source = 'gone';
-    let problem: string | undefined;
-    if (!qmp.isOpen) {
-      problem =
-        'QEMU has closed QMP before its settings were put back: if it is still there, they are those of the run';
-    } else {
-      if (signal?.aborted === true)
-        throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
-      if (then === 'quit') await qmp.quit();
-      else {
-        problem = await this.#settings?.putBackOrSay();
+    if (signal?.aborted === true)
+      throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
+    if (then === 'quit') {
+      if (!(await this.#regainSame())) throw this.#error('QEMU was not told to quit');
+      while (await this.#regainSame()) {
+        if (await qmp.quit()) return { ...received, source: 'gone', then, problem: undefined };
+        // Without an answer it may have been the monitor alone that ended.
+      }
+      return { ...received, source: 'unknown', then, problem: `quit was not answered: ${this.#lost()}` };
+    }
+    while (await this.#regainSame()) {
+      try {
+        const problem = await this.#settings?.putBackOrSay();
         if (then === 'stop' && (await queryGuest(qmp)).running) await qmp.execute('stop');
-        source = (await queryGuest(qmp)).status;
+        return { ...received, source: (await queryGuest(qmp)).status, then, problem };
+      } catch (error) {
+        if (qmp.isOpen) throw error;
       }
     }
-    return { ...received, source, then, problem };
+    return { ...received, source: 'unknown', then, problem: this.#lost() };
   }
 
   /** QEMU breaks off first: one whose connections break while it is told to cancel has been seen to end. */
@@ -245,10 +313,17 @@ class Park {
     this.#receiving.abort(thrown);
     const qmp = this.#qmp;
     const problems: string[] = [];
+    let isSilent = false;
     const attempt = async (what: () => Promise<unknown>): Promise<void> => {
-      if (qmp?.isOpen !== true) return;
-      await what().catch((error: unknown) => problems.push(describeThrown(error)));
+      if (qmp?.isOpen !== true || isSilent) return;
+      await what().catch((error: unknown) => {
+        // A QEMU that hangs is not asked again and again.
+        isSilent = error instanceof MultifdError && error.code === 'ERR_MULTIFD_TIMEOUT';
+        problems.push(describeThrown(error));
+      });
     };
+    const isTouched = this.#settings?.describe(CAPABILITIES) !== undefined;
+    if (isTouched) await this.#regainSame();
     let end: MigrationStatus | undefined;
     if (this.#migrating) {
       await attempt(async () => {
@@ -279,6 +354,7 @@ class Park {
       });
     }
     await attempt(async () => this.#settings?.putBack());
+    if (isTouched && (isSilent || qmp?.isOpen !== true)) problems.push(this.#lost());
     if (reason !== undefined && error.code !== 'ERR_MULTIFD_ABORTED') {
       error = new MultifdError('ERR_MULTIFD_ABORTED', `aborted: ${error.message}`, { cause: reason });
     }
@@ -296,9 +372,12 @@ class Park {
     end: MigrationStatus | undefined,
   ): Promise<MultifdError> {
     let fate: string;
-    if (end === undefined) fate = `the guest is whole in ${out}, and of its source nothing is known`;
-    else if (end.status === 'completed') {
+    if (this.#completed || end?.status === 'completed') {
       fate = `too late: the guest is whole in ${out}, and stands still in its QEMU (postmigrate), where cont lets it run on`;
+    } else if (end === undefined) {
+      fate =
+        `the guest is whole in ${out}, and QEMU was told so, which has not said that it gave it up: see to it that it does not ` +
+        `run there (query-status, expected postmigrate; quit ends it) before it is resumed from the file`;
     } else {
       // A guest that runs on has no twin.
       await rm(out, { force: true });
@@ -307,8 +386,15 @@ class Park {
     return new MultifdError(error.code, `${error.message}; ${fate}`, { cause: error.cause ?? error });
   }
 
+  #lost(): string {
+    const isIn = this.#received !== undefined;
+    const state = this.#completed ? 'parked' : isIn ? 'told' : this.#migrating ? 'migrating' : 'untouched';
+    return lostWords(state, this.#settings?.describe(CAPABILITIES) ?? '');
+  }
+
   #progress(source: MigrationStatus): void {
     const { onProgress } = this.#options;
+    this.#lastTold = source;
     if (onProgress === undefined || (performance.now() - this.#told < PROGRESS_MS && !isOver(source))) return;
     this.#told = performance.now();
     const { status, totalBytes, remainingBytes, transferredBytes, dirtySyncCount } = source;
@@ -333,19 +419,4 @@ class Park {
   #error(what: string): MultifdError {
     return new MultifdError('ERR_MULTIFD_QMP', `${formatAddress(this.#options.qmp)}: ${what}`);
   }
-}
-
-/** Waits for its end. @returns whether it is a good one */
-function settled(promise: Promise<unknown>): Promise<boolean> {
-  return promise.then(
-    () => true,
-    () => false,
-  );
-}
-
-/** An address that means all of ours is none to connect to: a QEMU elsewhere reaches us where we have reached it. */
-function reachable(address: Address, qmp: Qmp): Address {
-  if (address.path !== undefined) return address;
-  if (address.host !== '0.0.0.0' && address.host !== '::') return address;
-  return { host: qmp.localHost?.replace(/^::ffff:/, '') ?? '127.0.0.1', port: address.port };
 }

@@ -8,7 +8,7 @@
  *     {"event": "STOP", ...}                    passed over, wherever it comes
  *                                               {"execute": ..., "arguments": ..., "id": 1}
  *     {"return": ..., "id": 1}                  or {"error": {"class": ..., "desc": ...}, "id": 1}
- *     (closes)                                  every command under way fails; to `quit` it is the answer
+ *     (closes)                                  every command under way fails; to `quit` it is the answer. reconnect() tries again
  *
  * A QMP socket serves one client at a time. To the next one the kernel says yes, and QEMU nothing until the first has gone:
  * hence the limit on the greeting. Every command has one as well: a QEMU that has refused a packet of a migration stops to
@@ -57,12 +57,14 @@ export class Qmp {
   /** As text. */
   readonly address: string;
   /** Where this end of it is, if it goes over TCP. */
-  readonly localHost: string | undefined;
-  readonly #socket: Connection['socket'];
-  readonly #commandMs: number;
+  localHost: string | undefined;
+  readonly #where: Address;
+  readonly #limits: Required<QmpLimits>;
   readonly #pending = new Map<number, Pending>();
-  readonly #greeted: Promise<void>;
-  readonly #closed: Promise<void>;
+  #socket!: Connection['socket'];
+  #reconnecting: Promise<void> | undefined;
+  #greeted!: Promise<void>;
+  #closed!: Promise<void>;
   #welcome!: () => void;
   #turnAway!: (error: MultifdError) => void;
   #isGreeted = false;
@@ -73,24 +75,10 @@ export class Qmp {
   /** Why it is of no more use. */
   #broken: MultifdError | undefined;
 
-  private constructor(address: Address, { socket }: Connection, commandMs: number) {
-    this.address = formatAddress(address);
-    this.localHost = address.path === undefined ? socket.localAddress : undefined;
-    this.#socket = socket;
-    this.#commandMs = commandMs;
-    this.#greeted = new Promise((resolve, reject) => {
-      this.#welcome = resolve;
-      this.#turnAway = reject;
-    });
-    this.#greeted.catch(() => {});
-    this.#closed = new Promise((resolve) => socket.once('close', () => resolve()));
-    socket.setEncoding('utf8');
-    socket.on('data', (text: string) => this.#take(text));
-    // It is half open: an end alone closes nothing.
-    socket.on('end', () => socket.destroy());
-    let reason = '';
-    socket.on('error', (error) => (reason = `: ${error.message}`));
-    socket.on('close', () => this.#break(this.#error(`QEMU has closed QMP${reason}`)));
+  private constructor(where: Address, limits: QmpLimits) {
+    this.address = formatAddress(where);
+    this.#where = where;
+    this.#limits = { connectMs: CONNECT_MS, greetingMs: GREETING_MS, commandMs: COMMAND_MS, ...limits };
   }
 
   /**
@@ -99,25 +87,77 @@ export class Qmp {
    * @throws MultifdError ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_ABORTED; ERR_MULTIFD_QMP
    */
   static async connect(address: Address, limits: QmpLimits = {}, signal?: AbortSignal): Promise<Qmp> {
-    const { connectMs = CONNECT_MS, greetingMs = GREETING_MS, commandMs = COMMAND_MS } = limits;
-    const connection = await connect({ address, timeoutMs: connectMs, signal, tls: undefined });
-    const qmp = new Qmp(address, connection, commandMs);
+    const qmp = new Qmp(address, limits);
+    await qmp.#open(signal);
+    return qmp;
+  }
+
+  /**
+   * The same again, when the connection is lost. Whether it is the same QEMU that answers is for the caller to find out.
+   *
+   * @throws as connect()
+   */
+  async reconnect(): Promise<void> {
+    this.#reconnecting ??= this.#open().finally(() => (this.#reconnecting = undefined));
+    await this.#reconnecting;
+  }
+
+  async #open(signal?: AbortSignal): Promise<void> {
+    const { connectMs, greetingMs } = this.#limits;
+    this.#attach(await connect({ address: this.#where, timeoutMs: connectMs, signal, tls: undefined }));
+    try {
+      await this.abortable(signal, async () => {
+        await withLimit(this.#greeted, greetingMs, 'ERR_MULTIFD_TIMEOUT', '').catch((error: MultifdError) => {
+          throw error.code === 'ERR_MULTIFD_TIMEOUT' ? this.#notGreeted(greetingMs) : error;
+        });
+        await this.execute('qmp_capabilities');
+      });
+    } catch (error) {
+      this.#break(error as MultifdError);
+      throw error;
+    }
+  }
+
+  #attach({ socket }: Connection): void {
+    this.#socket = socket;
+    this.localHost = this.#where.path === undefined ? socket.localAddress : undefined;
+    this.#broken = undefined;
+    this.#isGreeted = false;
+    this.#line = [];
+    this.#lineCharacters = 0;
+    this.#greeted = new Promise((resolve, reject) => {
+      this.#welcome = resolve;
+      this.#turnAway = reject;
+    });
+    this.#greeted.catch(() => {});
+    this.#closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    socket.setEncoding('utf8');
+    // One that is given up has no more to say.
+    socket.on('data', (text: string) => {
+      if (this.#socket === socket) this.#take(text);
+    });
+    // It is half open: an end alone closes nothing.
+    socket.on('end', () => socket.destroy());
+    let reason = '';
+    socket.on('error', (error) => (reason = `: ${error.message}`));
+    socket.on('close', () => {
+      if (this.#socket === socket) this.#break(this.#error(`QEMU has closed QMP${reason}`));
+    });
+  }
+
+  /**
+   * For commands that change nothing: at an abort nobody waits for their answers.
+   *
+   * @throws MultifdError ERR_MULTIFD_ABORTED; the connection is of no more use then
+   */
+  async abortable<T>(signal: AbortSignal | undefined, ask: () => Promise<T>): Promise<T> {
     const abort = (): void => {
-      qmp.#break(
-        new MultifdError('ERR_MULTIFD_ABORTED', 'aborted while connecting', { cause: signal?.reason }),
-      );
+      this.#break(new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal?.reason }));
     };
     signal?.addEventListener('abort', abort, { once: true });
     try {
       if (signal?.aborted === true) abort();
-      await withLimit(qmp.#greeted, greetingMs, 'ERR_MULTIFD_TIMEOUT', '').catch((error: MultifdError) => {
-        throw error.code === 'ERR_MULTIFD_TIMEOUT' ? qmp.#notGreeted(greetingMs) : error;
-      });
-      await qmp.execute('qmp_capabilities');
-      return qmp;
-    } catch (error) {
-      qmp.close();
-      throw error;
+      return await ask();
     } finally {
       signal?.removeEventListener('abort', abort);
     }
@@ -125,14 +165,14 @@ export class Qmp {
 
   /** Is the other end still there, as far as is known? */
   get isOpen(): boolean {
-    return this.#broken === undefined;
+    return this.#broken === undefined && this.#reconnecting === undefined;
   }
 
   /**
    * @param args bigint where a double is too small
    * @throws MultifdError ERR_MULTIFD_QMP with QEMU's own words where it refuses; ERR_MULTIFD_TIMEOUT
    */
-  async execute(command: string, args: object = {}, limitMs = this.#commandMs): Promise<unknown> {
+  async execute(command: string, args: object = {}, limitMs = this.#limits.commandMs): Promise<unknown> {
     if (this.#broken !== undefined) throw this.#broken;
     const id = this.#nextId++;
     const answer = new Promise<unknown>((resolve, reject) => {
@@ -151,18 +191,31 @@ export class Qmp {
   /**
    * Ends QEMU; resolves when it has closed the socket, which some do without an answer.
    *
+   * @returns whether there was one: without, a connection that broke may look the same
    * @throws MultifdError ERR_MULTIFD_QMP, ERR_MULTIFD_TIMEOUT
    */
-  async quit(): Promise<void> {
-    await Promise.race([this.execute('quit'), this.#closed]).catch((error: unknown) => {
-      if (this.isOpen) throw error;
-    });
+  async quit(): Promise<boolean> {
+    const isAnswered = await this.execute('quit').then(
+      () => true,
+      (error: unknown) => {
+        if (this.isOpen) throw error;
+        return false;
+      },
+    );
     const late = `${this.address}: received nothing after quit, expected that QEMU closes QMP within ${QUIT_MS} ms`;
     await withLimit(this.#closed, QUIT_MS, 'ERR_MULTIFD_TIMEOUT', late);
+    return isAnswered;
+  }
+
+  /** An address that means all of ours is none to connect to: a QEMU elsewhere reaches us where we have reached it. */
+  reachable(address: Address): Address {
+    if (address.path !== undefined) return address;
+    if (address.host !== '0.0.0.0' && address.host !== '::') return address;
+    return { host: this.localHost?.replace(/^::ffff:/, '') ?? '127.0.0.1', port: address.port };
   }
 
   close(): void {
-    this.#socket.destroy();
+    this.#break(this.#error('QMP is closed'));
   }
 
   #take(text: string): void {
@@ -236,11 +289,9 @@ export class Qmp {
     this.#turnAway(this.#broken);
     const pending = [...this.#pending.values()];
     this.#pending.clear();
-    const { code, message } = this.#broken;
+    const { code, message, cause = this.#broken } = this.#broken;
     for (const one of pending) {
-      one.reject(
-        new MultifdError(code, `${message}, while ${one.command} was under way`, { cause: this.#broken }),
-      );
+      one.reject(new MultifdError(code, `${message}, while ${one.command} was under way`, { cause }));
     }
     this.#line = [];
     this.#socket.destroy();

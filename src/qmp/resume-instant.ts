@@ -23,8 +23,7 @@ import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { explainRefusal, requireFit } from './fit.js';
 import {
-  END_MS,
-  guestIn,
+  finishLoaded,
   listenAt,
   qmpError,
   refusedWords,
@@ -32,7 +31,7 @@ import {
   requireWaiting,
   withWords,
 } from './incoming.js';
-import { migrationOver, queryMigration } from './machine.js';
+import { queryMigration } from './machine.js';
 import type { PrivateFolder } from './private-folder.js';
 import { checkQemuTls, qemuTlsParameters, type QemuTlsOptions } from './qemu-tls.js';
 import type { Qmp } from './qmp.js';
@@ -125,9 +124,8 @@ class Resuming {
     } catch (thrown) {
       throw await this.#explained(thrown, settings);
     }
-    const problem = await settings?.putBackOrSay();
-    const status = await guestIn(this.#qmp, run);
-    return { ...sent, status, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [], problem };
+    const end = await finishLoaded(this.#qmp, settings, run);
+    return { ...sent, ...end, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [] };
   }
 
   async #prepare(): Promise<MigrationSettings> {
@@ -169,8 +167,6 @@ class Resuming {
         send.onSession?.(session);
       },
     });
-    const end = await migrationOver(qmp, END_MS);
-    if (end.status !== 'completed') throw qmpError(qmp, `QEMU's migration has ${end.status}`);
     return sent;
   }
 

@@ -24,17 +24,7 @@ import { checkOffset, requireOptions } from '../migration/options.js';
 import { checkBounds } from '../stream/bounds.js';
 import { MigrationFile } from '../packed/open.js';
 import { explainRefusal, requireFit } from './fit.js';
-import {
-  END_MS,
-  guestIn,
-  listenAt,
-  qmpError,
-  refusedWords,
-  requireGoing,
-  requireWaiting,
-  withWords,
-} from './incoming.js';
-import { migrationOver } from './machine.js';
+import { finishLoaded, listenAt, refusedWords, requireGoing, requireWaiting, withWords } from './incoming.js';
 import { PrivateFolder } from './private-folder.js';
 import { qemuTlsParameters } from './qemu-tls.js';
 import { Qmp } from './qmp.js';
@@ -112,26 +102,27 @@ async function resume(
   folder: PrivateFolder | undefined,
 ): Promise<ResumedVm> {
   const { channels, compression, send, signal, run } = options;
-  const schema = await QmpSchema.query(qmp);
-  requireMultifd(qmp, schema, compression);
-  await requireWaiting(qmp);
-  if (description !== undefined) await requireFit(qmp, description);
-  const uuid = send.uuid ?? (await uuidOf(qmp));
-  const settings = await MigrationSettings.remember(qmp);
-  const parameters = {
-    'multifd-channels': channels,
-    'multifd-compression': compression,
-    ...(schema.parameters.has('mode') && { mode: 'normal' }),
-    ...(await qemuTlsParameters(qmp, options.qemuTls, send.tls !== undefined)),
-  };
-  let sent: SentMigration;
+  const { schema, uuid, settings, parameters } = await qmp.abortable(signal, async () => {
+    const schema = await QmpSchema.query(qmp);
+    requireMultifd(qmp, schema, compression);
+    await requireWaiting(qmp);
+    if (description !== undefined) await requireFit(qmp, description);
+    const uuid = send.uuid ?? (await uuidOf(qmp));
+    const settings = await MigrationSettings.remember(qmp);
+    const parameters = {
+      'multifd-channels': channels,
+      'multifd-compression': compression,
+      ...(schema.parameters.has('mode') && { mode: 'normal' }),
+      ...(await qemuTlsParameters(qmp, options.qemuTls, send.tls !== undefined)),
+    };
+    return { schema, uuid, settings, parameters };
+  });
+  let sent: SentMigration | undefined;
   let isSending = false;
   try {
     requireGoing(signal);
     await settings.set(CAPABILITIES, parameters);
     requireGoing(signal);
-    // QEMU keeps in mind that the guest is not to run.
-    if (run === false) await qmp.execute('stop');
     const to = await listenAt(
       qmp,
       'migrate-incoming',
@@ -141,20 +132,18 @@ async function resume(
       },
     );
     isSending = true;
+    // QEMU keeps in mind that the guest is not to run; one that takes nothing in stays as it was.
+    if (run === false) await qmp.execute('stop');
+    requireGoing(signal);
     sent = await sendMigration({ ...send, to, ...(uuid !== undefined && { uuid }) });
-    const end = await migrationOver(qmp, END_MS);
-    if (end.status !== 'completed') throw qmpError(qmp, `QEMU's migration has ${end.status}`);
+    const end = await finishLoaded(qmp, settings, run);
+    return { ...sent, ...end, switchedOff: settings.switchedOff(CAPABILITIES) };
   } catch (thrown) {
+    // Its words say all that is known.
+    if (sent !== undefined && !qmp.isOpen) throw thrown;
     const how = `${channels} channels, ${compression}`;
     throw await explained(qmp, thrown, isSending ? explain(description, how) : undefined, settings);
   }
-  const problem = await settings.putBackOrSay();
-  return {
-    ...sent,
-    status: await guestIn(qmp, run),
-    switchedOff: settings.switchedOff(CAPABILITIES),
-    problem,
-  };
 }
 
 /** With what QEMU says now, if it says anything, and with what the file says. */

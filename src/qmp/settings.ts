@@ -79,6 +79,23 @@ export class MigrationSettings {
     await this.#qmp.execute('migrate-set-parameters', parameters);
   }
 
+  /** Is it still the QEMU that has been set? One in its place has not got all of `on`. */
+  async areSet(on: readonly string[]): Promise<boolean> {
+    const now = await queryCapabilities(this.#qmp);
+    return on.every((name) => now.get(name) === true);
+  }
+
+  /** What they were, for who has to put them back by hand; undefined if they were never touched. */
+  describe(on: readonly string[]): string | undefined {
+    if (!this.#isSet) return undefined;
+    const changed = [...on.filter((name) => this.#capabilities.get(name) === false), ...this.switchedOff(on)];
+    const parameters = [...this.#ours].map((name): [string, unknown] => [name, this.#parameters[name]]);
+    return [...changed.map((name): [string, unknown] => [name, this.#capabilities.get(name)]), ...parameters]
+      .filter(([, value]) => value !== undefined)
+      .map(([name, value]) => `${name} ${formatQmpJson(value)}`)
+      .join(', ');
+  }
+
   /**
    * When the migration is over.
    *

@@ -30,13 +30,27 @@ export interface FakeQmp {
   path: string;
   /** What was asked for. */
   commands: Command[];
+  /** Breaks its connections. */
+  cut(): void;
+  /** The same, and nobody listens any more. */
+  end(): void;
 }
 
 /** @param greeting empty: it says nothing, as one that is busy */
 export async function fakeQmp(t: Test, script: Script = answer, greeting = GREETING): Promise<FakeQmp> {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-qmp-'));
-  const fake: FakeQmp = { path: path.join(folder, 'qmp'), commands: [] };
   const sockets = new Set<net.Socket>();
+  const fake: FakeQmp = {
+    path: path.join(folder, 'qmp'),
+    commands: [],
+    cut: () => {
+      for (const socket of sockets) socket.destroy();
+    },
+    end: () => {
+      server.close();
+      fake.cut();
+    },
+  };
   const server = net.createServer((socket) => {
     sockets.add(socket);
     socket.on('error', () => {});
@@ -46,6 +60,7 @@ export async function fakeQmp(t: Test, script: Script = answer, greeting = GREET
       const lines = (text + piece).split('\n');
       text = lines.pop() as string;
       for (const line of lines) {
+        if (socket.destroyed) return;
         const command = parseQmpJson(line) as Command;
         fake.commands.push(command);
         const said = command.execute === 'qmp_capabilities' ? answer(command) : script(command, socket);
@@ -55,8 +70,7 @@ export async function fakeQmp(t: Test, script: Script = answer, greeting = GREET
   });
   await new Promise<void>((resolve) => server.listen(fake.path, resolve));
   t.teardown(() => {
-    for (const socket of sockets) socket.destroy();
-    server.close();
+    fake.end();
     fs.rmSync(folder, { recursive: true, force: true });
   });
   return fake;

@@ -1,111 +1,16 @@
 /** parkVm() with a QEMU that is played: states that a real one passes through too fast, and what a strange one may say. */
 import fs from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { MultifdError, parkVm, type ParkVmOptions } from '../../src/index.js';
+import { Qmp } from '../../src/qmp/qmp.js';
+import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
-import { answer, fakeQmp, refusal, type Command, type FakeQmp } from './fake-qmp.js';
+import { answer, fakeQmp, type FakeQmp } from './fake-qmp.js';
+import { FakeVm } from './fake-vm.js';
 
 const WAIT_MS = 20_000;
-
-/** A VM as its monitor shows it, with settings of its own and things that nobody knows here. */
-class FakeVm {
-  capabilities: Record<string, boolean> = {
-    multifd: false,
-    'return-path': false,
-    xbzrle: true,
-    events: true,
-    'x-of-the-future': true,
-  };
-  parameters: Record<string, unknown> = {
-    'multifd-channels': 7,
-    'multifd-compression': 'zlib',
-    'max-bandwidth': 1234,
-    'tls-creds': null,
-    mode: 'normal',
-    future: { a: [1] },
-  };
-  guest = 'running';
-  migration: Record<string, unknown> = {};
-  /** What happens at `migrate`. */
-  onMigrate = (): void => {};
-  /** The state that it is in when it was cancelled, with its guest. */
-  cancelled = { status: 'cancelled', guest: 'running' };
-  connected: net.Socket | undefined;
-  /** Commands that QEMU refuses, with its words. */
-  refused: Record<string, string> = {};
-
-  readonly say = (command: Command): string | undefined => {
-    const { execute, arguments: args } = command;
-    if (this.refused[execute] !== undefined) return refusal(command, this.refused[execute]);
-    switch (execute) {
-      case 'query-qmp-schema':
-        return answer(command, SCHEMA);
-      case 'query-status':
-        return answer(command, { status: this.guest, running: this.guest === 'running', new: 1 });
-      case 'query-migrate':
-        return answer(command, this.migration);
-      case 'query-migrate-capabilities':
-        return answer(
-          command,
-          Object.entries(this.capabilities).map(([capability, state]) => ({ capability, state })),
-        );
-      case 'query-migrate-parameters':
-        return answer(command, this.parameters);
-      case 'migrate-set-capabilities':
-        for (const { capability, state } of args.capabilities as { capability: string; state: boolean }[])
-          this.capabilities[capability] = state;
-        return answer(command);
-      case 'migrate-set-parameters':
-        Object.assign(this.parameters, args);
-        return answer(command);
-      case 'migrate':
-        this.migration = { status: 'setup' };
-        this.connected = net.connect((args.uri as string).slice('unix:'.length));
-        this.connected.on('error', () => {});
-        this.onMigrate();
-        return answer(command);
-      case 'migrate_cancel':
-        this.migration = { status: this.cancelled.status };
-        this.guest = this.cancelled.guest;
-        return answer(command);
-      case 'cont':
-        this.guest = 'running';
-        return answer(command);
-      default:
-        return refusal(command, `The command ${execute} has not been found`);
-    }
-  };
-}
-
-const SCHEMA = [
-  { name: 'migrate-set-capabilities', 'meta-type': 'command', 'arg-type': '1', 'ret-type': '0' },
-  { name: '1', 'meta-type': 'object', members: [{ name: 'capabilities', type: '[2]' }, { odd: 1 }, null] },
-  { name: '[2]', 'meta-type': 'array', 'element-type': '2' },
-  { name: '2', 'meta-type': 'object', members: [{ name: 'capability', type: '3' }] },
-  {
-    name: '3',
-    'meta-type': 'enum',
-    members: ['multifd', 'return-path', 'x-of-the-future'].map((name) => ({ name })),
-  },
-  { name: 'migrate-set-parameters', 'meta-type': 'command', 'arg-type': '4' },
-  {
-    name: '4',
-    'meta-type': 'object',
-    members: [
-      { name: 'multifd-channels', type: 'int' },
-      { name: 'multifd-compression', type: '5' },
-      { name: 'mode', type: '6' },
-    ],
-  },
-  // Without members, as it was before 6.2.
-  { name: '5', 'meta-type': 'enum', values: ['none', 'zlib', 'lz99'] },
-  { name: '6', 'meta-type': 'something-new', values: 'no list' },
-  { 'meta-type': 'nameless' },
-  null,
-  'text',
-];
+const execute = Object.getOwnPropertyDescriptor(Qmp.prototype, 'execute')?.value as Qmp['execute'];
 
 interface Scene {
   vm: FakeVm;
@@ -255,3 +160,68 @@ t.test('options are checked before anything is opened', async (t) => {
     await t.rejects(parkVm(all), { code: 'ERR_MULTIFD_OPTION', message });
   }
 });
+
+t.test(
+  'an abort while an answer is held back does not wait for it, where nothing has been set',
+  async (t) => {
+    for (const held of ['query-qmp-schema', 'query-migrate-capabilities', 'query-migrate-parameters']) {
+      const { vm, out } = await scene(t);
+      const silent = await fakeQmp(t, (command) => (command.execute === held ? undefined : vm.say(command)));
+      const controller = new AbortController();
+      const parked = parkVm({ qmp: { path: silent.path }, out, signal: controller.signal });
+      parked.catch(() => {});
+      await eventually(() => silent.commands.at(-1)?.execute === held, held);
+      controller.abort(new Error('enough'));
+      // Its own limit for an answer is 20 s.
+      const late = within(parked, WAIT_MS / 2, 'an error');
+      await t.rejects(late, { code: 'ERR_MULTIFD_ABORTED', cause: { message: 'enough' } });
+      t.same(fs.readdirSync(path.dirname(out)), [], held);
+    }
+  },
+);
+
+t.test('an abort while the answer to migrate is held back does not wait for it', async (t) => {
+  const { vm, out } = await scene(t);
+  const [parameters, capabilities] = structuredClone([vm.parameters, vm.capabilities]);
+  const silent = await fakeQmp(t, (command) => {
+    const said = vm.say(command);
+    return command.execute === 'migrate' ? undefined : said;
+  });
+  const controller = new AbortController();
+  const parked = parkVm({ qmp: { path: silent.path }, out, signal: controller.signal });
+  parked.catch(() => {});
+  await eventually(() => silent.commands.some(({ execute }) => execute === 'migrate'), 'migrate');
+  controller.abort(new Error('enough'));
+  const late = within(parked, WAIT_MS / 2, 'an error');
+  await t.rejects(late, { code: 'ERR_MULTIFD_ABORTED', cause: { message: 'enough' } });
+  t.same(vm.capabilities, capabilities);
+  t.same({ ...vm.parameters, 'tls-creds': null }, parameters);
+  t.same(fs.readdirSync(path.dirname(out)), []);
+});
+
+t.test(
+  'a QEMU that hangs in the middle is not asked again for each thing that is to be undone',
+  async (t) => {
+    const { vm, out } = await scene(t);
+    let asked = 0;
+    const hanging = await fakeQmp(t, (command) => {
+      if (vm.connected === undefined) return vm.say(command);
+      asked++;
+      return command.execute === 'migrate' ? vm.say(command) : undefined;
+    });
+    t.capture(Qmp.prototype, 'execute', async function (this: Qmp, command: string, args?: object) {
+      return execute.call(this, command, args, 200);
+    });
+    const parked = parkVm({ qmp: { path: hanging.path }, out });
+    const error = await within(
+      parked.then(
+        () => undefined,
+        (thrown: unknown) => thrown as MultifdError,
+      ),
+      WAIT_MS,
+      'an error',
+    );
+    t.match(error, { code: 'ERR_MULTIFD_TIMEOUT', message: /QEMU is not heard of .* multifd-channels 7/ });
+    t.ok(asked <= 4, `${asked} commands`);
+  },
+);

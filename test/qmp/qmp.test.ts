@@ -178,6 +178,59 @@ t.test('a line without end is given up, not kept', async (t) => {
   });
 });
 
+t.test('data without end in the place of a greeting is given up, not kept', async (t) => {
+  const server = net.createServer((socket) => {
+    socket.on('error', () => {});
+    const piece = 'x'.repeat(2 ** 20);
+    const more = (): void => {
+      if (!socket.destroyed) socket.write(piece, more);
+    };
+    more();
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.teardown(() => server.close());
+  const { port } = server.address() as net.AddressInfo;
+  const connected = Qmp.connect({ host: '127.0.0.1', port }, { greetingMs: WAIT_MS });
+  t.match(await failure(connected), {
+    code: 'ERR_MULTIFD_QMP',
+    message: /a line of more than \d+ characters/,
+  });
+});
+
+t.test("an answer to another's command, or to none, is nobody's", async (t) => {
+  const { path } = await fakeQmp(t, ({ id }) =>
+    [id + 7, String(id), null].map((other) => `{"return": 1, "id": ${JSON.stringify(other)}}\n`).join(''),
+  );
+  const qmp = await Qmp.connect({ path }, LIMITS);
+  t.match(await failure(qmp.execute('x')), { code: 'ERR_MULTIFD_TIMEOUT', message: /no answer to x/ });
+  t.ok(qmp.isOpen);
+  qmp.close();
+});
+
+t.test('one that asks for an argument that nobody knows here is told in its words', async (t) => {
+  const { path } = await fakeQmp(t, (command) => refusal(command, "Parameter 'reason' is missing"));
+  const qmp = await Qmp.connect({ path }, LIMITS);
+  t.match(await failure(qmp.execute('migrate')), {
+    code: 'ERR_MULTIFD_QMP',
+    message: /QEMU refuses migrate: Parameter 'reason' is missing/,
+  });
+  qmp.close();
+});
+
+t.test('a connection that was lost is made again, and what an old one still says is not heard', async (t) => {
+  const fake = await fakeQmp(t, (command) => answer(command, command.execute));
+  const qmp = await Qmp.connect({ path: fake.path }, LIMITS);
+  fake.cut();
+  t.match(await failure(qmp.execute('one')), { code: 'ERR_MULTIFD_QMP' });
+  t.notOk(qmp.isOpen);
+  await Promise.all([qmp.reconnect(), qmp.reconnect()]);
+  t.ok(qmp.isOpen);
+  t.equal(await qmp.execute('two'), 'two');
+  t.equal(fake.commands.filter(({ execute }) => execute === 'qmp_capabilities').length, 2, 'once');
+  qmp.close();
+  t.notOk(qmp.isOpen, 'at once');
+});
+
 t.test('a server that closes in the middle fails what is under way and what comes after', async (t) => {
   const { path } = await fakeQmp(t, (_command, socket) => void socket.end('{"return":'));
   const qmp = await Qmp.connect({ path }, LIMITS);

@@ -1,0 +1,134 @@
+/** A monitor that is lost in the middle of resumeVm(), with a QEMU that is played: a guest that is loaded is not started twice. */
+import fs from 'node:fs';
+import path from 'node:path';
+import t, { type Test } from 'tap';
+import { MultifdError, readMappedRam, resumeVm, type ResumedVm } from '../../src/index.js';
+import { readBytes } from '../migration/captures.js';
+import { HandDestination, SHUT_0, SHUT_1 } from '../migration/peers.js';
+import { eventually } from '../support/raw-channel.js';
+import { within } from '../support/within.js';
+import { fakeQmp, type Command, type FakeQmp } from './fake-qmp.js';
+import { FakeVm } from './fake-vm.js';
+
+const WAIT_MS = 20_000;
+
+interface Scene {
+  vm: FakeVm;
+  fake: FakeQmp;
+  destination: HandDestination;
+  resumed: Promise<ResumedVm | MultifdError>;
+  sent: () => Promise<void>;
+}
+
+/** @param on called with each command before it is answered */
+async function scene(
+  t: Test,
+  run?: boolean,
+  on: (command: Command, vm: FakeVm) => void = () => {},
+): Promise<Scene> {
+  const file = path.join(t.testdir({}), 'vm.mig');
+  fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
+  const { tailBytes = 0 } = await readMappedRam(file);
+  const vm = new FakeVm();
+  vm.guest = 'inmigrate';
+  const fake = await fakeQmp(t, (command) => {
+    on(command, vm);
+    return vm.say(command);
+  });
+  const destination = await HandDestination.listen(t);
+  const resumed = resumeVm({
+    file,
+    qmp: { path: fake.path },
+    to: destination.address,
+    ...(run !== undefined && { run }),
+  }).catch((error: unknown) => {
+    if (error instanceof MultifdError) return error;
+    throw error;
+  });
+  const late = within(resumed, WAIT_MS, 'resumeVm()');
+  return { vm, fake, destination, resumed: late, sent: () => destination.has(tailBytes) };
+}
+
+function load({ vm, destination }: Scene): void {
+  vm.migration = { status: 'completed' };
+  vm.guest = 'paused';
+  destination.main.write(SHUT_0);
+}
+
+const OWN = { 'multifd-channels': 7, 'multifd-compression': 'zlib' };
+
+t.test('a monitor that is lost while it is sent, and found again: all is as asked for', async (t) => {
+  const it = await scene(t, true);
+  await it.sent();
+  it.fake.cut();
+  load(it);
+  t.match(await it.resumed, { status: 'running', problem: undefined });
+  t.match(it.vm.parameters, OWN);
+});
+
+t.test('a monitor that is lost at cont, and found again: it is said again', async (t) => {
+  let cuts = 0;
+  const it = await scene(t, true, ({ execute }) => {
+    if (execute === 'cont' && cuts++ === 0) it.fake.cut();
+  });
+  await it.sent();
+  load(it);
+  t.match(await it.resumed, { status: 'running' });
+  t.equal(cuts, 1);
+});
+
+t.test('another QEMU that answers in its place is not told to run', async (t) => {
+  const it = await scene(t, true);
+  await it.sent();
+  load(it);
+  it.vm.migration = {};
+  it.vm.guest = 'paused';
+  t.match(await it.resumed, { code: 'ERR_MULTIFD_QMP', message: /migration has gone/ });
+  t.notOk(it.fake.commands.some(({ execute }) => execute === 'cont'));
+});
+
+t.test('a destination that refuses, its monitor lost: QEMU is not said to have ended', async (t) => {
+  const it = await scene(t);
+  await it.sent();
+  it.fake.cut();
+  it.vm.migration = { status: 'failed', 'error-desc': 'no such device' };
+  it.destination.main.write(SHUT_1);
+  t.match(await it.resumed, { message: /QEMU says: no such device/ });
+});
+
+t.test(
+  'a monitor that is lost for good: the guest is there, and no second QEMU is to be started',
+  async (t) => {
+    const it = await scene(t, true);
+    await it.sent();
+    it.fake.end();
+    load(it);
+    const error = (await it.resumed) as MultifdError;
+    t.match(error, { code: 'ERR_MULTIFD_QMP', message: /the guest is loaded, QEMU has accepted all of it/ });
+    t.notMatch(error.message, /start a new QEMU/);
+  },
+);
+
+t.test('--paused: a QEMU that cannot listen is left as it was', async (t) => {
+  const it = await scene(t, false, ({ execute }, vm) => {
+    if (execute === 'migrate-incoming') vm.refused['migrate-incoming'] = 'No space left';
+  });
+  t.match(await it.resumed, { code: 'ERR_MULTIFD_QMP', message: /refuses migrate-incoming: No space left/ });
+  t.notOk(it.fake.commands.some(({ execute }) => execute === 'stop'));
+});
+
+t.test('an abort while an answer is held back does not wait for it', async (t) => {
+  const held = await fakeQmp(t, () => undefined);
+  const file = path.join(t.testdir({}), 'vm.mig');
+  fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
+  const controller = new AbortController();
+  const resumed = resumeVm({ file, qmp: { path: held.path }, signal: controller.signal });
+  resumed.catch(() => {});
+  await eventually(() => held.commands.length > 1, 'it asks');
+  controller.abort(new Error('enough'));
+  // Its own limit for an answer is 20 s.
+  await t.rejects(within(resumed, 10_000, 'an error'), {
+    code: 'ERR_MULTIFD_ABORTED',
+    cause: { message: 'enough' },
+  });
+});
