@@ -1,6 +1,8 @@
 /** What the demo's PC is made of: the listing's assembler, the guest's twin, and the console that checks each line. */
 import t from 'tap';
+import { MultifdError } from '../../src/index.js';
 import { assemble } from '../../src/cli/demo/v86/assemble.js';
+import { namingBandwidth } from '../../src/cli/demo/v86/demo-v86.js';
 import { GuestConsole } from '../../src/cli/demo/v86/guest-console.js';
 import { GuestModel, guestProgram } from '../../src/cli/demo/v86/guest-program.js';
 
@@ -89,3 +91,17 @@ for (const [what, wrong] of [
     t.throws(() => console.take(0, wrong), { code: 'ERR_CLI_DIFFERENT', message: /received "/ });
   });
 }
+
+t.test('a demo that is too slow for somebody who waits names the bandwidth that it was given', async (t) => {
+  for (const code of ['ERR_MULTIFD_STALL', 'ERR_MULTIFD_TIMEOUT'] as const) {
+    const thrown = new MultifdError(code, 'nothing came');
+    t.match(namingBandwidth(thrown, 1), {
+      code,
+      message: 'nothing came; option --max-bandwidth: 1 bytes a second may be too few',
+      cause: thrown,
+    });
+    t.equal(namingBandwidth(thrown, 0), thrown);
+  }
+  const other = new MultifdError('ERR_MULTIFD_EOF', 'it ended');
+  t.equal(namingBandwidth(other, 1), other);
+});

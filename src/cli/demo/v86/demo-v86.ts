@@ -14,6 +14,7 @@
  */
 import path from 'node:path';
 import {
+  MultifdError,
   receiveMigration,
   sendMigration,
   type Address,
@@ -56,7 +57,7 @@ export async function v86Demo(plan: V86DemoPlan, output: Output, cancelled: Abor
   try {
     result = await new V86Demo(plan, output, stop, made).run();
   } catch (thrown) {
-    stop.abort(thrown);
+    stop.abort(namingBandwidth(thrown, plan.maxBandwidth));
     const reason: unknown = stop.signal.reason;
     output.failed(reason);
     throw reason;
@@ -65,6 +66,14 @@ export async function v86Demo(plan: V86DemoPlan, output: Output, cancelled: Abor
     for (const takeDown of made.reverse()) await takeDown();
   }
   tellV86(result, output);
+}
+
+/** Less than a packet in the time that somebody waits looks like a stall. */
+export function namingBandwidth(thrown: unknown, maxBandwidth: number): unknown {
+  if (maxBandwidth === 0 || !(thrown instanceof MultifdError)) return thrown;
+  if (thrown.code !== 'ERR_MULTIFD_TIMEOUT' && thrown.code !== 'ERR_MULTIFD_STALL') return thrown;
+  const message = `${thrown.message}; option --max-bandwidth: ${maxBandwidth} bytes a second may be too few`;
+  return new MultifdError(thrown.code, message, { ...thrown, cause: thrown.cause ?? thrown });
 }
 
 class V86Demo {
