@@ -30,7 +30,7 @@ export function imageOf(format: string, packed: Uint8Array): Buffer {
 export function pack(format: string, stream: Buffer): Buffer | undefined {
   if (format === 'raw') return stream;
   if (format === 'gzip') return zlib.gzipSync(stream, { level: 1 });
-  const { status, stdout } = spawnSync(format, ['-c'], {
+  const { status, stdout } = spawnSync(format, ['-c1'], {
     input: stream,
     maxBuffer: 2 ** 30,
     timeout: 60_000,

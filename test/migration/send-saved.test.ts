@@ -111,6 +111,36 @@ for (const format of FORMATS.slice(1, -1)) {
   });
 }
 
+t.test('an image packed by lzop is unpacked by that program, as libvirt does it', async (t) => {
+  const bin = t.testdir({});
+  // What it has packed only itself unpacks; here another program stands in for it, and says what it was called with.
+  const script = `#!/bin/sh\necho "$@" > ${bin}/args\nexec gzip -dc\n`;
+  fs.writeFileSync(path.join(bin, 'lzop'), script, { mode: 0o755 });
+  const { PATH } = process.env;
+  process.env.PATH = `${bin}:${PATH}`;
+  t.teardown(() => (process.env.PATH = PATH));
+  const { sent, out } = await move(write(imageOf('lzop', zlib.gzipSync(STREAM, { level: 1 }))));
+  t.equal(sent.libvirt?.format, 'lzop');
+  t.ok((await ramOf(out)).equals(RAM), 'RAM');
+  t.equal(fs.readFileSync(path.join(bin, 'args'), 'utf8'), '-dc\n');
+});
+
+t.test('data that is packed otherwise than the head says is refused, whichever unpacks it', async (t) => {
+  const kinds = ['gzip', 'xz', 'zstd'].map((format): [string, Buffer | undefined] => [
+    format,
+    pack(format, STREAM),
+  ]);
+  kinds.push(['sparse', readImage('sparse').subarray(HEAD.length)]);
+  for (const said of FORMATS) {
+    for (const [is, data] of kinds) {
+      if (is === said || data === undefined) continue;
+      const file = write(imageOf(said, data));
+      await t.rejects(move(file), { code: /^ERR_MULTIFD_(STREAM|EOF|RUNTIME)$/ }, `said ${said}, is ${is}`);
+      fs.rmSync(file);
+    }
+  }
+});
+
 t.test('a sparse image is a mapped-ram file behind its head, sent over the channels', async (t) => {
   const file = write(readImage('sparse'));
   const { sent, received, out } = await move(file);

@@ -11,11 +11,11 @@ import { formatAddress, type Address } from '../../src/transport/address.js';
 import { RAW, UUID, imageOf, pack, readImage } from '../libvirt/images.js';
 import { within } from '../support/within.js';
 import { checkGuest, makeFast, makeSlow, migrate } from './park.js';
-import { requirePrograms } from './programs.js';
+import { requirePrograms, type Program } from './programs.js';
 import { Qemu, workFolder } from './qemu.js';
 
 const WAIT_MS = 60_000;
-const program = requirePrograms().qemu;
+const { qemu: program, qemu72 } = requirePrograms();
 const folder = workFolder(t);
 const side = { channels: 2, compression: 'none' } as const;
 let sends = 0;
@@ -24,37 +24,49 @@ async function waiting(
   t: Test,
   machine: string,
   extra: string[],
+  by = program,
 ): Promise<{ qemu: Qemu; to: `unix:${string}` }> {
-  const qemu = await Qemu.start(t, program, folder, { machine, extra, incoming: true });
+  const qemu = await Qemu.start(t, by, folder, { machine, extra, incoming: true });
   await qemu.setMultifd(side);
   const to = `unix:${path.join(folder, `saved${sends++}.sock`)}` as const;
   await qemu.execute('migrate-incoming', { uri: to });
   return { qemu, to };
 }
 
-t.test('a guest that counts, saved while it ran: RAM equal in each format, and it counts on', async (t) => {
-  const source = await Qemu.start(t, program, folder);
-  await source.waitUntilReady();
-  const raw = path.join(folder, 'raw.stream');
-  await makeSlow(source);
-  await source.execute('migrate', { uri: `exec:cat > ${raw}` });
-  await makeFast(source);
-  t.equal((await source.migrationEnd()).status, 'completed');
-  const guest = { ram: await source.ram(), counter: await source.counter() };
-  await source.kill();
-  const stream = fs.readFileSync(raw);
-  for (const format of ['raw', 'gzip', 'xz', 'zstd', 'bzip2']) {
-    const packed = pack(format, stream);
-    if (packed === undefined) throw new Error(`program ${format} is missing`);
-    const file = path.join(folder, 'vm.save');
-    fs.writeFileSync(file, imageOf(format, packed));
-    // The head's uuid is that of another VM.
-    const { qemu, to } = await waiting(t, 'pc', ['-uuid', UUID]);
-    const sent = await within(sendMigration({ file, to, ...side }), WAIT_MS, 'sendMigration()');
-    t.ok((sent.records?.pages ?? 0) > 6400 + 256, `${format}: pages came again`);
-    await checkGuest(t, qemu, guest);
-  }
-});
+/** The machine, who loads it, and in which formats. */
+const SAVED: [machine: string, by: Program, formats: string[]][] = [
+  ['pc', program, ['raw', 'gzip', 'xz', 'zstd', 'bzip2']],
+  ['pc-i440fx-7.2', qemu72, ['raw', 'zstd']],
+];
+
+for (const [machine, by, formats] of SAVED) {
+  t.test(
+    `${machine} to QEMU ${by.version}: saved while it ran, RAM equal in each format, and it counts on`,
+    async (t) => {
+      const source = await Qemu.start(t, program, folder, { machine });
+      await source.waitUntilReady();
+      const raw = path.join(folder, 'raw.stream');
+      await makeSlow(source);
+      await source.execute('migrate', { uri: `exec:cat > ${raw}` });
+      await makeFast(source);
+      t.equal((await source.migrationEnd()).status, 'completed');
+      const guest = { ram: await source.ram(), counter: await source.counter() };
+      await source.kill();
+      const stream = fs.readFileSync(raw);
+      for (const format of formats) {
+        const packed = pack(format, stream);
+        if (packed === undefined) throw new Error(`program ${format} is missing`);
+        const file = path.join(folder, 'vm.save');
+        fs.writeFileSync(file, imageOf(format, packed));
+        // The head's uuid is that of another VM.
+        const { qemu, to } = await waiting(t, machine, ['-uuid', UUID], by);
+        const sent = await within(sendMigration({ file, to, ...side }), WAIT_MS, 'sendMigration()');
+        t.ok((sent.records?.pages ?? 0) > 6400 + 256, `${format}: pages came again`);
+        await checkGuest(t, qemu, guest);
+      }
+    },
+  );
+}
 
 t.test("a real libvirt's images, raw and sparse, load into a QEMU with that machine", async (t) => {
   for (const [format, image] of [
