@@ -17,7 +17,7 @@ import type { Program } from './programs.js';
 import { holdDevices } from './held.js';
 import { Qemu, workFolder, type QemuOptions } from './qemu.js';
 
-const RUN_MS = 60_000;
+export const RUN_MS = 60_000;
 const POLL_MS = 20;
 /** Settings of an operator's own, which are to be found again: a number that no double holds among them. */
 const OWN_PARAMETERS = {
@@ -29,7 +29,7 @@ const OWN_PARAMETERS = {
 };
 const METHODS: readonly Compression[] = ['none', 'zlib', 'zstd'];
 
-interface Vm {
+export interface Vm {
   qemu: Qemu;
   /** Of a monitor that no other client holds. */
   qmp: string;
@@ -59,7 +59,7 @@ export async function settingsOf({ qemu }: Vm): Promise<string> {
   return formatQmpJson({ parameters, capabilities });
 }
 
-async function giveOwnSettings({ qemu }: Vm): Promise<void> {
+export async function giveOwnSettings({ qemu }: Vm): Promise<void> {
   await qemu.setCapabilities({ xbzrle: true, 'auto-converge': true, 'pause-before-switchover': true });
   await qemu.setParameters(OWN_PARAMETERS);
 }
@@ -68,9 +68,9 @@ export async function ended(run: Run, what: string): Promise<Ended> {
   return within(run.ended, RUN_MS, what);
 }
 
-const sourceOf = (line: Line): { status?: string; dirtySyncCount?: number } => line.source ?? {};
+export const sourceOf = (line: Line): { status?: string; dirtySyncCount?: number } => line.source ?? {};
 
-async function counts(t: Test, qemu: Qemu, what: string): Promise<void> {
+export async function counts(t: Test, qemu: Qemu, what: string): Promise<void> {
   t.equal(await qemu.status(), 'running', what);
   const before = await qemu.counter();
   const late = performance.now() + RUN_MS;
@@ -78,7 +78,7 @@ async function counts(t: Test, qemu: Qemu, what: string): Promise<void> {
   t.ok((await qemu.counter()) > before, 'and counts on');
 }
 
-async function eventually(condition: () => Promise<boolean>, what: string): Promise<void> {
+export async function eventually(condition: () => Promise<boolean>, what: string): Promise<void> {
   const late = performance.now() + RUN_MS;
   while (!(await condition())) {
     if (performance.now() > late) throw new Error(`not within ${RUN_MS} ms: ${what}`);
@@ -170,7 +170,7 @@ export function runParkCommand(program: Program): void {
   };
 
   for (const [state, { args, held, reached }] of Object.entries(STATES)) {
-    for (const signal of ['SIGINT', 'SIGKILL'] as const) {
+    for (const signal of ['SIGINT', 'SIGTERM', 'SIGKILL'] as const) {
       t.test(`QEMU ${program.version}: ${signal} in ${state}`, async (t) => {
         const vm = await startVm(t, program, folder);
         await giveOwnSettings(vm);
@@ -193,7 +193,7 @@ export function runParkCommand(program: Program): void {
           t.notOk(fs.existsSync(out), 'the file has no name');
           return;
         }
-        t.equal(code, 130, stderr);
+        t.equal(code, signal === 'SIGINT' ? 130 : 143, stderr);
         t.match(run.result, { ok: false, error: { code: 'ERR_CLI_SIGNAL' } });
         t.equal(await settingsOf(vm), settings, 'its settings are as they were');
         await counts(t, vm.qemu, 'the guest runs on');
