@@ -89,7 +89,8 @@ export async function tlsFrom(
   const { checkTlsOptions } = await import('../../transport/tls/check-options.js');
   checked(command, () => {
     try {
-      checkTlsOptions(tls, role, libraryName(side), to === undefined ? undefined : checkAddress(to, 1));
+      // Only its host is looked at; a port 0 is for QEMU to choose (resume --to).
+      checkTlsOptions(tls, role, libraryName(side), to === undefined ? undefined : checkAddress(to, 0));
     } catch (error) {
       if (!(error instanceof MultifdError)) throw error;
       if (error.code === 'ERR_MULTIFD_OPTION') throw new UsageError(inFlags(error.message));
