@@ -53,7 +53,8 @@ import { checkInterval } from './interval.js';
 
 /** A new machine's, as nothing of an old QEMU is to be minded: its own name's version has nothing to do with QEMU's. */
 const RULES = machineRules(undefined, { major: 10, minor: 0 });
-const RAM_SECTION_ID = 0;
+/** Not 0: a loader that has no id yet for its handlers takes that of all of them for it. */
+const RAM_SECTION_ID = 1;
 /** So that a destination sees that the source is there while a hook takes its time. */
 const KEEP_ALIVE_MS = 1000;
 

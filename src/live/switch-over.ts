@@ -38,8 +38,8 @@ import type { SourceSession } from './source-session.js';
 
 /** Of one write: a watch that sees nothing move takes the destination for gone. */
 const WRITE_BYTES = 2 ** 20;
-/** ram has 0. */
-const FIRST_DEVICE_SECTION = 1;
+/** ram has 1. */
+const FIRST_DEVICE_SECTION = 2;
 /** By choice: how long an answer that may be on its way is waited for when this side has broken off. */
 const LAST_WORD_MS = 2000;
 

@@ -10,7 +10,7 @@
  * A page of the hint that no guest asks for any more stays in it: it is not asked for since it is there. The bound drops the
  * latest.
  */
-import type { FileHandle } from 'node:fs/promises';
+import type { ReadableFile } from '../stream/positioned-file.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { describeThrown } from '../errors.js';
 import { quote } from '../stream/codes.js';
@@ -42,7 +42,7 @@ export class HotPages {
 
   static async open(
     file: string,
-    handle: FileHandle,
+    handle: ReadableFile,
     description: MappedRamDescription,
     maps: readonly PageMap[],
     warn: (message: string) => void,
