@@ -450,6 +450,37 @@ t.test('waitChange() looks first, and only then sleeps', async (t) => {
   await within(wait as Promise<void>, WAIT_MS, 'waitChange()');
 });
 
+t.test('a post between the last look and the sleep is not slept over', async (t) => {
+  const memory = new Int32Array(new SharedArrayBuffer(64));
+  const { load } = Atomics;
+  // Right behind the first look.
+  Atomics.load = ((words: Int32Array, index: number): number => {
+    const seen = load(words, index);
+    if (seen === 0) Atomics.add(words, index, 1);
+    Atomics.notify(words, index);
+    return seen;
+  }) as typeof Atomics.load;
+  try {
+    t.equal(waitChange(memory, 3, 0, 0), undefined);
+  } finally {
+    Atomics.load = load;
+  }
+});
+
+t.test('digests are waited for until they are asked for, or the session stops', async (t) => {
+  for (const [end, isAsked] of [
+    [(control: Control): void => control.askProof(), true],
+    [(control: Control): void => control.stop(STOP_END), false],
+  ] as const) {
+    const control = makeControl();
+    const channel = Control.attach(control.shared);
+    const asked = channel.proofAsked();
+    end(control);
+    t.equal(await within(asked, WAIT_MS, 'proofAsked()'), isAsked);
+    t.equal(await within(channel.proofAsked(), WAIT_MS, 'proofAsked() behind it'), isAsked);
+  }
+});
+
 t.test('the counters wrap around at 32 bits without losing a wake-up or a sync', async (t) => {
   const layout = new Layout({ channels: 2, clients: 2, pageSize: 4096, dataBytes: 4096 });
   for (const start of [0x7fffffff, -1]) {
