@@ -241,6 +241,34 @@ t.test('end() flushes', async (t) => {
   t.same(await packetsOf(server), [['pc.ram', [2]]]);
 });
 
+t.test('sync() waits for every channel, also for one whose peer reads nothing', async (t) => {
+  const server = await captureServer(t, { hold: true, keep: false });
+  const { sender } = await open(t, { channels: 2, deviceStateBytes: 32 * MIB }, server);
+  // One channel after the other: the first gets next to nothing, the second more than the kernel takes.
+  await sender.queuePage('pc.ram', 0);
+  await sender.flush();
+  await sender.queueDeviceState('dev', 0, Buffer.alloc(32 * MIB));
+  let isDone = false;
+  const syncing = sender.sync().then(() => (isDone = true));
+  for (const late = Date.now() + WAIT_MS; sender.stats().channels[0].syncs === 0;) {
+    if (Date.now() > late) throw new Error('the first channel writes no SYNC');
+    await turn();
+  }
+  for (let n = 0; n < 20; n++) await turn();
+  t.notOk(isDone);
+  server.release();
+  await within(syncing, WAIT_MS, 'sync()');
+});
+
+t.test('a page that is queued again in the next phase goes out once, not on every channel', async (t) => {
+  const { sender } = await open(t, { channels: 3 });
+  for (let phase = 1; phase <= 3; phase++) {
+    await sender.queuePage('pc.ram', 2 * PAGE);
+    await within(sender.sync(), WAIT_MS, 'sync()');
+    t.equal(sender.stats().zeroPages, phase);
+  }
+});
+
 t.test('a change of the block hands the slot over', async (t) => {
   const { sender, server } = await open(t);
   for (const [name, page] of [

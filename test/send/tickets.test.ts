@@ -58,16 +58,21 @@ t.test('a channel that is idle again comes after those that have been idle for l
   t.end();
 });
 
-t.test('a slot for one channel waits for that one alone', async (t) => {
-  const { control, handOver, slots } = setUp(2);
-  const second = await handOver.give(fill(slots[0]), 1);
-  t.ok(control.isIdle(0));
-  const given = handOver.give(fill(second), 1);
-  await new Promise(setImmediate);
-  t.ok(control.isIdle(0), 'not to the one that is idle');
-  control.done(1);
-  t.equal((await within(given, WAIT_MS, 'the slot')).index, slots[0].index);
-});
+for (const [one, other] of [
+  [0, 1],
+  [1, 0],
+]) {
+  t.test(`a slot for channel ${one} of two waits for that one alone`, async (t) => {
+    const { control, handOver, slots } = setUp(2);
+    const second = await handOver.give(fill(slots[0]), one);
+    t.ok(control.isIdle(other));
+    const given = handOver.give(fill(second), one);
+    await new Promise(setImmediate);
+    t.ok(control.isIdle(other), 'not to the one that is idle');
+    control.done(one);
+    t.equal((await within(given, WAIT_MS, 'the slot')).index, slots[0].index);
+  });
+}
 
 t.test('nobody overtakes a client that waits, and they are served in the order they came', async (t) => {
   const { control, handOver, slots } = setUp(1);
@@ -87,4 +92,16 @@ t.test('nobody overtakes a client that waits, and they are served in the order t
   control.done(0);
   t.equal((await within(second, WAIT_MS, 'the second')).index, empty.index);
   t.same(order, ['first', 'second']);
+});
+
+t.test('the next in line is woken when two channels have got idle at once', async (t) => {
+  const { control, handOver, slots } = setUp(2);
+  const empty = [slots[0]];
+  for (let id = 0; id < 2; id++) empty[0] = await handOver.give(fill(empty[0]), ANY_CHANNEL);
+  const waiting = [empty[0], slots[1]].map((slot) => handOver.give(fill(slot), ANY_CHANNEL));
+  await new Promise(setImmediate);
+  // Both clients look, and only one of them is served: the other sleeps again, and no channel posts any more.
+  control.done(0);
+  control.done(1);
+  t.equal((await within(Promise.all(waiting), WAIT_MS, 'both')).length, 2);
 });

@@ -107,6 +107,15 @@ t.test('device state that changes its size before its turn ends the session', as
   t.equal(await failure(syncing, 'a sync() behind it'), sender.error);
 });
 
+t.test('nor may it have grown', async (t) => {
+  const { sender } = await pair(t, new SharedArrayBuffer(BYTES), shared());
+  const buffer = new ArrayBuffer(100, { maxByteLength: 200 });
+  const queueing = hold(sender.queueDeviceState('dev', 0, new Uint8Array(buffer)));
+  buffer.resize(200);
+  await endsWith(t, sender, queueing);
+  t.match(sender.error, { message: /data: given 100 bytes, 200 when its turn came/ });
+});
+
 t.test('zeroRange() ends the session of a receiver whose memory was taken away', async (t) => {
   const memory = new ArrayBuffer(BYTES);
   const { receiver } = await pair(t, new SharedArrayBuffer(BYTES), { name: 'pc.ram', memory });
