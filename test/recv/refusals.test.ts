@@ -726,6 +726,15 @@ t.test('a reset inside a packet is ERR_MULTIFD_CONNECTION', async (t) => {
   await fails(t, receiver, { refusal, pending, sources });
 });
 
+t.test('a reset between packets is ERR_MULTIFD_CONNECTION as well, without TLS', async (t) => {
+  const { receiver } = await open(t);
+  const sources = [await channel(t, receiver, 0, syncBytes()), await channel(t, receiver, 1, syncBytes())];
+  await within(receiver.sync(), PROMPT_MS, 'the first sync()');
+  sources[1].reset();
+  const refusal: Refusal = { code: 'ERR_MULTIFD_CONNECTION', message: /ECONNRESET/, channel: 1 };
+  await fails(t, receiver, { refusal, pending: [], sources });
+});
+
 t.test('an end before a header is clean: sync() and end() succeed', async (t) => {
   const { receiver, ram } = await open(t);
   for (const id of [0, 1]) {
