@@ -112,6 +112,20 @@ t.test(
 );
 
 t.test(
+  'maxStrays holds for handshakes as well that may be those of a main stream: the oldest goes',
+  async (t) => {
+    const migration = await receiving(t, { maxStrays: 3 });
+    const sockets: net.Socket[] = [];
+    for (let i = 0; i < 8; i++) sockets.push(...(await strangers(t, migration.address, 1, hello)));
+    const gone = (): boolean[] => sockets.map(({ closed }) => closed);
+    await eventually(() => gone().filter(Boolean).length >= 5, 'the oldest are dropped');
+    t.same(gone(), [true, true, true, true, true, false, false, false]);
+    await play(t, migration.address);
+    await arrives(t, migration);
+  },
+);
+
+t.test(
   'an authorize() that takes longer over main than its channels wait: they are channels all the same',
   async (t) => {
     let asked = 0;

@@ -3,14 +3,17 @@
  * what at the other. What an end can know depends on the version: a client of TLS 1.3 is done before its server has
  * looked at its certificate.
  */
+import { once } from 'node:events';
 import net from 'node:net';
 import type { AddressInfo } from 'node:net';
+import tls from 'node:tls';
 import t from 'tap';
 import { MultifdError } from '../../src/errors.js';
 import { checkTlsOptions } from '../../src/transport/tls/check-options.js';
 import { TlsCredentials, type PlainTlsCredentials } from '../../src/transport/tls/credentials.js';
 import { explainEarlyEnd, explainTlsFailure, isTlsError } from '../../src/transport/tls/explain.js';
 import { handshake, type SecureConnection } from '../../src/transport/tls/handshake.js';
+import { ticketsCanBeStopped } from '../../src/transport/tls/session-tickets.js';
 import type { TlsRole, TlsVersion } from '../../src/transport/tls/options.js';
 import type { Issued } from '../../src/transport/tls/write-certificate.js';
 import { CLIENT_NAME, makeCertificates, PSK } from '../support/certificates.js';
@@ -597,3 +600,30 @@ t.test('what checkTlsOptions() gives is what a handshake needs', async (t) => {
   ]);
   t.strictSame(said, ['done', 'done']);
 });
+
+t.test(
+  'a server sends no session ticket: who closes with one unread would reset, and lose what it has sent',
+  { skip: !ticketsCanBeStopped() && 'this Node cannot leave them out' },
+  async (t) => {
+    const [out, incoming] = await socketPair();
+    const secure = tls.connect({
+      socket: out,
+      minVersion: 'TLSv1.3',
+      ciphers: 'TLS_AES_128_GCM_SHA256',
+      pskCallback: () => ({ psk: Buffer.from(PSK, 'hex'), identity: 'qemu' }),
+      checkServerIdentity: () => undefined,
+    });
+    t.teardown(() => secure.destroy());
+    let tickets = 0;
+    secure.on('session', () => tickets++);
+    const closed = once(secure.resume(), 'close');
+    const { socket } = await handshake(incoming, credentials('server', psk({ qemu: PSK })), {
+      timeoutMs: TIMEOUT_MS,
+    });
+    t.teardown(() => socket.destroy());
+    // Behind the tickets, if there were any; Node tells of those a while later.
+    socket.end('x');
+    await closed;
+    t.equal(tickets, 0);
+  },
+);
