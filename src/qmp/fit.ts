@@ -5,6 +5,7 @@
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { commandLineOf, qemuNeeds } from '../migration/needs.js';
+import { textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 
 /** @throws MultifdError ERR_MULTIFD_QMP that says what to start QEMU with */
@@ -49,7 +50,7 @@ function wrongMachine(type: unknown, { machine }: MappedRamDescription): string[
 function wrongMemory(memdevs: unknown, { blocks }: MappedRamDescription): string[] {
   if (!Array.isArray(memdevs)) return [];
   return (memdevs as ({ id?: unknown; size?: unknown } | null)[]).flatMap((memdev) => {
-    const block = blocks.find(({ name }) => name === memdev?.id || name === `/objects/${String(memdev?.id)}`);
+    const block = blocks.find(({ name }) => name === memdev?.id || name === `/objects/${textOf(memdev?.id)}`);
     if (block === undefined || typeof memdev?.size !== 'number' || memdev.size === block.usedLength)
       return [];
     return [

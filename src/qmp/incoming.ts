@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError, describeThrown } from '../errors.js';
 import { formatAddress, type Address } from '../transport/address.js';
+import { textOf } from './json.js';
 import { migrationOver, queryGuest, queryMigration } from './machine.js';
 import type { Qmp } from './qmp.js';
 import { regainSoon } from './regain.js';
@@ -15,6 +16,7 @@ export const END_MS = 30_000;
 /** A QEMU that hangs is not asked for long. */
 const LAST_WORDS_MS = 3_000;
 const POLL_MS = 50;
+const MAX_PORT = 65535;
 const LOADED =
   'but QEMU says that it has loaded all: the guest is there, and may run (query-status). See to it that it does not before the ' +
   'file is resumed in another QEMU';
@@ -53,8 +55,8 @@ export async function listenAt(
   if (to.path !== undefined || to.port !== 0) return to;
   const answer = requireObject(qmp, 'query-migrate', await qmp.execute('query-migrate'));
   const addresses = answer['socket-address'] as { port?: unknown }[] | undefined;
-  const port = Number(addresses?.[0]?.port);
-  if (port > 0) return { ...to, port };
+  const port = Number(textOf(addresses?.[0]?.port));
+  if (Number.isInteger(port) && port > 0 && port <= MAX_PORT) return { ...to, port };
   throw qmpError(qmp, 'query-migrate: received no port, expected the one that QEMU listens on');
 }
 

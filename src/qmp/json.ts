@@ -4,23 +4,58 @@
  */
 
 /** A string, to be left alone whatever is in it, or a whole number: digits behind a point are no integer. */
-const STRING_OR_NUMBER = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const INTEGER = /^-?\d+$/;
+/** As many digits as an integer has that a double may not hold. */
+const MANY_DIGITS = /\d{16}/;
 /** Stands before the digits of one in a string; JSON of QEMU's has no such character outside an escape. */
 const MARK = '\u0001';
+/** QEMU's own parser takes as many. Whatever goes through a value later, level by level, ends. */
+const MAX_NESTING = 1024;
 
 /** @throws SyntaxError */
 export function parseQmpJson(text: string): unknown {
+  // First of all: in what is no JSON a string need not end, and the search for one's end begins anew at each quote.
+  const parsed: unknown = JSON.parse(text);
+  requireShallow(text);
+  if (!MANY_DIGITS.test(text)) return parsed;
   const marked = text.replaceAll(STRING_OR_NUMBER, (token) => {
     if (!INTEGER.test(token) || Number.isSafeInteger(Number(token))) return token;
     return `"\\u0001${token}"`;
   });
-  if (marked === text) return JSON.parse(text);
+  if (marked === text) return parsed;
   return JSON.parse(marked, (_key, value: unknown) =>
     typeof value === 'string' && value.startsWith(MARK) && INTEGER.test(value.slice(MARK.length))
       ? BigInt(value.slice(MARK.length))
       : value,
   );
+}
+
+/** @param text sound JSON */
+function requireShallow(text: string): void {
+  let depth = 0;
+  let isText = false;
+  for (let at = 0; at < text.length; at++) {
+    const char = text[at];
+    if (isText) {
+      if (char === '\\') at++;
+      else isText = char !== '"';
+    } else if (char === '"') isText = true;
+    else if (char === '}' || char === ']') depth--;
+    else if ((char === '{' || char === '[') && ++depth > MAX_NESTING) {
+      throw new SyntaxError(`nested more than ${MAX_NESTING} deep`);
+    }
+  }
+}
+
+/** What is said, as text, whatever it is: an object of a peer's may have a `toString` that is no function. */
+export function textOf(value: unknown): string {
+  return typeof value === 'string' ? value : value === undefined ? 'undefined' : formatQmpJson(value);
+}
+
+/** A number that is said; 0 for whatever is none. */
+export function numberOf(value: unknown): number {
+  return typeof value === 'number' || typeof value === 'bigint' ? Number(value) : 0;
 }
 
 /** The other way. */

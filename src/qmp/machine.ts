@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
+import { numberOf, textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 import { requireObject } from './settings.js';
 
@@ -42,7 +43,7 @@ export interface MigrationStatus {
 
 export async function queryGuest(qmp: Qmp): Promise<GuestStatus> {
   const { status, running } = requireObject(qmp, 'query-status', await qmp.execute('query-status'));
-  return { status: String(status), running: running === true };
+  return { status: textOf(status), running: running === true };
 }
 
 export async function queryMigration(qmp: Qmp): Promise<MigrationStatus> {
@@ -52,11 +53,11 @@ export async function queryMigration(qmp: Qmp): Promise<MigrationStatus> {
   return {
     status: typeof status === 'string' ? status : 'none',
     error: typeof error === 'string' ? error : undefined,
-    blockedReasons: Array.isArray(reasons) ? reasons.map(String) : [],
-    totalBytes: Number(counts.total ?? 0),
-    remainingBytes: Number(counts.remaining ?? 0),
-    transferredBytes: Number(counts.transferred ?? 0),
-    dirtySyncCount: Number(counts['dirty-sync-count'] ?? 0),
+    blockedReasons: Array.isArray(reasons) ? reasons.map(textOf) : [],
+    totalBytes: numberOf(counts.total),
+    remainingBytes: numberOf(counts.remaining),
+    transferredBytes: numberOf(counts.transferred),
+    dirtySyncCount: numberOf(counts['dirty-sync-count']),
   };
 }
 

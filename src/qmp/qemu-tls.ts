@@ -4,6 +4,7 @@
  */
 import { MultifdError } from '../errors.js';
 import { checkKeys, wrong } from '../option-checks.js';
+import { textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 
 export interface QemuTlsOptions {
@@ -54,6 +55,6 @@ async function tlsObjects(qmp: Qmp): Promise<string[]> {
   const objects = await qmp.execute('qom-list', { path: '/objects' });
   if (!Array.isArray(objects)) return [];
   return (objects as ({ name?: unknown; type?: unknown } | null)[])
-    .filter((object) => String(object?.type).startsWith('child<tls-creds'))
-    .map((object) => String(object?.name));
+    .filter((object) => textOf(object?.type).startsWith('child<tls-creds'))
+    .map((object) => textOf(object?.name));
 }

@@ -1,0 +1,83 @@
+/** What a stranger may say in QMP's own words: what `npm run fuzz -- qmp` has found, each with its kind. */
+import t, { type Test } from 'tap';
+import { MultifdError } from '../../src/index.js';
+import { listenAt } from '../../src/qmp/incoming.js';
+import { formatQmpJson, numberOf, parseQmpJson, textOf } from '../../src/qmp/json.js';
+import { queryGuest, queryMigration } from '../../src/qmp/machine.js';
+import { qemuTlsParameters } from '../../src/qmp/qemu-tls.js';
+import { Qmp } from '../../src/qmp/qmp.js';
+import { answer, fakeQmp, type Command } from './fake-qmp.js';
+
+const LIMITS = { greetingMs: 5000, commandMs: 5000 };
+/** No text of its own, nor a number. */
+const NO_TEXT = { toString: 1, valueOf: 1 };
+const DEEP = 20_000;
+
+async function talking(t: Test, value: unknown): Promise<Qmp> {
+  const { path } = await fakeQmp(t, (command: Command) => answer(command, value));
+  const qmp = await Qmp.connect({ path }, LIMITS);
+  t.teardown(() => qmp.close());
+  return qmp;
+}
+
+t.test('an object whose toString is no function is text and a number all the same', async (t) => {
+  t.equal(textOf(NO_TEXT), '{"toString":1,"valueOf":1}');
+  t.equal(numberOf(NO_TEXT), 0);
+  t.equal(numberOf(2n ** 63n), 2 ** 63);
+  t.equal(textOf(undefined), 'undefined');
+});
+
+t.test('in place of a state, of reasons, of counts', async (t) => {
+  const qmp = await talking(t, {
+    status: NO_TEXT,
+    'blocked-reasons': [NO_TEXT, 'b'],
+    ram: { total: NO_TEXT },
+  });
+  t.equal((await queryGuest(qmp)).status, textOf(NO_TEXT));
+  t.match(await queryMigration(qmp), {
+    status: 'none',
+    blockedReasons: [textOf(NO_TEXT), 'b'],
+    totalBytes: 0,
+  });
+});
+
+t.test('in place of an object and of its type', async (t) => {
+  const qmp = await talking(t, [{ type: NO_TEXT, name: NO_TEXT }]);
+  const error = { code: 'ERR_MULTIFD_OPTION', message: 'it has none' };
+  await t.rejects(qemuTlsParameters(qmp, undefined, true), error);
+});
+
+t.test('a port that is none', async (t) => {
+  for (const port of [NO_TEXT, 65536, 0.5, -1, null]) {
+    const qmp = await talking(t, { 'socket-address': [{ port }] });
+    const listening = listenAt(qmp, 'migrate-incoming', { host: '127.0.0.1', port: 0 });
+    await t.rejects(listening, { code: 'ERR_MULTIFD_QMP', message: 'received no port' }, textOf(port));
+    qmp.close();
+  }
+  const qmp = await talking(t, { 'socket-address': [{ port: '65535' }] });
+  t.match(await listenAt(qmp, 'migrate-incoming', { host: '127.0.0.1', port: 0 }), { port: 65535 });
+});
+
+t.test('a refusal that is nested without end is no QMP, and nobody falls over it', async (t) => {
+  const nested = `${'['.repeat(DEEP)}${']'.repeat(DEEP)}`;
+  for (const said of [nested, nested.replaceAll('[', '{"a":').replaceAll(']', '}').replace(':}', ':1}')]) {
+    const { path } = await fakeQmp(t, ({ id }) => `{"error": ${said}, "id": ${id}}\n`);
+    const qmp = await Qmp.connect({ path }, LIMITS);
+    const refused = qmp.execute('query-status');
+    await t.rejects(refused, MultifdError);
+    await t.rejects(refused, { code: 'ERR_MULTIFD_QMP', message: 'expected a QMP message' });
+  }
+});
+
+t.test('nesting is taken as deep as QEMU takes it, and text with brackets is text', async (t) => {
+  const nested = (depth: number): string => `${'['.repeat(depth)}9223372036853727232${']'.repeat(depth)}`;
+  t.equal(formatQmpJson(parseQmpJson(nested(1024))), nested(1024));
+  t.throws(() => parseQmpJson(nested(1025)), { name: 'SyntaxError' });
+  const text = JSON.stringify([`${'[{'.repeat(DEEP)}\\"`, '"', '\\']);
+  t.equal(formatQmpJson(parseQmpJson(text)), text);
+});
+
+t.test('what is no JSON is refused as soon as it has been read, however many quotes it has', async (t) => {
+  // By the square of their number it would be hours.
+  t.throws(() => parseQmpJson(`[9223372036853727232, "${'\\"'.repeat(2 ** 21)}`), { name: 'SyntaxError' });
+});
