@@ -11,7 +11,14 @@
 const MAX_NAME_LENGTH = 4096;
 
 const UUID = /^[\da-f]{8}-?[\da-f]{4}-?[\da-f]{4}-?[\da-f]{4}-?[\da-f]{12}$/i;
-const ENTITIES: Record<string, string> = { lt: '<', gt: '>', amp: '&', quot: '"', apos: "'" };
+/** A map: `&constructor;` is none of them. */
+const ENTITIES = new Map([
+  ['lt', '<'],
+  ['gt', '>'],
+  ['amp', '&'],
+  ['quot', '"'],
+  ['apos', "'"],
+]);
 /** A piece of markup: what it begins with, and with what it ends. */
 const PASSED_OVER = [
   ['<!--', '-->'],
@@ -78,7 +85,7 @@ function take(found: DomainIdentity, tag: string, text: string): void {
 
 function unescape(text: string): string {
   return text.replaceAll(/&(?:#x([\da-f]{1,6})|#(\d{1,7})|([a-z]+));/gi, (all, hex, decimal, name) => {
-    if (name !== undefined) return ENTITIES[name as string] ?? all;
+    if (name !== undefined) return ENTITIES.get(name as string) ?? all;
     const code = hex === undefined ? Number(decimal) : parseInt(hex as string, 16);
     return code <= 0x10ffff ? String.fromCodePoint(code) : all;
   });

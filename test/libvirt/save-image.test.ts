@@ -128,3 +128,8 @@ const XML: [xml: string, name: string | null, uuid: string | null][] = [
 t.test('who the domain is: its own name and uuid, and nothing that only looks like them', async (t) => {
   for (const [xml, name, uuid] of XML) t.same(describeDomain(xml), { name, uuid }, xml);
 });
+
+t.test('an entity that XML does not know stays as it is, whatever objects have by that name', async (t) => {
+  for (const entity of ['&constructor;', '&toString;', '&valueOf;', '&nbsp;'])
+    t.equal(describeDomain(`<domain><name>a${entity}b</name></domain>`).name, `a${entity}b`);
+});
