@@ -154,15 +154,14 @@ t.test('maxBandwidth is lifted while the guest stands still', async (t) => {
   const size = 2 ** 22;
   const [here, there] = [new SharedArrayBuffer(size), new SharedArrayBuffer(size)];
   new Uint8Array(here).fill(7);
-  let calls = 0;
   const it = await scene(t, {
     source: {
       blocks: [{ name: 'ram', memory: here }],
       downtimeLimitMs: 1_000_000,
-      dirty: () => {
+      dirty: () => [{ block: 'ram', offset: 0, length: size }],
+      onState: (state) => {
         // An hour for what is left.
-        if (++calls === 4) it.source.maxBandwidth = 1024;
-        return [{ block: 'ram', offset: 0, length: size }];
+        if (state === 'device') it.source.maxBandwidth = 1024;
       },
     },
     destination: { blocks: [{ name: 'ram', memory: there }] },
