@@ -366,7 +366,7 @@ class ReceiveChannel implements Channel, IntakeStates {
     step.then(
       () => {
         this.#waits--;
-        if (this.#waits > 0 || this.#ended) return;
+        if (this.#waits > 0 || this.#ended || this.#isOver) return;
         this.#paused = false;
         this.#clock.busy();
         this.#intake.feed();
@@ -388,12 +388,22 @@ class ReceiveChannel implements Channel, IntakeStates {
 
   async #offerPages(): Promise<void> {
     await this.#callingThread.offerPages(this.#packet);
-    this.#complete();
+    if (!this.#isOver) this.#complete();
   }
 
   async #offerDeviceState(device: DeviceStateHeader): Promise<void> {
     await this.#callingThread.offerDeviceState(device);
-    this.#nextPacket();
+    if (!this.#isOver) this.#nextPacket();
+  }
+
+  /**
+   * Has the wait ended on STOP? Then rests: the slot may still be the calling thread's, and the guard, which ends the channel,
+   * may be a step behind.
+   */
+  get #isOver(): boolean {
+    if (this.#control.stopped === STOP_RUN) return false;
+    this.#rest();
+    return true;
   }
 
   #trace(point: TracePoint, data: Record<string, unknown>): void {
