@@ -72,8 +72,10 @@ export class Delivery {
   async #deliver(): Promise<void> {
     const { control } = this.#options;
     let last = performance.now();
-    while (control.stopped === STOP_RUN) {
+    for (;;) {
       const seen = control.readyCount;
+      // Behind the count, as everything that is looked at: a stop between the two would leave this asleep for good.
+      if (control.stopped !== STOP_RUN) return;
       for (let id = 0; id < control.channels; id++) {
         if (!this.#delivering.has(id) && control.hasJob(id)) {
           this.#delivering.add(id);
