@@ -143,11 +143,12 @@ inline postSem(t, c) {
 /* control.stop(level); uses the caller's `byte now, set`. In a trace its loads are among the looks. */
 inline stop(t, level) {
 #ifdef TRACE
-  atomic {
-    IS(t, op_swap, w_STOP, (STOP < level -> level : STOP)) -> set = (STOP < level);
-    STOP = (set -> level : STOP);
-    NEXT
-  };
+  do
+  :: atomic { STOP < level && IS(t, op_swap, w_STOP, level) -> STOP = level; set = 1; NEXT }; break
+  /* Somebody else has raised it meanwhile: enough, or not yet. */
+  :: atomic { STOP >= level && IS(t, op_swap, w_STOP, STOP) -> set = 0; NEXT }; break
+  :: atomic { STOP != RUN && STOP < level && IS(t, op_swap, w_STOP, STOP) -> NEXT }
+  od;
 #else
   set = 0;
   do
