@@ -62,6 +62,9 @@ const SETTLED = new Set([
   'offer: postReady',
   'taken: store',
   'taken: postSem',
+  'setChannelState: store',
+  'setChannelState: postReady',
+  'syncDone: store',
   'syncDone: add',
   'syncDone: postReady',
 ]);
