@@ -173,7 +173,7 @@ async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<S
     if (opened.packed !== undefined) refusePacked("libvirt's save image of a stream");
     const { handle } = opened;
     const stream = { handle, image: libvirt, options, senderOptions, address, tls, version, bounds };
-    return sendStream({ ...stream, onRecords, channels, compression, connectTimeoutMs });
+    return await sendStream({ ...stream, onRecords, channels, compression, connectTimeoutMs });
   }
   const offset = libvirt?.streamOffset ?? imageOffset;
   const uuid = options.uuid ?? libvirt?.uuid ?? undefined;
