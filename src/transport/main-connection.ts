@@ -161,7 +161,9 @@ export class MainConnection {
     // Without an end of TLS, which would be an orderly one.
     const { raw } = this.#connection;
     // Nor after an end that is under way: libuv refuses a reset then, and Node keeps the handle for good and spins at its exit.
-    if (this.#isTcp && !raw.writableEnded) raw.resetAndDestroy();
+    // That of TLS ends the connection beneath without its knowing.
+    const ends = raw.writableEnded || this.#socket.writableEnded;
+    if (this.#isTcp && !ends) raw.resetAndDestroy();
     else raw.destroy();
   }
 }
