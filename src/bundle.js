@@ -18,6 +18,7 @@ await bundle('dist/cli', [
   'src/cli/main.ts',
   'src/cli/demo/demo-destination.ts',
   'src/cli/demo/v86/pc-process.ts',
+  'src/stress/stress-process.ts',
 ]);
 
 /**

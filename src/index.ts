@@ -12,6 +12,7 @@
  * The layers; each knows only those below it:
  *
  *     cli/            commands | demo | terminal
+ *     stress/         what the command stress does: faults by chance between two processes of this engine
  *     index.ts        this file
  *     qmp/            a QEMU's monitor: a VM parked in a file and resumed, all that QEMU is to be told included
  *     live/           a VM of an embedder's own, migrated while it runs: rounds, dirty pages, switch-over, destination

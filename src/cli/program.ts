@@ -63,6 +63,11 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'write new TLS credentials for a pair of hosts',
     load: async () => (await import('./commands/tls-creds.js')).addTlsCredsCommand,
   },
+  stress: {
+    usage: 'stress',
+    summary: 'break migrations in every way, again and again',
+    load: async () => (await import('./commands/stress.js')).addStressCommand,
+  },
   demo: {
     usage: 'demo',
     summary: 'migrate a guest from one process to another, and prove it',

@@ -10,6 +10,7 @@ import { addReceiveCommand } from '../../src/cli/commands/receive.js';
 import { addRelayCommand } from '../../src/cli/commands/relay.js';
 import { addResumeCommand } from '../../src/cli/commands/resume.js';
 import { addSendCommand } from '../../src/cli/commands/send.js';
+import { addStressCommand } from '../../src/cli/commands/stress.js';
 import { addTlsCredsCommand } from '../../src/cli/commands/tls-creds.js';
 import { run } from './cli.js';
 
@@ -23,6 +24,7 @@ const COMMANDS = [
   'pack',
   'unpack',
   'tls-creds',
+  'stress',
   'demo',
 ];
 
@@ -69,6 +71,7 @@ t.test('the help of each command has examples, and fits 80 columns', async (t) =
     addPackCommand(program);
     addUnpackCommand(program);
     addTlsCredsCommand(program);
+    addStressCommand(program);
     addDemoCommand(program);
     t.same(
       program.commands.map((command) => command.name()),

@@ -1,0 +1,122 @@
+/** Runs one after the other, until the time is up, and what they came to. */
+import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { enginePlan, type FaultKind } from './engine-plan.js';
+import { EngineRun, type RunReport } from './engine-run.js';
+import { MemoryWatch } from './memory-watch.js';
+import { SideProcess } from './side-process.js';
+import { makeStressTls } from './throw-away-tls.js';
+
+export interface EngineStressOptions {
+  seed: number;
+  /** The first; others follow unless `count` says otherwise. */
+  firstRun: number;
+  /** Runs at the most. */
+  count: number;
+  minutes: number;
+  /** This kind alone. */
+  only?: FaultKind | 'no-fault' | undefined;
+  /** The sides' program, instead of this package's own: for tests, of an engine that is broken. */
+  program?: string | undefined;
+}
+
+export interface EngineStressEvents {
+  run(report: RunReport, totals: EngineTotals): void;
+  begins?(run: number): void;
+}
+
+export interface FaultTotals {
+  runs: number;
+  /** In which it struck before all was over. */
+  struck: number;
+  leftOut: number;
+  /** From the fault to an end's error. */
+  worstMs: number;
+}
+
+export class EngineTotals {
+  runs = 0;
+  bytes = 0;
+  /** Both completed, and all was equal. */
+  equal = 0;
+  /** Failed as they should. */
+  errors = 0;
+  /** The destination alone has completed, or the source: the other was struck when it had happened. */
+  gap = 0;
+  failed: { run: number; wrong: string[]; folder: string }[] = [];
+  worstMs = 0;
+  readonly faults: Record<string, FaultTotals> = {};
+  readonly codes: Record<string, number> = {};
+
+  add(report: RunReport): void {
+    const { plan, struck, sides, wrong, leftOut } = report;
+    this.runs++;
+    this.bytes += report.bytes;
+    const kind = plan.fault?.kind ?? 'none';
+    const fault = (this.faults[kind] ??= { runs: 0, struck: 0, leftOut: 0, worstMs: 0 });
+    fault.runs++;
+    if (struck !== undefined) fault.struck++;
+    if (leftOut !== undefined) fault.leftOut++;
+    for (const { outcome, tookMs = 0 } of Object.values(sides)) {
+      fault.worstMs = Math.max(fault.worstMs, tookMs);
+      this.worstMs = Math.max(this.worstMs, tookMs);
+      const code = outcome?.completed === false ? outcome.code : undefined;
+      if (code !== undefined) this.codes[code] = (this.codes[code] ?? 0) + 1;
+    }
+    const completed = Object.values(sides).filter(({ outcome }) => outcome?.completed === true).length;
+    if (wrong.length > 0) this.failed.push({ run: plan.run, wrong, folder: report.folder });
+    else if (completed === 2) this.equal++;
+    else if (completed === 1) this.gap++;
+    else this.errors++;
+  }
+}
+
+/** @throws the reason of `cancelled`; nothing is left then but the evidence of runs that have failed */
+export async function stressEngine(
+  options: EngineStressOptions,
+  events: EngineStressEvents,
+  totals: EngineTotals,
+  cancelled: AbortSignal,
+): Promise<void> {
+  const { seed, firstRun, count, minutes, only, program } = options;
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-stress-'));
+  const removeAll = (): void => fs.rmSync(folder, { recursive: true, force: true });
+  process.on('exit', removeAll);
+  const sides = {
+    source: new SideProcess('source', program),
+    destination: new SideProcess('destination', program),
+  };
+  const memory = new MemoryWatch();
+  const until = performance.now() + minutes * 60_000;
+  try {
+    const tls = await makeStressTls(path.join(folder, 'tls'));
+    for (let run = firstRun; run < firstRun + count && performance.now() < until; run++) {
+      cancelled.throwIfAborted();
+      const plan = enginePlan(seed, run, only);
+      events.begins?.(run);
+      const runFolder = path.join(folder, `${run}`);
+      fs.mkdirSync(runFolder, { mode: 0o700 });
+      const report = await new EngineRun(plan, runFolder, sides).run(
+        plan.tls === 'none' ? undefined : tls[plan.tls],
+        cancelled,
+      );
+      report.wrong.push(...memory.look(report, sides));
+      if (report.wrong.length > 0) report.folder = keep(runFolder, seed, run);
+      else fs.rmSync(runFolder, { recursive: true, force: true });
+      totals.add(report);
+      events.run(report, totals);
+    }
+  } finally {
+    await Promise.all([sides.source.end(), sides.destination.end()]);
+    removeAll();
+    process.off('exit', removeAll);
+  }
+}
+
+/** Out of the folder that is removed in the end. */
+function keep(folder: string, seed: number, run: number): string {
+  const kept = fs.mkdtempSync(path.join(os.tmpdir(), `multifd-stress-seed-${seed}-run-${run}-`));
+  fs.cpSync(folder, kept, { recursive: true, filter: (file) => !fs.lstatSync(file).isSocket() });
+  return kept;
+}

@@ -1,0 +1,136 @@
+/**
+ * What a run has to have come to. Nothing here knows how it was brought about: plan, what struck, and what both ends said go in,
+ * and what is wrong comes out, empty if nothing is.
+ *
+ *     no fault, or a mild one     both complete, and what is there is what was here
+ *     any other                   the same; or each end that is alive fails with an error that the fault explains, in time, the
+ *                                 guest running on at the source; or, the fault having come between the destination's answer and
+ *                                 the source, the destination has completed alone
+ *     in any case                 whoever completes has what the source had; nothing is left behind
+ */
+import type { EnginePlan, FaultKind, SideName } from './engine-plan.js';
+import { isMild } from './engine-plan.js';
+import type { Digests, LeftBehind, Outcome } from './messages.js';
+
+export interface SideReport {
+  /** Undefined: it has said nothing in time, or is dead. */
+  outcome: Outcome | undefined;
+  /** How it died, where it did. */
+  died: string | undefined;
+  /** From the fault, or from where it was let go on, to the outcome. */
+  tookMs: number | undefined;
+  left: LeftBehind | undefined;
+}
+
+export interface RunFacts {
+  plan: EnginePlan;
+  /** What struck, if something did. */
+  struck: FaultKind | undefined;
+  sides: Record<SideName, SideReport>;
+  /** Of the source's memory, when it stood still. */
+  reached: Digests | undefined;
+  /** Files that are there and should not be. */
+  files: string[];
+  /** How long an error may take to come. */
+  limitMs: number;
+}
+
+/** A connection that broke, seen from either end, at any time. */
+const LOST = [
+  'ERR_MULTIFD_CONNECTION',
+  'ERR_MULTIFD_CONNECT',
+  'ERR_MULTIFD_EOF',
+  'ERR_MULTIFD_STALL',
+  'ERR_MULTIFD_TIMEOUT',
+  'ERR_MULTIFD_STREAM',
+  'ERR_MULTIFD_TLS',
+];
+/** What the fault means to the side that it strikes; nothing else may be said there. */
+const OWN: Partial<Record<FaultKind, string[]>> = {
+  abort: ['ERR_MULTIFD_ABORTED'],
+  cancel: ['ERR_MULTIFD_CLOSED'],
+  thread: ['ERR_MULTIFD_WORKER'],
+  'disk-full': ['ERR_MULTIFD_IO', 'ERR_MULTIFD_STREAM'],
+};
+/** Of a session the stressing process is the main stream, and says so to the other end: that closes. */
+const TOLD = 'ERR_MULTIFD_CLOSED';
+
+export function judge(facts: RunFacts): string[] {
+  const { source, destination } = facts.sides;
+  const wrong = [...aliveAndSaid(facts, 'source'), ...aliveAndSaid(facts, 'destination')];
+  if (destination.outcome?.completed === true) wrong.push(...differences(facts, destination.outcome));
+  const completed = (side: SideReport): boolean => side.outcome?.completed === true;
+  if (completed(source) && !completed(destination) && !diedOf(facts, 'destination'))
+    wrong.push('the source has completed and the destination has not: the guest is lost');
+  for (const name of ['source', 'destination'] as const) wrong.push(...leftOf(name, facts.sides[name].left));
+  for (const file of facts.files) wrong.push(`a file is left: ${file}`);
+  wrong.push(...hooksOf(facts));
+  return wrong;
+}
+
+function diedOf({ plan, struck, sides }: RunFacts, side: SideName): boolean {
+  return struck === 'kill' && plan.fault?.side === side && sides[side].died === 'killed by SIGKILL';
+}
+
+function aliveAndSaid(facts: RunFacts, side: SideName): string[] {
+  const { outcome, died, tookMs } = facts.sides[side];
+  const { plan, struck, limitMs } = facts;
+  if (diedOf(facts, side)) return [];
+  if (died !== undefined) return [`the ${side}'s process: ${died}`];
+  if (outcome === undefined) return [`the ${side} has not ended: nothing within ${limitMs} ms`];
+  const wrong: string[] = [];
+  if (tookMs !== undefined && tookMs > limitMs)
+    wrong.push(`the ${side} took ${Math.round(tookMs)} ms to end, expected ${limitMs} at the most`);
+  if (outcome.completed) return wrong;
+  const { code = 'no code' } = outcome;
+  const said = `the ${side} failed with ${code}: ${outcome.message}`;
+  if (isMild(struck)) return [...wrong, `${said}; expected to complete (fault: ${struck ?? 'none'})`];
+  const isOwn = plan.fault?.side === side || struck === 'disk-full';
+  const own = (struck !== undefined && side === ownSide(facts) && isOwn && OWN[struck]) || undefined;
+  const allowed = own ?? [...LOST, ...(plan.way === 'session' ? [TOLD] : [])];
+  if (!allowed.includes(code)) wrong.push(`${said}; expected one of ${allowed.join(', ')}`);
+  return wrong;
+}
+
+function ownSide({ plan, struck }: RunFacts): SideName | undefined {
+  return struck === 'disk-full' ? 'destination' : plan.fault?.side;
+}
+
+function differences({ reached, plan }: RunFacts, { digests = {} }: Outcome): string[] {
+  if (reached === undefined) {
+    // A session's source says what it has in the end; one that failed there has said nothing.
+    return plan.way === 'session' ? [] : ['the destination has completed before the source stood still'];
+  }
+  return Object.keys(digests)
+    .filter((name) => digests[name] !== reached[name])
+    .map((name) => `${name} differs: received SHA-256 ${digests[name]}, expected ${reached[name]}`);
+}
+
+/** The guest runs at one end alone: after a failure at the source, once. */
+function hooksOf({ plan, sides, struck }: RunFacts): string[] {
+  const { source, destination } = sides;
+  if (plan.way === 'session' || source.outcome === undefined) return [];
+  const count = (hooks: string[], name: string): number => hooks.filter((hook) => hook === name).length;
+  const paused = count(source.outcome.hooks, 'pause');
+  const resumed = count(source.outcome.hooks, 'resume');
+  const wrong: string[] = [];
+  const expected = source.outcome.completed ? 0 : paused;
+  if (resumed !== expected)
+    wrong.push(`the source's guest was resumed ${resumed} times, expected ${expected}`);
+  if (destination.outcome === undefined || plan.way === 'file') return wrong;
+  const started = count(destination.outcome.hooks, 'start');
+  const runs = destination.outcome.completed ? 1 : 0;
+  if (started !== runs) wrong.push(`the destination's guest was started ${started} times, expected ${runs}`);
+  if (isMild(struck) && resumed > 0) wrong.push('the guest was resumed at the source without a fault');
+  return wrong;
+}
+
+function leftOf(side: SideName, left: LeftBehind | undefined): string[] {
+  if (left === undefined) return [];
+  const wrong: string[] = [];
+  if (left.descriptors.length > 0)
+    wrong.push(`the ${side} has left descriptors: ${left.descriptors.join(', ')}`);
+  if (left.threads > 0) wrong.push(`the ${side} has left ${left.threads} threads`);
+  if (left.resources.length > 0) wrong.push(`the ${side} has left open: ${left.resources.join(', ')}`);
+  return wrong;
+}

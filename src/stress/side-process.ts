@@ -1,0 +1,100 @@
+/**
+ * The stressing process's handle on a side's process: starts it, and anew when a fault has killed it; ends it. One process has one
+ * run after the other, so that what they leave behind adds up and is seen.
+ */
+import { fork, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+import type { SideName } from './engine-plan.js';
+import type { FromSide, ToSide } from './messages.js';
+
+const PROGRAM = fileURLToPath(new URL('stress-process.js', import.meta.url));
+const READY_MS = 30_000;
+const LEAVE_MS = 1000;
+/** Of what it has said on stderr, kept as evidence. */
+const STDERR_CHARS = 20_000;
+
+export interface SideEvents {
+  said(message: FromSide): void;
+  /** It is dead, and nobody ended it. */
+  died(how: string): void;
+}
+
+export class SideProcess {
+  readonly name: SideName;
+  stderr = '';
+  /** Runs that it has had. */
+  runs = 0;
+  events: SideEvents | undefined;
+  readonly #program: string;
+  #child: ChildProcess | undefined;
+  #ending = false;
+
+  constructor(name: SideName, program = PROGRAM) {
+    this.name = name;
+    this.#program = program;
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  get isAlive(): boolean {
+    return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null;
+  }
+
+  /** Starts it where it is not there. */
+  async ready(): Promise<void> {
+    if (this.isAlive) return;
+    this.runs = 0;
+    this.stderr = '';
+    this.#ending = false;
+    const child = fork(this.#program, [], {
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+      execArgv: ['--expose-gc'],
+    });
+    this.#child = child;
+    for (const stream of [child.stdout, child.stderr])
+      stream?.on('data', (text: Buffer) => {
+        this.stderr = (this.stderr + text.toString()).slice(-STDERR_CHARS);
+      });
+    process.on('exit', this.#kill);
+    child.on('message', (message) => this.events?.said(message as FromSide));
+    child.on('exit', (code, signal) => {
+      process.off('exit', this.#kill);
+      if (!this.#ending)
+        this.events?.died(signal === null ? `exited with code ${code}` : `killed by ${signal}`);
+    });
+    const late = AbortSignal.timeout(READY_MS);
+    const failed = once(child, 'exit').then(() => {
+      throw new Error(`the ${this.name} process did not start: ${this.stderr}`);
+    });
+    await Promise.race([once(child, 'message', { signal: late }), failed]);
+    failed.catch(() => {});
+  }
+
+  send(message: ToSide): void {
+    if (this.#child?.connected === true) this.#child.send(message, () => {});
+  }
+
+  signal(name: NodeJS.Signals): boolean {
+    return this.#child?.kill(name) ?? false;
+  }
+
+  /** Resolves when the process is gone; never rejects. */
+  async end(): Promise<void> {
+    const child = this.#child;
+    if (child === undefined || !this.isAlive) return;
+    this.#ending = true;
+    const gone = once(child, 'exit');
+    const late = setTimeout(this.#kill, LEAVE_MS);
+    child.kill('SIGCONT');
+    if (child.connected) child.disconnect();
+    await gone;
+    clearTimeout(late);
+  }
+
+  readonly #kill = (): void => {
+    this.#child?.kill('SIGKILL');
+  };
+}
