@@ -4,7 +4,8 @@ import { MultifdError } from '../../src/index.js';
 import { assemble } from '../../src/cli/demo/v86/assemble.js';
 import { namingBandwidth } from '../../src/cli/demo/v86/demo-v86.js';
 import { GuestConsole } from '../../src/cli/demo/v86/guest-console.js';
-import { GuestModel, guestProgram } from '../../src/cli/demo/v86/guest-program.js';
+import { guestProgram } from '../../src/cli/demo/v86/guest-program.js';
+import { GuestModel } from '../../src/cli/demo/v86/guest-steps.js';
 
 const REGION_BYTES = 2 ** 16;
 

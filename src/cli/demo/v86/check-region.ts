@@ -1,15 +1,13 @@
 /** Is a guest's memory what its steps make of it? Held against its twin in JavaScript, byte by byte. */
-import { GuestModel, REGION } from './guest-program.js';
+import { readGuestMemory } from './guest-memory.js';
+import { GuestModel, REGION, STEPS_AT } from './guest-steps.js';
 import type { Pc } from './pc.js';
 import type { Finish } from './pc-messages.js';
 
-/** Of x86's registers, as v86 numbers them. */
-const ESI = 6;
-
 /** @param pc which is stopped */
 export function checkRegion(pc: Pc, regionBytes: number): Finish {
-  const steps = pc.cpu.reg32[ESI] >>> 0;
-  const there = Buffer.from(pc.emulator.read_memory(REGION, regionBytes));
+  const steps = readGuestMemory(pc, STEPS_AT, 4).readUInt32LE();
+  const there = readGuestMemory(pc, REGION, regionBytes);
   const model = new GuestModel(regionBytes);
   const expected = Buffer.from(model.words.buffer);
   model.runTo(steps);

@@ -9,7 +9,7 @@
  * one's last: they are kept until the guest is handed over, which is when all of the old one's have been heard.
  */
 import { CliError } from '../../cli-error.js';
-import { GuestModel } from './guest-program.js';
+import { GuestModel } from './guest-steps.js';
 
 export interface GuestLine {
   /** The process that it ended in. */

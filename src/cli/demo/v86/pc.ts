@@ -23,6 +23,7 @@ interface Cpu {
   unpack_memory: () => void;
   stop_idling: () => void;
   reg32: Int32Array;
+  cr: Int32Array;
   last_result: Int32Array;
   fpu_status_word: Uint16Array;
   mxcsr: Int32Array;
