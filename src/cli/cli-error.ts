@@ -14,6 +14,7 @@ export const CLI_ERROR_CODES = {
   ERR_CLI_QEMU: 'the QEMU that demo --qemu needs is not there',
   ERR_CLI_V86: 'the package v86 that demo --v86 needs is not installed',
   ERR_CLI_STRESS: 'a run of the stress has not ended as it has to',
+  ERR_CLI_GUEST: 'the guest of demo --v86 said nothing for too long',
   ERR_CLI_USAGE: 'the command line is wrong',
   ERR_CLI_SIGNAL: 'cancelled by a signal',
   ERR_CLI_STDOUT: 'stdout was closed before everything was written',

@@ -18,6 +18,7 @@ import {
   sizeFrom,
   ZERO_PAGE_DETECTIONS,
 } from './option-values.js';
+import { linuxGuest, type LinuxGuest } from '../demo/v86/linux-guest.js';
 import { outputFor, type OutputFlags } from '../terminal/output.js';
 import { checkRamFile } from '../demo/ram-file.js';
 import { reportTo, type Reporter } from '../demo/report.js';
@@ -44,6 +45,9 @@ interface DemoFlags extends OutputFlags {
   dirtyRounds: number;
   qemu?: true;
   v86?: true;
+  kernel?: string;
+  initrd?: string;
+  bios?: string;
   tls?: TlsKind;
 }
 
@@ -67,6 +71,8 @@ Examples:
                                                back
   $ multifd demo --v86                         a PC in WebAssembly, to another
                                                process and back
+  $ multifd demo --v86 --kernel /boot/vmlinuz-6.1.0-50-686
+                                               Linux in that PC
   $ multifd demo --json | jq 'select(.type == "result")'
 
 Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by
@@ -138,6 +144,9 @@ export function addDemoCommand(program: Command): void {
         'tlsCreds',
       ]),
     )
+    .option('--kernel <file>', '--v86: Linux in that PC, from a kernel of 32 bits (bzImage)')
+    .option('--initrd <file>', "--v86 --kernel: this, and not the demo's own program as its init")
+    .option('--bios <file>', "--v86 --kernel: SeaBIOS's bios.bin; by default where distributions have it")
     .optionsGroup('Migration:')
     .addOption(
       new Option('--channels <n>', 'connections, each with a thread at both ends')
@@ -184,6 +193,7 @@ export function addDemoCommand(program: Command): void {
     .addHelpText('after', EXAMPLES)
     .action(async (flags: DemoFlags, command: Command) => {
       const output = outputFor(flags);
+      const linux = checked(command, () => linuxOf(flags));
       if (flags.qemu === true) {
         const level = checked(command, () => levelFor('--level', flags.level, flags.compression));
         const { channels, compression } = flags;
@@ -199,7 +209,7 @@ export function addDemoCommand(program: Command): void {
         const { channels, compression, maxBandwidth } = flags;
         await runCommand(flags.verbose === true, async (cancelled) => {
           const { v86Demo } = await import('../demo/v86/demo-v86.js');
-          await v86Demo({ channels, compression, level, maxBandwidth }, output, cancelled);
+          await v86Demo({ channels, compression, level, maxBandwidth, linux }, output, cancelled);
           return EXIT_OK;
         });
         return;
@@ -220,6 +230,17 @@ async function demoTls(command: Command): Promise<DemoTlsPlan | null> {
   const server = await tlsFrom(command, 'server');
   const client = await tlsFrom(command, 'client', '', 'tcp:127.0.0.1:1');
   return server === undefined || client === undefined ? null : { server, client };
+}
+
+/** @throws UsageError where --kernel and what goes with it do not fit */
+function linuxOf({ v86, kernel, initrd, bios }: DemoFlags): LinuxGuest | null {
+  const needs = (option: string, needed: string): UsageError =>
+    new UsageError(`option '${option} <file>' is allowed only with ${needed}.`);
+  if (kernel !== undefined && v86 !== true) throw needs('--kernel', '--v86');
+  if (kernel !== undefined) return linuxGuest(kernel, initrd, bios);
+  if (initrd !== undefined) throw needs('--initrd', '--kernel');
+  if (bios !== undefined) throw needs('--bios', '--kernel');
+  return null;
 }
 
 /**

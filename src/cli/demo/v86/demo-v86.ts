@@ -10,7 +10,8 @@
  *     finish             finish            the memory of both is held against the guest's twin, byte by byte
  *
  * What the guest says on its serial port is shown as it comes, with the process that it comes from, and every line is checked:
- * its number, its steps, its sum (guest-console.ts).
+ * its number, its steps, its sum (guest-console.ts). Linux with `--kernel`: its init is such a guest. What an `--initrd` brings is
+ * not: then it is moved with a digest of its memory (`verify`), and has to go on speaking.
  */
 import path from 'node:path';
 import {
@@ -23,8 +24,10 @@ import {
 } from '../../../index.js';
 import type { Output } from '../../terminal/output.js';
 import { TempDirectory } from '../temp-directory.js';
-import { GuestConsole } from './guest-console.js';
+import { GuestConsole, type GuestLine } from './guest-console.js';
+import type { LinuxGuest } from './linux-guest.js';
 import { PcHost } from './pc-host.js';
+import type { SessionSettings } from './pc-messages.js';
 import { RAM_BYTES, REGION_BYTES, requireV86 } from './pc-options.js';
 import { hopText, noteText, tellV86, type Hop, type V86DemoResult } from './report-v86.js';
 
@@ -34,13 +37,19 @@ const LINES = 3;
 const TICKS_PER_LINE = 50;
 const HOST = '127.0.0.1';
 /** Less than by default, so that there is more than one round, and no less than it takes to read all of its memory. */
-const DOWNTIME_LIMIT_MS = 25;
+const DOWNTIME_LIMIT_MS_PER_MIB = 25 / 32;
+/** Of the guest: until its first lines, and between any two; Linux is there in 15 seconds on a slow day. */
+const BOOT_LIMIT_MS = 300_000;
+const LINES_LIMIT_MS = 60_000;
 
 export interface V86DemoPlan {
   channels: number;
   compression: Compression;
   level: { zlibLevel?: number; zstdLevel?: number };
   maxBandwidth: number;
+  /** null: the demo's own guest, on the bare PC. */
+  linux: LinuxGuest | null;
+  bootLimitMs?: number;
 }
 
 /**
@@ -94,19 +103,20 @@ class V86Demo {
 
   async run(): Promise<V86DemoResult> {
     const version = requireV86();
-    const { channels, compression } = this.#plan;
+    const { channels, compression, linux } = this.#plan;
+    const ramBytes = this.#ramBytes;
+    const kernel = linux?.version ?? null;
     this.#output.note('starting two processes and the guest');
     for (const name of ['first', 'second']) this.#hosts.push(this.#start(name));
     const [first, second] = this.#hosts;
     const pids = this.#hosts.map((host) => host.pid);
-    this.#output.said('start', { v86: version, pids, channels, compression, ramBytes: RAM_BYTES });
+    this.#output.said('start', { v86: version, pids, channels, compression, ramBytes, kernel });
     const console = this.#console(0);
     this.#consoles.push(console, console);
-    await first.ask({
-      type: 'boot',
-      guest: { regionBytes: REGION_BYTES, ticksPerLine: TICKS_PER_LINE },
-    });
-    await console.more(LINES, this.#stop.signal);
+    const guest = { regionBytes: REGION_BYTES, ticksPerLine: TICKS_PER_LINE };
+    if (linux === null) await first.ask({ type: 'boot', guest });
+    else await first.ask({ type: 'bootLinux', files: linux.files, guest, ramBytes });
+    await console.more(LINES, this.#stop.signal, this.#plan.bootLimitMs ?? BOOT_LIMIT_MS);
 
     const hops: Hop[] = [];
     for (const [from, to] of [
@@ -114,10 +124,10 @@ class V86Demo {
       [1, 0],
     ]) {
       hops.push(await this.#move(console, from, to));
-      await console.more(LINES, this.#stop.signal);
+      await console.more(LINES, this.#stop.signal, LINES_LIMIT_MS);
     }
 
-    const directory = TempDirectory.make(RAM_BYTES);
+    const directory = TempDirectory.make(ramBytes);
     this.#made.push(() => directory.remove());
     const file = directory.file('vm.mig');
     const { hop, fileBytes } = await this.#park(file);
@@ -127,25 +137,27 @@ class V86Demo {
     this.#consoles.splice(0, 2, ...consoles);
     for (const to of [1, 0]) {
       hops.push(await this.#resume(file, to));
-      await consoles[to].more(LINES, this.#stop.signal);
+      await consoles[to].more(LINES, this.#stop.signal, LINES_LIMIT_MS);
     }
 
+    const regionBytes = this.#isOurs ? REGION_BYTES : null;
     const finished = [];
     for (const [i, host] of [first, second].entries()) {
-      const { steps, differsAt } = await host.ask({ type: 'finish', regionBytes: REGION_BYTES });
+      const { steps, differsAt } = await host.ask({ type: 'finish', regionBytes });
       finished.push({ pid: host.pid, lines: consoles[i].count, steps, differsAt });
     }
-    const ramBytes = RAM_BYTES;
-    return {
-      v86: version,
-      channels,
-      compression,
-      ramBytes,
-      regionBytes: REGION_BYTES,
-      fileBytes,
-      hops,
-      guests: finished,
-    };
+    const guests = finished;
+    return { v86: version, kernel, channels, compression, ramBytes, regionBytes, fileBytes, hops, guests };
+  }
+
+  get #ramBytes(): number {
+    return this.#plan.linux?.ramBytes ?? RAM_BYTES;
+  }
+
+  /** It is known what the guest says and what is in its memory. */
+  get #isOurs(): boolean {
+    const { linux } = this.#plan;
+    return linux === null || linux.files.initrd === null;
   }
 
   #start(name: string): PcHost {
@@ -165,10 +177,16 @@ class V86Demo {
   }
 
   #console(owner: number): GuestConsole {
-    return new GuestConsole(REGION_BYTES, owner, ({ owner, text }) => {
+    const speech = !this.#isOurs
+      ? 'boot, then anything'
+      : this.#plan.linux === null
+        ? 'lines'
+        : 'boot, then lines';
+    const tell = ({ owner, text }: GuestLine): void => {
       const { pid } = this.#hosts[owner];
-      this.#output.said('console', { pid, text }, `process ${pid}  ${text}`);
-    });
+      this.#output.said('console', { pid, text }, `process ${pid}  ${text.replaceAll('\t', '  ')}`);
+    };
+    return new GuestConsole(REGION_BYTES, owner, tell, speech);
   }
 
   #told(hop: Hop): Hop {
@@ -180,9 +198,10 @@ class V86Demo {
     const { channels, compression } = this.#plan;
     const [source, destination] = [this.#hosts[from], this.#hosts[to]];
     this.#output.note(`moving the guest to process ${destination.pid}`);
-    const address = await destination.ask({ type: 'listen', settings: { channels, compression } });
+    const verify = !this.#isOurs;
+    const address = await this.#listen(destination, { channels, compression, verify });
     const [progress] = await Promise.all([
-      this.#migrate(source, address),
+      this.#migrate(source, address, verify),
       destination.ask({ type: 'arrived' }),
     ]);
     const hop = { what: 'moved' as const, from: source.pid, to: destination.pid, ...figuresOf(progress) };
@@ -191,9 +210,14 @@ class V86Demo {
     return hop;
   }
 
-  #migrate(source: PcHost, to: Address): Promise<MigrationProgress> {
+  #listen(host: PcHost, settings: SessionSettings): Promise<Address> {
+    return host.ask({ type: 'listen', settings, ramBytes: this.#ramBytes });
+  }
+
+  #migrate(source: PcHost, to: Address, verify = false): Promise<MigrationProgress> {
     const { channels, compression, level, maxBandwidth } = this.#plan;
-    const settings = { channels, compression, ...level, maxBandwidth, downtimeLimitMs: DOWNTIME_LIMIT_MS };
+    const downtimeLimitMs = Math.round((this.#ramBytes / 2 ** 20) * DOWNTIME_LIMIT_MS_PER_MIB);
+    const settings = { channels, compression, ...level, maxBandwidth, verify, downtimeLimitMs };
     return source.ask({ type: 'migrate', to, settings: { ...settings, notConverging: 'switchover' } });
   }
 
@@ -224,7 +248,7 @@ class V86Demo {
     const { channels, compression, level, maxBandwidth } = this.#plan;
     const host = this.#hosts[to];
     this.#output.note(`resuming the guest in process ${host.pid}`);
-    const address = await host.ask({ type: 'listen', settings: { channels, compression } });
+    const address = await this.#listen(host, { channels, compression });
     const began = performance.now();
     const { signal } = this.#stop;
     const sent = sendMigration({ file, to: address, channels, compression, ...level, maxBandwidth, signal });

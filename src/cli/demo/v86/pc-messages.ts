@@ -2,7 +2,7 @@
  * What `multifd demo --v86` and its two processes say to each other over Node's IPC; pages and devices' state never go this way.
  *
  *     demo (parent)                 a process with a PC, or room for one
- *     boot: guest            --->   makes a PC, starts it
+ *     boot: guest            --->   makes a PC, starts it; bootLinux: the same with a kernel
  *     listen: settings       --->   makes a PC without a guest, waits for a migration; replies with the address
  *     arrived                --->   replies when the guest runs here
  *     migrate: to, settings  --->   replies when it runs there, with the last figures of the source
@@ -12,11 +12,14 @@
  */
 import type { Address, Compression, MigrationProgress } from '../../../index.js';
 import type { GuestProgramOptions } from './guest-program.js';
+import type { GuestStepsOptions } from './guest-steps.js';
+import type { LinuxFiles } from './linux-guest.js';
 
 /** The same at both ends. */
 export interface SessionSettings {
   channels: number;
   compression: Compression;
+  verify?: boolean;
 }
 
 export interface SourceSettings extends SessionSettings {
@@ -29,20 +32,23 @@ export interface SourceSettings extends SessionSettings {
 
 export type PcRequest =
   | { type: 'boot'; guest: GuestProgramOptions }
-  | { type: 'listen'; settings: SessionSettings }
+  | { type: 'bootLinux'; files: LinuxFiles; guest: GuestStepsOptions; ramBytes: number }
+  | { type: 'listen'; settings: SessionSettings; ramBytes?: number }
   | { type: 'arrived' }
   | { type: 'migrate'; to: Address; settings: SourceSettings }
-  | { type: 'finish'; regionBytes: number };
+  | { type: 'finish'; regionBytes: number | null };
 
 /** Of a guest that was stopped. */
 export interface Finish {
-  steps: number;
+  /** null: it is not the demo's own, and nobody knows what its memory has to be. */
+  steps: number | null;
   /** Addresses in its region where a byte is not what so many steps make of it: the first one; null: nowhere. */
   differsAt: number | null;
 }
 
 export interface PcReplies {
   boot: null;
+  bootLinux: null;
   listen: Address;
   arrived: null;
   migrate: MigrationProgress;

@@ -4,6 +4,7 @@
  * It lives exactly as long as its IPC channel: when the demo disconnects, or dies in whatever way, it exits. Ctrl-C on a
  * terminal reaches it too and is left to the demo.
  */
+import type { V86Options } from 'v86';
 import {
   createMigrationDestination,
   createMigrationSource,
@@ -15,6 +16,7 @@ import { printableLines } from '../../../printable.js';
 import { CliError, describeFailure } from '../../cli-error.js';
 import { checkRegion } from './check-region.js';
 import { guestProgram } from './guest-program.js';
+import { linuxOptions } from './linux-guest.js';
 import { Pc } from './pc.js';
 import { pcOptions } from './pc-options.js';
 import type { PcReplies, PcRequest, PcSays, SessionSettings, SourceSettings } from './pc-messages.js';
@@ -25,8 +27,8 @@ let failed = false;
 /** Of the guest's console: what it writes in one turn is said at once. */
 let written = '';
 
-async function make(multiboot?: ArrayBuffer): Promise<void> {
-  pc = await Pc.boot(pcOptions(multiboot));
+async function make(options: V86Options): Promise<void> {
+  pc = await Pc.boot(options);
   pc.emulator.add_listener('serial0-output-byte', (byte) => {
     if (written === '') setImmediate(sayWritten);
     written += String.fromCharCode(byte);
@@ -38,8 +40,14 @@ function sayWritten(): void {
   written = '';
 }
 
-async function listen(settings: SessionSettings): Promise<Address> {
-  await make();
+async function boot(options: V86Options): Promise<null> {
+  await make(options);
+  pc.start();
+  return null;
+}
+
+async function listen(settings: SessionSettings, ramBytes?: number): Promise<Address> {
+  await make(pcOptions(undefined, ramBytes));
   destination = await createMigrationDestination({
     listen: { host: '127.0.0.1', port: 0 },
     ...settings,
@@ -62,11 +70,11 @@ async function migrate(to: Address, settings: SourceSettings): Promise<Migration
 async function answer(request: PcRequest): Promise<PcReplies[keyof PcReplies]> {
   switch (request.type) {
     case 'boot':
-      await make(guestProgram(request.guest));
-      pc.start();
-      return null;
+      return boot(pcOptions(guestProgram(request.guest)));
+    case 'bootLinux':
+      return boot(linuxOptions(request.files, request.guest, request.ramBytes));
     case 'listen':
-      return listen(request.settings);
+      return listen(request.settings, request.ramBytes);
     case 'arrived':
       await destination.done;
       return null;
@@ -75,6 +83,7 @@ async function answer(request: PcRequest): Promise<PcReplies[keyof PcReplies]> {
     case 'finish':
       await pc.pause();
       sayWritten();
+      if (request.regionBytes === null) return { steps: null, differsAt: null };
       return checkRegion(pc, request.regionBytes);
   }
 }

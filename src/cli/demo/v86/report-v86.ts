@@ -23,7 +23,8 @@ export interface FinishedGuest {
   pid: number | undefined;
   /** On its console, the first ones before it was moved among them. */
   lines: number;
-  steps: number;
+  /** null: it is not the demo's own. */
+  steps: number | null;
   /** A byte of its region that is not what its steps make of it; null: none. */
   differsAt: number | null;
 }
@@ -31,10 +32,13 @@ export interface FinishedGuest {
 export interface V86DemoResult {
   /** Its version. */
   v86: string;
+  /** Linux's version; null: the demo's own guest, on the bare PC. */
+  kernel: string | null;
   channels: number;
   compression: Compression;
   ramBytes: number;
-  regionBytes: number;
+  /** What the demo's own guest writes to; null: it is not. */
+  regionBytes: number | null;
   fileBytes: number;
   hops: readonly Hop[];
   guests: readonly FinishedGuest[];
@@ -75,11 +79,15 @@ function figuresText({ seconds, wireBytes, rounds, dirtyBytesPerSecond, downtime
 }
 
 export function textOf(result: V86DemoResult, paint: Paint, columns: number): string {
-  const { v86, channels, compression, ramBytes, fileBytes, hops, guests } = result;
-  const guestText = ({ pid, lines, steps, differsAt }: FinishedGuest): string =>
-    `in process ${pid}: ${lines} lines, ${steps} steps, memory ${differsAt === null ? 'equal' : `DIFFERENT at byte ${differsAt}`}`;
+  const { v86, kernel, channels, compression, ramBytes, fileBytes, hops, guests } = result;
+  const memoryText = ({ steps, differsAt }: FinishedGuest): string =>
+    steps === null
+      ? ''
+      : `, ${steps} steps, memory ${differsAt === null ? 'equal' : `DIFFERENT at byte ${differsAt}`}`;
+  const guestText = (guest: FinishedGuest): string =>
+    `in process ${guest.pid}: ${guest.lines} lines${memoryText(guest)}`;
   const rows: [string, string][] = [
-    ['PC', `v86 ${v86}, ${formatSize(ramBytes)} of RAM`],
+    ['PC', `v86 ${v86}, ${formatSize(ramBytes)} of RAM${kernel === null ? '' : `, Linux ${kernel}`}`],
     ['channels', `${channels}, compression ${compression}`],
     ...hops.map((hop): [string, string] => [hop.what, wayText(hop)]),
     ['file', `${formatSize(fileBytes)}, sparse`],
@@ -89,6 +97,11 @@ export function textOf(result: V86DemoResult, paint: Paint, columns: number): st
 }
 
 function formatVerdict({ guests, regionBytes }: V86DemoResult, paint: Paint, columns: number): string[] {
+  if (regionBytes === null) {
+    const text =
+      'Moved there and back with all of its memory compared by digest before it ran on (verify), and it has spoken wherever it was brought. What it says is its own: nobody has checked it.';
+    return wrap(text, columns).map(paint.good);
+  }
   const compared = `all ${formatSize(regionBytes)} that it writes to, held against what its steps make of them`;
   if (guests.some(({ differsAt }) => differsAt !== null))
     return wrap(`The guest's memory DIFFERS: ${compared}.`, columns).map(paint.bad);
