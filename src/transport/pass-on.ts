@@ -125,6 +125,11 @@ export class PassedConnection {
     this.#far.on('error', this.#resetNear).on('close', () => this.release());
   }
 
+  /** Has the other side ended or closed it? */
+  get farHasEnded(): boolean {
+    return this.#far.readableEnded || this.#far.destroyed;
+  }
+
   get isOpen(): boolean {
     return !this.#near.destroyed || !this.#far.destroyed;
   }

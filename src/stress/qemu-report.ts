@@ -1,0 +1,80 @@
+/** What a QEMU made of a fault, and how often. */
+import { describeThrown } from '../errors.js';
+import type { QemuPlan } from './qemu-plan.js';
+
+/** As its destination, and as its source. */
+export type Verdict =
+  /** It has loaded all, and nothing of the RAM was hit. */
+  | 'loaded'
+  /** It says that it has loaded all, and a page is wrong, or missing. */
+  | 'loaded wrong RAM'
+  /** It says so, and whether the RAM is right does not follow from the fault. */
+  | 'loaded, RAM not known'
+  /** It said no, or ended with an error. */
+  | 'refused'
+  /** It closed its connections, and nothing more is known. */
+  | 'closed'
+  /** Neither, within the limit. */
+  | 'hung'
+  | 'completed'
+  | 'failed'
+  /** All had come, and it was told to keep its guest: nothing was wrong. */
+  | 'failed as told'
+  /** Still under way at the limit; a cancel by its monitor ended it, or only the end of its connections. */
+  | 'hung until cancelled'
+  | 'hung until cut off'
+  /** Its monitor does not answer any more. */
+  | 'monitor dead';
+
+export interface QemuRunReport {
+  plan: QemuPlan;
+  struck: boolean;
+  /** Where it struck. */
+  what: string;
+  verdict: Verdict;
+  /** QEMU's own words, where it has any. */
+  words: string;
+  /** What our side came to: `completed`, or the error's code and message. */
+  ours: string;
+  /** From the fault to what QEMU did; undefined where it did nothing, or nothing struck. */
+  tookMs: number | undefined;
+  /** Of our side; empty if nothing is. */
+  wrong: string[];
+}
+
+export interface QemuTotals {
+  runs: number;
+  faults: Record<string, { runs: number; struck: number; verdicts: Record<string, number>; worstMs: number }>;
+  failed: { run: number; wrong: string[] }[];
+}
+
+export function addReport(
+  totals: QemuTotals,
+  { plan, struck, verdict, tookMs = 0, wrong }: QemuRunReport,
+): void {
+  totals.runs++;
+  const fault = (totals.faults[plan.kind] ??= { runs: 0, struck: 0, verdicts: {}, worstMs: 0 });
+  fault.runs++;
+  if (struck) fault.struck++;
+  fault.verdicts[verdict] = (fault.verdicts[verdict] ?? 0) + 1;
+  fault.worstMs = Math.max(fault.worstMs, tookMs);
+  if (wrong.length > 0) totals.failed.push({ run: plan.run, wrong });
+}
+
+/** Our own side: whatever a QEMU does, it ends, and with a typed error if it fails. */
+export function oursOf(result: PromiseSettledResult<unknown> | undefined): { ours: string; wrong: string[] } {
+  if (result === undefined) return { ours: 'nothing', wrong: ['our side has not ended in time'] };
+  if (result.status === 'fulfilled') return { ours: 'completed', wrong: [] };
+  const { code } = (result.reason ?? {}) as { code?: unknown };
+  const message = describeThrown(result.reason);
+  if (typeof code === 'string' && code.startsWith('ERR_MULTIFD_'))
+    return { ours: `${code}: ${message}`, wrong: [] };
+  return { ours: message, wrong: [`our side failed without a code: ${message}`] };
+}
+
+export function settled(promise: Promise<unknown>): Promise<PromiseSettledResult<unknown>> {
+  return promise.then(
+    (value) => ({ status: 'fulfilled', value }),
+    (reason: unknown) => ({ status: 'rejected', reason }),
+  );
+}

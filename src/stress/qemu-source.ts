@@ -1,0 +1,185 @@
+/**
+ * A QEMU as source, told by its QMP socket: it migrates to us, with a fault on the way, and is watched until its migration is over.
+ * Nothing of the guest is kept, and the source is told in the end that it has failed: its guest runs on, for the next run.
+ *
+ *     QEMU --> pass-on, fault --> receiveMigration({ discard: 'refuse' })
+ */
+import { formatAddress } from '../transport/address.js';
+import type { Address } from '../transport/address.js';
+import { PassOn } from '../transport/pass-on.js';
+import { MultifdError, describeThrown } from '../errors.js';
+import { withLimit } from '../migration/limits.js';
+import { receiveMigration } from '../migration/receive.js';
+import type { Compression } from '../options.js';
+import { isOver, migrationOver, queryGuest, queryMigration, runOn } from '../qmp/machine.js';
+import { PrivateFolder } from '../qmp/private-folder.js';
+import { Qmp } from '../qmp/qmp.js';
+import { QmpSchema } from '../qmp/schema.js';
+import { MigrationSettings, requireMultifd } from '../qmp/settings.js';
+import { QemuFault } from './qemu-fault.js';
+import type { QemuPlan } from './qemu-plan.js';
+import { oursOf, settled, type QemuRunReport, type Verdict } from './qemu-report.js';
+
+const CAPABILITIES = ['multifd', 'return-path'];
+const CANCEL_MS = 10_000;
+
+export interface QemuSourceOptions {
+  qmp: Address;
+  channels: number;
+  compression: Compression;
+  pageSize: number;
+  limitMs: number;
+}
+
+/** A QEMU whose settings are ours for the time of the stress. */
+export class StressedSource implements AsyncDisposable {
+  readonly #options: QemuSourceOptions;
+  readonly #qmp: Qmp;
+  readonly #settings: MigrationSettings;
+  readonly #wasRunning: boolean;
+  /** What could not be put back. */
+  problem: string | undefined;
+
+  private constructor(
+    options: QemuSourceOptions,
+    qmp: Qmp,
+    settings: MigrationSettings,
+    wasRunning: boolean,
+  ) {
+    this.#options = options;
+    this.#qmp = qmp;
+    this.#settings = settings;
+    this.#wasRunning = wasRunning;
+  }
+
+  /** @throws MultifdError ERR_MULTIFD_QMP, ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT */
+  static async open(options: QemuSourceOptions, cancelled: AbortSignal): Promise<StressedSource> {
+    const { channels, compression } = options;
+    const qmp = await Qmp.connect(options.qmp, { commandMs: options.limitMs }, cancelled);
+    try {
+      requireMultifd(qmp, await QmpSchema.query(qmp), compression);
+      const { status, running } = await queryGuest(qmp);
+      if (status === 'inmigrate') {
+        const message = `${qmp.address}: QEMU is in state inmigrate, expected a VM that is there; a destination is stressed with --incoming`;
+        throw new MultifdError('ERR_MULTIFD_QMP', message);
+      }
+      const settings = await MigrationSettings.remember(qmp);
+      const parameters = { 'multifd-channels': channels, 'multifd-compression': compression };
+      await settings.set(CAPABILITIES, parameters);
+      return new StressedSource(options, qmp, settings, running);
+    } catch (error) {
+      qmp.close();
+      throw error;
+    }
+  }
+
+  async run(plan: QemuPlan, cancelled: AbortSignal): Promise<QemuRunReport> {
+    const { channels, compression, limitMs, pageSize } = this.#options;
+    const fault = new QemuFault(plan, compression === 'none', pageSize);
+    using folder = new PrivateFolder();
+    const ended = new AbortController();
+    let passOn: PassOn | undefined;
+    let receiving: Promise<PromiseSettledResult<unknown>> | undefined;
+    try {
+      const inner = await new Promise<Address>((resolve, reject) => {
+        receiving = settled(
+          receiveMigration({
+            address: { path: `${folder.path}/in.sock` },
+            channels,
+            compression,
+            pageSize,
+            discard: 'refuse',
+            switchoverAck: 'never',
+            acceptTimeoutMs: limitMs,
+            stallTimeoutMs: limitMs,
+            signal: AbortSignal.any([cancelled, ended.signal]),
+            onListening: resolve,
+          }),
+        );
+        void receiving.then((result) => reject((result as PromiseRejectedResult).reason as Error));
+      });
+      passOn = await PassOn.listen(this.#listenAt(folder), inner, {
+        connection: (connection) => fault.connection(connection),
+      });
+      fault.begin(passOn);
+      await this.#qmp.execute('migrate', { uri: formatAddress(passOn.address) });
+      let { verdict, words } = await this.#watch(fault, cancelled);
+      const tookMs = fault.struckAt === undefined ? undefined : performance.now() - fault.struckAt;
+      const result = await Promise.race([receiving, late(limitMs)]);
+      cancelled.throwIfAborted();
+      if (verdict === 'hung') {
+        await passOn.close();
+        passOn = undefined;
+        if (await this.#cancel()) verdict = 'hung until cut off';
+      }
+      if (verdict !== 'monitor dead' && verdict !== 'hung' && this.#wasRunning) await runOn(this.#qmp);
+      if (verdict === 'failed' && result?.status === 'fulfilled') verdict = 'failed as told';
+      const hasEnded = ['completed', 'failed', 'failed as told'].includes(verdict);
+      return {
+        plan,
+        struck: fault.struckAt !== undefined,
+        what: fault.what,
+        verdict,
+        words,
+        ...oursOf(result),
+        tookMs: hasEnded ? tookMs : undefined,
+      };
+    } finally {
+      fault.end();
+      if (cancelled.aborted) await this.#cancel();
+      ended.abort(new Error('the run is over'));
+      await receiving;
+      await passOn?.close();
+    }
+  }
+
+  /** QEMU has to reach it. */
+  #listenAt(folder: PrivateFolder): Address {
+    const { localHost } = this.#qmp;
+    return localHost === undefined ? { path: `${folder.path}/stress.sock` } : { host: localHost, port: 0 };
+  }
+
+  /** Until its migration is over; one that is not so in time is cancelled, as a person would do. */
+  async #watch(fault: QemuFault, cancelled: AbortSignal): Promise<{ verdict: Verdict; words: string }> {
+    const { limitMs } = this.#options;
+    const told = (): void => cancelled.throwIfAborted();
+    try {
+      // As much again before the fault: the guest has its size.
+      const { status, error } = await migrationOver(
+        this.#qmp,
+        (fault.struckAt === undefined ? 3 : 1) * limitMs,
+        told,
+      );
+      return { verdict: status === 'completed' ? 'completed' : 'failed', words: error ?? '' };
+    } catch (error) {
+      cancelled.throwIfAborted();
+      if (!(error instanceof MultifdError) || error.code !== 'ERR_MULTIFD_TIMEOUT') throw error;
+      if (!/expected its end/.test(error.message)) return { verdict: 'monitor dead', words: '' };
+      const words = describeThrown(error);
+      return { verdict: (await this.#cancel()) ? 'hung until cancelled' : 'hung', words };
+    }
+  }
+
+  async #cancel(): Promise<boolean> {
+    try {
+      if (!isOver(await queryMigration(this.#qmp))) await this.#qmp.execute('migrate_cancel', {}, CANCEL_MS);
+      await migrationOver(this.#qmp, CANCEL_MS);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#qmp.isOpen) {
+      this.problem = await this.#settings.putBackOrSay();
+      if (this.#wasRunning)
+        await withLimit(runOn(this.#qmp), CANCEL_MS, 'ERR_MULTIFD_TIMEOUT', '').catch(() => {});
+    }
+    this.#qmp.close();
+  }
+}
+
+function late(ms: number): Promise<undefined> {
+  return new Promise((resolve) => void setTimeout(() => resolve(undefined), ms).unref());
+}

@@ -1,0 +1,51 @@
+/** Runs against a QEMU, one after the other; see qemu-destination.ts and qemu-source.ts. */
+import { qemuPlan, type QemuFaultKind } from './qemu-plan.js';
+import { stressDestination, type QemuDestinationOptions } from './qemu-destination.js';
+import { addReport, type QemuRunReport, type QemuTotals } from './qemu-report.js';
+import { StressedSource, type QemuSourceOptions } from './qemu-source.js';
+
+export interface QemuStressOptions {
+  seed: number;
+  firstRun: number;
+  /** Runs at the most. */
+  count: number;
+  minutes: number;
+  only?: QemuFaultKind | undefined;
+  /** Which of QEMU's two roles. */
+  qemu: ({ role: 'destination' } & QemuDestinationOptions) | ({ role: 'source' } & QemuSourceOptions);
+}
+
+/** QEMU does not answer any more, or its migration cannot be ended: what was asked of it next would say nothing. */
+const LAST = ['monitor dead', 'hung'];
+
+/**
+ * @param told each report
+ * @returns what could not be put back of a source's settings
+ * @throws MultifdError, or the reason of `cancelled`
+ */
+export async function stressQemu(
+  options: QemuStressOptions,
+  totals: QemuTotals,
+  told: (report: QemuRunReport) => void,
+  cancelled: AbortSignal,
+): Promise<string | undefined> {
+  const { seed, firstRun, count, minutes, only, qemu } = options;
+  const until = performance.now() + minutes * 60_000;
+  const source = qemu.role === 'source' ? await StressedSource.open(qemu, cancelled) : undefined;
+  try {
+    for (let run = firstRun; run < firstRun + count && performance.now() < until; run++) {
+      cancelled.throwIfAborted();
+      const plan = qemuPlan(seed, run, qemu.channels, only);
+      const report =
+        source === undefined
+          ? await stressDestination(plan, qemu as QemuDestinationOptions, cancelled)
+          : await source.run(plan, cancelled);
+      addReport(totals, report);
+      told(report);
+      if (source !== undefined && LAST.includes(report.verdict)) break;
+    }
+  } finally {
+    await source?.[Symbol.asyncDispose]();
+  }
+  return source?.problem;
+}
