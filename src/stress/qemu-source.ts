@@ -103,7 +103,9 @@ export class StressedSource implements AsyncDisposable {
       });
       fault.begin(passOn);
       await this.#qmp.execute('migrate', { uri: formatAddress(passOn.address) });
-      let { verdict, words } = await this.#watch(fault, cancelled);
+      const watched = await this.#watch(fault, cancelled);
+      const { words } = watched;
+      let { verdict } = watched;
       const tookMs = fault.struckAt === undefined ? undefined : performance.now() - fault.struckAt;
       const result = await Promise.race([receiving, late(limitMs)]);
       cancelled.throwIfAborted();
