@@ -1,6 +1,7 @@
 /**
  * Reads all of a mapped-ram file's RAM: that it can be read at all, how many of the pages that are there are zero, and
- * a digest of each block as the guest will see it (pages that are not there count as zero).
+ * a digest of each block as the guest will see it (pages that are not there count as zero). Of a packed file all frames are
+ * decoded, those without a page as well.
  */
 import { createHash } from 'node:crypto';
 import { MultifdError } from '../errors.js';
@@ -44,6 +45,10 @@ export async function verifyMappedRam(
   checkKeys(options, Object.keys(OPTIONS));
   const directIo = checkDirectIo(options.directIo);
   const { pageSize } = description;
+  const going = (): void => {
+    if (options.signal?.aborted !== true) return;
+    throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: options.signal.reason });
+  };
   const zeros = Buffer.alloc(PIECE_BYTES);
   const verified: VerifiedBlock[] = [];
   let done = 0;
@@ -57,9 +62,7 @@ export async function verifyMappedRam(
     for await (const { page, count, present } of readPageRuns(content, block)) {
       const end = (page + count) * pageSize;
       for (let at = page * pageSize; at < end;) {
-        if (options.signal?.aborted === true) {
-          throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: options.signal.reason });
-        }
+        going();
         const length = Math.min(PIECE_BYTES, end - at);
         let bytes: Buffer = zeros.subarray(0, length);
         if (present) {
@@ -87,5 +90,6 @@ export async function verifyMappedRam(
       sha256: hash.digest('hex'),
     });
   }
+  await opened.packed?.verifyRest(going);
   return verified;
 }

@@ -64,11 +64,14 @@ export async function packMigration(options: PackMigrationOptions): Promise<Pack
   if (image !== undefined) requireSparse(image, 'pack');
   requireSound(await readMappedRam(from.handle, { offset: image?.streamOffset ?? 0 }));
   const out = options.out ?? `${file}${PACKED_SUFFIX}`;
-  const plainBytes = (await from.handle.stat()).size;
-  const packedBytes = await make(options, out, directIo, (to) =>
-    packInto(from, to, level, { signal, onProgress: told(onProgress) }),
-  );
-  return { out, plainBytes, packedBytes };
+  const before = await from.handle.stat({ bigint: true });
+  const packedBytes = await make(options, out, directIo, async (to) => {
+    const bytes = await packInto(from, to, level, { signal, onProgress: told(onProgress) });
+    const after = await from.handle.stat({ bigint: true });
+    if (after.mtimeNs === before.mtimeNs && after.size === before.size) return bytes;
+    throw new MultifdError('ERR_MULTIFD_IO', `${file}: somebody has written to it while it was packed`);
+  });
+  return { out, plainBytes: Number(before.size), packedBytes };
 }
 
 /**

@@ -176,6 +176,12 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   }
   if (discard !== undefined) refuseOfFiles({ overwrite, packed: givenPacked, keepPartial, directIo });
   const isPacked = givenPacked === undefined ? out.endsWith(PACKED_SUFFIX) : flag('packed', givenPacked);
+  if (givenLevel !== undefined && !isPacked)
+    throw wrong(
+      'packLevel',
+      givenLevel,
+      'none for a file that is not packed (option packed, or a name that ends with .zst)',
+    );
   const level = integer('packLevel', givenLevel, PACK_LEVEL, 1, 20);
   if (isPacked) threadOptions('pack', 'zstd');
   await loadTls(receiverOptions.tls);

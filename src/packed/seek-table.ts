@@ -197,7 +197,12 @@ async function readEntries(
     for (let i = 0; i < bytes.length; i += entryBytes, frame++) {
       const [packed, plain] = [bytes.readUInt32LE(i), bytes.readUInt32LE(i + 4)];
       if (plain > MAX_FRAME_BYTES) {
-        throw bad('limit', `plain bytes of frame ${frame}`, plain, `at most ${MAX_FRAME_BYTES}`);
+        throw bad(
+          'limit',
+          `plain bytes of frame ${frame}`,
+          plain,
+          `at most ${MAX_FRAME_BYTES}: unpack it with \`zstd -d\``,
+        );
       }
       // A frame that does not shrink has 3 bytes more for each 128 KiB.
       if (plain > 0 && packed > plain + (plain >> 8) + 64) {

@@ -137,6 +137,9 @@ export async function checkPostcopy(options: PostcopyOptions): Promise<CheckedPo
   for (const hook of ['onStart', 'onSession', 'onRunning', 'onWarning'] as const)
     callback(hook, options[hook]);
   await loadTls(options.tls);
+  const maxHot = integer('maxHot', options.maxHot, MAX_HOT, 0, MOST_HOT);
+  if (options.maxHot !== undefined && options.hot !== true)
+    throw wrong('maxHot', options.maxHot, 'none without option hot');
   return {
     file: options.file,
     offset: checkOffset(options.offset),
@@ -148,7 +151,7 @@ export async function checkPostcopy(options: PostcopyOptions): Promise<CheckedPo
     hostPageSize: checkHostPage('hostPageSize', options.hostPageSize ?? HOST_PAGE_SIZE),
     hugePages: checkHugePages(options.hugePages),
     hot: flag('hot', options.hot),
-    maxHot: integer('maxHot', options.maxHot, MAX_HOT, 0, MOST_HOT),
+    maxHot,
     recover: flag('recover', options.recover),
     connectTimeoutMs,
     stallTimeoutMs,

@@ -29,6 +29,11 @@ const CASES: { name: string; file: string; defines: string[] }[] = [
     file: 'send.pml',
     defines: ['OPENED', 'BUSY', 'SYNCS=0'],
   },
+  {
+    name: 'a client has more jobs than there are channels, and no sync',
+    file: 'send.pml',
+    defines: ['OPENED', 'JOBS=3', 'DEVICE_JOBS=0', 'SYNCS=0'],
+  },
 ];
 
 /** What the models do without, and why the code has it. */
@@ -55,31 +60,22 @@ for (const one of CASES) {
   });
 }
 
-/** Those that a whole run has found wrong, or right where that is said above. The others are still to be looked at. */
-const SETTLED = new Set([
-  ...misordered(models).map(({ name }) => name),
-  'offer: store',
-  'offer: postReady',
-  'taken: store',
-  'taken: postSem',
-  'setChannelState: store',
-  'setChannelState: postReady',
-  'syncDone: store',
-  'syncDone: add',
-  'syncDone: postReady',
-]);
+/** What both models are made of. */
+const COMMON = 'words.pml';
 
-/** In which case it is found wrong. */
+/** In which case it is found wrong; those of a model that is as it was need not be searched again. */
 function caughtBy({ models: changed }: Mutant): string | undefined {
-  return CASES.find((one) => searched(changed, one).error !== undefined)?.name;
+  const isChanged = (file: string): boolean =>
+    (changed as Record<string, string>)[file] !== (models as Record<string, string>)[file];
+  const cases = CASES.filter(({ file }) => isChanged(COMMON) || isChanged(file));
+  return cases.find((one) => searched(changed, one).error !== undefined)?.name;
 }
 
 for (const mutant of [...leftOut(models), ...misordered(models)]) {
   const { name } = mutant;
   const why = NOT_NEEDED[name];
   const says = why === undefined ? 'is found wrong' : 'is found right';
-  const todo = SETTLED.has(name) ? false : 'its search has not been looked at yet';
-  t.test(`a mutant ${says}: ${name}`, { skip, todo }, async (t) => {
+  t.test(`a mutant ${says}: ${name}`, { skip }, async (t) => {
     const by = caughtBy(mutant);
     if (why === undefined) t.ok(by, `caught by: ${by}`);
     else t.equal(by, undefined, why);

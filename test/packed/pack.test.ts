@@ -145,6 +145,34 @@ t.test('an abort in the middle leaves nothing behind', async (t) => {
   }
 });
 
+t.test('a file that somebody writes to while it is packed is not packed', async (t) => {
+  const file = at('written.mig');
+  fs.copyFileSync(plain, file);
+  let isWritten = false;
+  const packing = packMigration({
+    file,
+    onProgress: () => {
+      if (isWritten) return;
+      isWritten = true;
+      const fd = fs.openSync(file, 'r+');
+      fs.writeSync(fd, 'other bytes', bytes.length - 100);
+      fs.closeSync(fd);
+    },
+  });
+  await t.rejects(packing, { code: 'ERR_MULTIFD_IO', message: /written to it/ });
+  t.notOk(fs.existsSync(`${file}.zst`));
+  fs.rmSync(file);
+});
+
+t.test('a damaged frame that holds no page is found by the proof of all, as by unpacking', async (t) => {
+  // The guest's memory from 3 to 7 MiB is a hole; the file has it from 1 MiB on.
+  const file = await damaged((frames) => (frames[5][frames[5].length - 1] ^= 1));
+  const description = (await describeMigrationFile(packed)) as MappedRamDescription;
+  const refused = { code: 'ERR_MULTIFD_STREAM', message: /frame 5 at byte/ };
+  await t.rejects(verifyMappedRam(file, description), refused);
+  await t.rejects(unpackMigration({ file, out: at('none.mig') }), refused);
+});
+
 /** The packed file with its frames changed, and a table that fits them. */
 async function damaged(change: (frames: Buffer[], plainSizes: number[]) => void): Promise<string> {
   const frames = (await framesOf(packed, (frame) => Buffer.from(frame))) as Buffer[];

@@ -137,6 +137,7 @@ t.test('options that do not go together are refused before anybody is listened t
   const at = folderOf(t);
   const option = (message: RegExp) => ({ code: 'ERR_MULTIFD_OPTION', message });
   await t.rejects(receiving(at('x.zst'), { packLevel: 21 }), option(/packLevel/));
+  await t.rejects(receiving(at('x'), { packLevel: 3 }), option(/packLevel: .*not packed/));
   await t.rejects(receiving(at('x.zst'), { packed: 'yes' as never }), option(/packed/));
   await t.rejects(
     receiving('', { out: undefined, discard: true, packed: true }),

@@ -116,9 +116,9 @@ export function switchoverAckOption(auto: string): Option {
 }
 
 export function packLevelOption(): Option {
-  return new Option('--pack-level <n>', "zstd's level of a packed file: 1 to 20")
-    .default(3)
-    .argParser(integerFrom(1, 20));
+  return new Option('--pack-level <n>', "zstd's level of a packed file: 1 to 20; default 3").argParser(
+    integerFrom(1, 20),
+  );
 }
 
 /** @param what is done with the file */

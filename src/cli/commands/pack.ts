@@ -15,7 +15,7 @@ interface UnpackFlags extends OutputFlags {
 }
 
 interface PackFlags extends UnpackFlags {
-  packLevel: number;
+  packLevel?: number;
 }
 
 const PACK_EXAMPLES = `
@@ -57,7 +57,7 @@ export function addPackCommand(program: Command): void {
         await told(output, signal, 'packed', () =>
           packMigration({
             ...filesOf(file, flags),
-            zstdLevel: flags.packLevel,
+            ...(flags.packLevel !== undefined && { zstdLevel: flags.packLevel }),
             onProgress: packingProgress(output),
             signal,
           }),

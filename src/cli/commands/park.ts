@@ -48,7 +48,7 @@ interface ParkFlags extends QmpFlags, SessionFlags, OutputFlags, Bounds {
   then: ParkThen;
   overwrite?: true;
   directIo?: true;
-  packLevel: number;
+  packLevel?: number;
 }
 
 const EXAMPLES = `
@@ -157,7 +157,7 @@ async function park(
           then: flags.then,
           overwrite: flags.overwrite === true,
           directIo: flags.directIo === true,
-          packLevel: flags.packLevel,
+          ...(flags.packLevel !== undefined && { packLevel: flags.packLevel }),
           onPacking: packingProgress(output),
           signal: cancelled,
           onStart: (start) => {

@@ -49,7 +49,7 @@ interface ReceiveFlags extends SessionFlags, OutputFlags, Bounds {
   overwrite?: true;
   keepPartial?: true;
   directIo?: true;
-  packLevel: number;
+  packLevel?: number;
 }
 
 const EXAMPLES = `
@@ -169,7 +169,7 @@ async function receive(
         overwrite: flags.overwrite === true,
         keepPartial: flags.keepPartial === true,
         directIo: flags.directIo === true,
-        packLevel: flags.packLevel,
+        ...(flags.packLevel !== undefined && { packLevel: flags.packLevel }),
         onPacking: packingProgress(output),
         signal: cancelled,
         onListening: (address) => {
