@@ -44,6 +44,10 @@ export async function stressQemu(
       told(report);
       if (source !== undefined && LAST.includes(report.verdict)) break;
     }
+  } catch (thrown) {
+    // What was under way says ERR_MULTIFD_ABORTED; why is who asked's to say, with its exit code.
+    cancelled.throwIfAborted();
+    throw thrown;
   } finally {
     await source?.[Symbol.asyncDispose]();
   }
