@@ -1,84 +1,14 @@
-/** The models of the hand-over, searched through by spin; and each mutant of theirs, which must be found wrong. */
+/** The models of the hand-over, searched through by spin. That they find what is wrong is looked at by mutants.long.ts. */
 import fs from 'node:fs';
 import t from 'tap';
-import { leftOut, misordered, type Mutant } from './mutants.js';
-import { readModels, spinMissing, verify, type Models, type Verification } from './spin.js';
-
-/** Many times what is needed. */
-const SEARCH_MS = 200_000;
-t.setTimeout(20 * 60_000);
-
-/** The least to search first. */
-const CASES: { name: string; file: string; defines: string[] }[] = [
-  {
-    name: 'a receiver fails or is stopped at any moment',
-    file: 'receive.pml',
-    defines: ['OPENED', 'FAILS', 'JOBS=0', 'SYNCS=0'],
-  },
-  {
-    name: 'a sender fails or is stopped at any moment',
-    file: 'send.pml',
-    defines: ['OPENED', 'FAILS', 'JOBS=0', 'DEVICE_JOBS=0', 'SYNCS=0'],
-  },
-  { name: 'two channels offer and sync', file: 'receive.pml', defines: ['OPENED'] },
-  { name: 'two channels sync twice', file: 'receive.pml', defines: ['OPENED', 'JOBS=0', 'SYNCS=2'] },
-  { name: 'two channels start, sync and end', file: 'receive.pml', defines: ['JOBS=0'] },
-  { name: 'two channels and two clients, from the start to the end', file: 'send.pml', defines: [] },
-  {
-    name: 'two clients wait with tickets for two busy channels',
-    file: 'send.pml',
-    defines: ['OPENED', 'BUSY', 'SYNCS=0'],
-  },
-  {
-    name: 'a client has more jobs than there are channels, and no sync',
-    file: 'send.pml',
-    defines: ['OPENED', 'JOBS=3', 'DEVICE_JOBS=0', 'SYNCS=0'],
-  },
-];
-
-/** What the models do without, and why the code has it. */
-const NOT_NEEDED: Record<string, string> = {
-  'give: postReady':
-    'who is next in line would wait until a channel is through with its next job, which posts READY as well, while another is idle',
-  'broke: postSem':
-    'a connection that breaks while its channel sleeps would be noticed with the next job, sync or stop, not at once',
-};
-
-const missing = spinMissing();
-const skip = missing === undefined ? false : `${missing}: the models are not searched`;
-const models = readModels();
-
-function searched(of: Models, { file, defines }: (typeof CASES)[number]): Verification {
-  return verify(of, { file, defines, timeoutMs: SEARCH_MS });
-}
+import { CASES, models, searched, skip } from './cases.js';
+import { leftOut } from './mutants.js';
 
 for (const one of CASES) {
   t.test(`${one.file}: ${one.name}`, { skip }, async (t) => {
     const { error, states } = searched(models, one);
     t.equal(error, undefined);
     t.comment(`${states} states`);
-  });
-}
-
-/** What both models are made of. */
-const COMMON = 'words.pml';
-
-/** In which case it is found wrong; those of a model that is as it was need not be searched again. */
-function caughtBy({ models: changed }: Mutant): string | undefined {
-  const isChanged = (file: string): boolean =>
-    (changed as Record<string, string>)[file] !== (models as Record<string, string>)[file];
-  const cases = CASES.filter(({ file }) => isChanged(COMMON) || isChanged(file));
-  return cases.find((one) => searched(changed, one).error !== undefined)?.name;
-}
-
-for (const mutant of [...leftOut(models), ...misordered(models)]) {
-  const { name } = mutant;
-  const why = NOT_NEEDED[name];
-  const says = why === undefined ? 'is found wrong' : 'is found right';
-  t.test(`a mutant ${says}: ${name}`, { skip }, async (t) => {
-    const by = caughtBy(mutant);
-    if (why === undefined) t.ok(by, `caught by: ${by}`);
-    else t.equal(by, undefined, why);
   });
 }
 
