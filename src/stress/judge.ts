@@ -6,6 +6,7 @@
  *     any other                   the same; or each end that is alive fails with an error that the fault explains, in time, the
  *                                 guest running on at the source; or, the fault having come between the destination's answer and
  *                                 the source, the destination has completed alone
+ *     a session                   likewise; and a destination that is struck itself may fail alone: nothing tells the source of it
  *     in any case                 whoever completes has what the source had; nothing is left behind
  */
 import type { EnginePlan, FaultKind, SideName } from './engine-plan.js';
@@ -60,7 +61,7 @@ export function judge(facts: RunFacts): string[] {
   const wrong = [...aliveAndSaid(facts, 'source'), ...aliveAndSaid(facts, 'destination')];
   if (destination.outcome?.completed === true) wrong.push(...differences(facts, destination.outcome));
   const completed = (side: SideReport): boolean => side.outcome?.completed === true;
-  if (completed(source) && !completed(destination) && !diedOf(facts, 'destination'))
+  if (completed(source) && !completed(destination) && !diedOf(facts, 'destination') && !isUntold(facts))
     wrong.push('the source has completed and the destination has not: the guest is lost');
   for (const name of ['source', 'destination'] as const) wrong.push(...leftOf(name, facts.sides[name].left));
   for (const file of facts.files) wrong.push(`a file is left: ${file}`);
@@ -70,6 +71,12 @@ export function judge(facts: RunFacts): string[] {
 
 function diedOf({ plan, struck, sides }: RunFacts, side: SideName): boolean {
   return struck === 'kill' && plan.fault?.side === side && sides[side].died === 'killed by SIGKILL';
+}
+
+/** A session has no return path: whoever ends it has sent all, and what becomes of it is the main stream's to say. */
+function isUntold({ plan, struck, sides }: RunFacts): boolean {
+  if (plan.way !== 'session' || plan.fault?.side !== 'destination' || struck === undefined) return false;
+  return OWN[struck]?.includes(sides.destination.outcome?.code ?? '') === true;
 }
 
 function aliveAndSaid(facts: RunFacts, side: SideName): string[] {
