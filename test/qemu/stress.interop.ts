@@ -3,7 +3,7 @@ import path from 'node:path';
 import t from 'tap';
 import { parkVm, type AddressText } from '../../src/index.js';
 import { Run, type Line } from '../cli/cli.js';
-import { ended, settingsOf, startVm } from './park-command.js';
+import { counts, ended, settingsOf, startVm } from './park-command.js';
 import { requirePrograms } from './programs.js';
 import { workFolder } from './qemu.js';
 
@@ -95,9 +95,7 @@ t.test(
     for (const { kind, verdict } of runs.filter(({ kind }) => kind === 'none'))
       t.equal(verdict, 'failed as told', String(kind));
     t.equal(await settingsOf(vm), settings);
-    const counter = await vm.qemu.counter();
-    await vm.qemu.waitForSerial(/\.{2}/);
-    t.ok((await vm.qemu.counter()) > counter, 'the guest counts on');
+    await counts(t, vm.qemu, 'the guest runs');
     await vm.qemu.kill();
   },
 );
