@@ -229,15 +229,18 @@ class MappedRamFile {
       );
       return;
     }
-    let all = 0;
+    let behind = 0;
     for await (const { bytes, page } of readBitmap(this.#file, block)) {
       // Most of a large one.
       if (isZeroRange(bytes, 0, bytes.length)) continue;
-      block.presentPages += countBits(bytes, Math.min(pageCount - page, 8 * bytes.length));
-      all += countBits(bytes, 8 * bytes.length);
+      const all = 8 * bytes.length;
+      const bits = Math.min(pageCount - page, all);
+      const present = countBits(bytes, bits);
+      block.presentPages += present;
+      if (bits < all) behind += countBits(bytes, all) - present;
     }
-    if (all !== block.presentPages) {
-      const message = `mapped-ram file: bitmap of ${quote(name)}: received ${all - block.presentPages} bits behind the last page, expected none`;
+    if (behind !== 0) {
+      const message = `mapped-ram file: bitmap of ${quote(name)}: received ${behind} bits behind the last page, expected none`;
       this.#add('trailing-bits', false, message, name);
     }
     block.zeroPages = pageCount - block.presentPages;
