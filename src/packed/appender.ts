@@ -1,8 +1,9 @@
 /**
- * Writes a file from its begin to its end, in large pieces; with option directIo through an O_DIRECT descriptor, but for its
+ * Writes a file from its begin to its end. Small pieces are gathered; large ones go out as they are, for a copy of each costs
+ * what the threads could pack with. With option directIo all are gathered, and go through an O_DIRECT descriptor, but for the
  * last bytes, which do not fill a block of the device.
  *
- * Who owns the bytes: they are copied.
+ * Who owns the bytes: the caller, again when append() has settled.
  */
 import type { FileHandle } from 'node:fs/promises';
 import { ALIGNMENT, alignedBuffer } from '../ram/aligned.js';
@@ -10,6 +11,7 @@ import { writeDirect } from '../ram/direct-io.js';
 import { writeAt } from '../stream/positioned-file.js';
 
 const GATHER_BYTES = 4 * 2 ** 20;
+const LARGE_BYTES = 2 ** 16;
 
 export class Appender {
   readonly #file: FileHandle;
@@ -27,6 +29,12 @@ export class Appender {
 
   /** @throws MultifdError ERR_MULTIFD_IO */
   async append(bytes: Uint8Array): Promise<void> {
+    if (this.#direct === undefined && bytes.length >= LARGE_BYTES) {
+      await this.#flush();
+      await writeAt(this.#file, bytes, this.#position);
+      this.#position += bytes.length;
+      return;
+    }
     for (let at = 0; at < bytes.length;) {
       const piece = bytes.subarray(at, at + GATHER_BYTES - this.#bytes);
       this.#gathered.set(piece, this.#bytes);

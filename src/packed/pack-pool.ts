@@ -5,8 +5,11 @@ import { MultifdError } from '../errors.js';
 import { threadOptions } from '../runtime.js';
 import type { PackJob, PackOutcome, PackTask, UnpackTask } from './pack-thread.js';
 
+/** Tasks a thread: those under way, and as many that wait while a slow one holds up the order. */
+const AHEAD = 4;
+
 export class PackPool implements AsyncDisposable {
-  /** Worth to have under way: the next task waits when a thread has done one. */
+  /** Worth to have under way: the next tasks wait when a thread has done one. */
   readonly tasks: number;
   readonly #pool: Piscina;
   #broke: unknown;
@@ -14,11 +17,12 @@ export class PackPool implements AsyncDisposable {
   /** @throws MultifdError ERR_MULTIFD_RUNTIME */
   constructor(job: PackJob) {
     const threads = availableParallelism();
-    this.tasks = 2 * threads;
+    this.tasks = AHEAD * threads;
     this.#pool = new Piscina({
       ...threadOptions('pack', job.kind === 'pack' ? 'zstd' : 'none'),
       name: 'default',
-      minThreads: 1,
+      // All at once: a thread takes as long to start as 20 frames to pack.
+      minThreads: threads,
       maxThreads: threads,
       concurrentTasksPerWorker: 1,
       idleTimeout: Infinity,

@@ -65,7 +65,6 @@ export class PackThread {
 
 function packing({ from, level }: PackJob & { kind: 'pack' }): (task: PackTask) => Promise<number> {
   const reader = new PackedBytes(from.fd, from.directFd, FRAME_BYTES);
-  const output = Buffer.allocUnsafeSlow(ROOM_BYTES);
   return async ({ position, bytes, room }) => {
     const plain = position === undefined ? Buffer.alloc(bytes) : reader.read(position, bytes);
     if (plain.length < bytes) {
@@ -75,10 +74,10 @@ function packing({ from, level }: PackJob & { kind: 'pack' }): (task: PackTask) 
     if (position !== undefined && isZeroRange(plain, 0, bytes)) return 0;
     const maker = createFrameMaker(level);
     try {
-      const made = await maker.compress(plain, output);
-      const packed = typeof made === 'number' ? output.subarray(0, made) : made;
-      new Uint8Array(room).set(packed);
-      return packed.length;
+      const made = await maker.compress(plain, Buffer.from(room));
+      if (typeof made === 'number') return made;
+      new Uint8Array(room).set(made);
+      return made.length;
     } finally {
       maker.close();
     }

@@ -10,7 +10,7 @@
  *
  * `zstd -d` makes the plain file of it again, byte for byte, with holes where it had nothing but zeros.
  *
- * Memory: two frames a thread, packed. Both files stay the caller's; when a call has settled nobody uses them any more.
+ * Memory: four frames a thread, packed. Both files stay the caller's; when a call has settled nobody uses them any more.
  */
 import type { FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';

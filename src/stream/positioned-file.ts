@@ -13,7 +13,12 @@ export interface ReadableFile {
 }
 
 export interface WritableFile {
-  write(buffer: Buffer, offset: number, length: number, position: number): Promise<{ bytesWritten: number }>;
+  write(
+    buffer: Uint8Array,
+    offset: number,
+    length: number,
+    position: number,
+  ): Promise<{ bytesWritten: number }>;
   truncate(length: number): Promise<void>;
 }
 
@@ -67,7 +72,7 @@ export async function readAt(file: ReadableFile, position: number, length: numbe
   return into.subarray(0, done);
 }
 
-export async function writeAt(file: WritableFile, bytes: Buffer, position: number): Promise<void> {
+export async function writeAt(file: WritableFile, bytes: Uint8Array, position: number): Promise<void> {
   let done = 0;
   try {
     while (done < bytes.length) {
