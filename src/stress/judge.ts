@@ -7,6 +7,7 @@
  *                                 guest running on at the source; or, the fault having come between the destination's answer and
  *                                 the source, the destination has completed alone
  *     a session                   likewise; and a destination that is struck itself may fail alone: nothing tells the source of it
+ *     a file                      that is whole when its source goes without a word is kept, and said to be: it may be all there is
  *     in any case                 whoever completes has what the source had; nothing is left behind
  */
 import type { EnginePlan, FaultKind, SideName } from './engine-plan.js';
@@ -59,12 +60,14 @@ const TOLD = 'ERR_MULTIFD_CLOSED';
 export function judge(facts: RunFacts): string[] {
   const { source, destination } = facts.sides;
   const wrong = [...aliveAndSaid(facts, 'source'), ...aliveAndSaid(facts, 'destination')];
-  if (destination.outcome?.completed === true) wrong.push(...differences(facts, destination.outcome));
+  const kept = destination.outcome?.kept;
+  if (destination.outcome?.completed === true || kept !== undefined)
+    wrong.push(...differences(facts, destination.outcome as Outcome));
   const completed = (side: SideReport): boolean => side.outcome?.completed === true;
   if (completed(source) && !completed(destination) && !diedOf(facts, 'destination') && !isUntold(facts))
     wrong.push('the source has completed and the destination has not: the guest is lost');
   for (const name of ['source', 'destination'] as const) wrong.push(...leftOf(name, facts.sides[name].left));
-  for (const file of facts.files) wrong.push(`a file is left: ${file}`);
+  for (const file of facts.files.filter((file) => file !== kept)) wrong.push(`a file is left: ${file}`);
   wrong.push(...hooksOf(facts));
   return wrong;
 }

@@ -1,6 +1,7 @@
 /** Ways `live` and `file`: a guest that writes while it is moved, to a destination or into a file. */
 import { createHash } from 'node:crypto';
 import path from 'node:path';
+import { describeThrown } from '../errors.js';
 import { createMigrationDestination } from '../live/destination.js';
 import { createMigrationSource } from '../live/source.js';
 import { readMappedRam } from '../mapped-ram/read.js';
@@ -129,22 +130,32 @@ export async function liveDestination(side: Side, spoil?: (memory: GuestMemory) 
 export async function fileDestination(side: Side): Promise<Outcome> {
   const { plan, folder } = side.begin;
   const out = path.join(folder, OUT_FILE);
-  await receiveMigration({
-    ...common(side),
-    address: listenAt(side),
-    acceptTimeoutMs: plan.connectTimeoutMs,
-    out,
-    onListening: (address) => side.send({ type: 'listening', address }),
-    onSession: (session) => {
-      side.cancel = () => session.close();
-      side.bytes = () => session.stats().bytes;
-    },
-  });
-  const digests: Digests = {};
-  const description = await readMappedRam(out);
-  for (const { name, sha256 } of await verifyMappedRam(out, description)) digests[name] = sha256;
+  try {
+    await receiveMigration({
+      ...common(side),
+      address: listenAt(side),
+      acceptTimeoutMs: plan.connectTimeoutMs,
+      out,
+      onListening: (address) => side.send({ type: 'listening', address }),
+      onSession: (session) => {
+        side.cancel = () => session.close();
+        side.bytes = () => session.stats().bytes;
+      },
+    });
+  } catch (error) {
+    const part = `${out}.part`;
+    if (!describeThrown(error).endsWith(`kept as ${part}`)) throw error;
+    return { ...side.failed(error), kept: path.basename(part), digests: await digestsOf(part) };
+  }
   side.log(`${plan.blocks.length} blocks in ${OUT_FILE}`);
-  return { completed: true, digests, hooks: side.hooks, bytes: side.bytes() };
+  return { completed: true, digests: await digestsOf(out), hooks: side.hooks, bytes: side.bytes() };
+}
+
+async function digestsOf(file: string): Promise<Digests> {
+  const digests: Digests = {};
+  for (const { name, sha256 } of await verifyMappedRam(file, await readMappedRam(file)))
+    digests[name] = sha256;
+  return digests;
 }
 
 function sha256(bytes: Uint8Array): string {

@@ -49,6 +49,8 @@ export interface Outcome {
   completed: boolean;
   /** Of what the guest has there. */
   digests?: Digests;
+  /** A file that is whole although it failed, and that it says it has kept: what is in it is in `digests`. */
+  kept?: string;
   /** Of what it threw; a code that begins with ERR_MULTIFD_ is one of ours. */
   code?: string;
   message?: string;

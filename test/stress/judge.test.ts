@@ -51,6 +51,19 @@ t.test('a run that ends as it has to has nothing wrong', async (t) => {
   t.same(judge(facts('kill', dead, failed('ERR_MULTIFD_EOF'))), []);
 });
 
+t.test('a file that is kept, and said to be, has all, and is nothing left behind', async (t) => {
+  const [source, destination] = BROKEN();
+  const outcome = { ...(destination.outcome as Outcome), kept: 'out.mig.part' };
+  const keeps = (digests: Record<string, string>): RunFacts => ({
+    ...facts('stop', source, { ...destination, outcome: { ...outcome, digests } }),
+    files: ['out.mig.part'],
+  });
+  t.same(judge(keeps({ ram0: 'aa' })), []);
+  t.match(judge(keeps({ ram0: 'bb' })), [/ram0 differs/]);
+  const [other] = judge({ ...keeps({ ram0: 'aa' }), files: ['out.mig.part', 'other'] });
+  t.equal(other, 'a file is left: other');
+});
+
 t.test('whatever else it comes to is wrong, and said', async (t) => {
   const cases: [string, RunFacts, RegExp][] = [];
   const add = (what: string, of: RunFacts, says: RegExp): void => void cases.push([what, of, says]);
