@@ -54,6 +54,8 @@ export interface Outcome {
   /** Of what it threw; a code that begins with ERR_MULTIFD_ is one of ours. */
   code?: string;
   message?: string;
+  /** Codes of what came behind it. */
+  suppressed?: string[];
   /** pause and resume, load and start, as they were called. */
   hooks: string[];
   /** Of guest RAM and devices, as counted by the engine; wire bytes. */

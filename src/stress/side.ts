@@ -1,7 +1,7 @@
 /** What the three ways have in common in a side's process: what it is told, what it tells, and what strikes it. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { describeThrown } from '../errors.js';
+import { MultifdError, describeThrown } from '../errors.js';
 import type { Address } from '../transport/address.js';
 import type { Begin, FromSide, Outcome, PeerWord } from './messages.js';
 
@@ -79,16 +79,22 @@ export class Side {
   }
 
   failed(thrown: unknown): Outcome {
-    const { code, stack } = (thrown ?? {}) as { code?: unknown; stack?: string };
+    const { stack } = (thrown ?? {}) as { stack?: string };
     this.log(`failed: ${stack ?? describeThrown(thrown)}`);
     return {
       completed: false,
-      code: typeof code === 'string' ? code : 'no code',
+      code: codeOf(thrown),
       message: describeThrown(thrown),
+      ...(thrown instanceof MultifdError && { suppressed: thrown.suppressed.map(codeOf) }),
       hooks: this.hooks,
       bytes: this.bytes(),
     };
   }
+}
+
+function codeOf(thrown: unknown): string {
+  const { code } = (thrown ?? {}) as { code?: unknown };
+  return typeof code === 'string' ? code : 'no code';
 }
 
 /** The other side of a session has failed, which its main stream would have said. */

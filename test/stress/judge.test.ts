@@ -64,6 +64,15 @@ t.test('a file that is kept, and said to be, has all, and is nothing left behind
   t.equal(other, 'a file is left: other');
 });
 
+t.test('a thread that has ended may be known of behind what its end has caused', async (t) => {
+  const lost = failed('ERR_MULTIFD_EOF', ['pause', 'resume']);
+  const outcome = { ...(lost.outcome as Outcome), suppressed: ['ERR_MULTIFD_WORKER'] };
+  const gone = failed('ERR_MULTIFD_CONNECTION');
+  t.same(judge(facts('thread', { ...lost, outcome }, gone)), []);
+  t.match(judge(facts('thread', lost, gone)), [/the source failed with ERR_MULTIFD_EOF/], 'but has to be');
+  t.match(judge(facts('abort', { ...lost, outcome }, gone)), [/the source failed with ERR_MULTIFD_EOF/]);
+});
+
 t.test('whatever else it comes to is wrong, and said', async (t) => {
   const cases: [string, RunFacts, RegExp][] = [];
   const add = (what: string, of: RunFacts, says: RegExp): void => void cases.push([what, of, says]);
