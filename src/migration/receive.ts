@@ -221,6 +221,9 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     const error = MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', out || 'discard');
     // Before the threads are waited for: meanwhile a source without return path could complete.
     incoming.breakOff();
+    // A source that gives up ends its channels itself; a QEMU before 9.0 hangs for good if they break while it waits for them.
+    if (receiver !== undefined && receiver.error === undefined && incoming.mainEnded)
+      await settles(receiver.done);
     await receiver?.abandon(error);
     await incoming.giveUp(keepPartial === true);
     const first = receiver?.error ?? error;
@@ -493,6 +496,11 @@ class IncomingMigration {
 
   breakOff(): void {
     this.#main?.breakOff();
+  }
+
+  /** Has the source ended its main stream? */
+  get mainEnded(): boolean {
+    return this.#main?.ended === true;
   }
 
   /** To be called when the session has ended: its threads have used the file's descriptor. */

@@ -293,10 +293,15 @@ class Park {
     return { ...received, source: 'unknown', then, problem: this.#lost() };
   }
 
-  /** QEMU breaks off first: one whose connections break while it is told to cancel has been seen to end. */
+  /**
+   * QEMU breaks off first, and ends its connections itself: one whose connections break while it is told to cancel has been seen
+   * to end, and one before 9.0 to hang.
+   */
   async #abort(reason: unknown): Promise<void> {
-    if (this.#migrating && this.#qmp?.isOpen === true) {
-      await this.#qmp.execute('migrate_cancel', {}, CANCEL_MS).catch(() => {});
+    const qmp = this.#qmp;
+    if (this.#migrating && qmp?.isOpen === true) {
+      const cancelled = qmp.execute('migrate_cancel', {}, CANCEL_MS);
+      await cancelled.then(async () => migrationOver(qmp, CANCEL_MS)).catch(() => {});
     }
     this.#receiving.abort(reason);
   }
