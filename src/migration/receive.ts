@@ -223,7 +223,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     incoming.breakOff();
     // A source that gives up ends its channels itself; a QEMU before 9.0 hangs for good if they break while it waits for them.
     if (receiver !== undefined && receiver.error === undefined && incoming.mainEnded)
-      await settles(receiver.done);
+      await settles(receiver.channelsEnded());
     await receiver?.abandon(error);
     await incoming.giveUp(keepPartial === true);
     const first = receiver?.error ?? error;

@@ -311,6 +311,15 @@ export class Receiver extends Session {
     }
   }
 
+  /** @internal Resolves when the source has ended each channel, or the session stops. Before all of them run that is not seen. */
+  async channelsEnded(): Promise<void> {
+    const { control } = this;
+    await this.until(() => {
+      for (let id = 0; id < control.channels; id++) if (control.channelState(id) < CHANNEL_EOF) return false;
+      return true;
+    });
+  }
+
   /**
    * @internal Behind the last sync(): from here on no channel takes anything in, whatever its source sends, and none
    * fails. What is in place stays as it is.
