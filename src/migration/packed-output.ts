@@ -86,9 +86,15 @@ export class PackedOutput {
   async #pack(): Promise<void> {
     const { level, onPacking } = this.#options;
     const how = { signal: this.#stop.signal, onProgress: onPacking };
-    this.packedBytes = await packInto(this.#plain, this.#packed, level, how);
-    await this.#packed.sync();
-    this.#isWhole = true;
+    try {
+      this.packedBytes = await packInto(this.#plain, this.#packed, level, how);
+      await this.#packed.sync();
+      this.#isWhole = true;
+    } catch (error) {
+      // It may be the one that is kept.
+      await this.#plain.sync().catch(() => {});
+      throw error;
+    }
   }
 
   name(): void {

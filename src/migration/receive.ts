@@ -56,7 +56,7 @@ import { PackedOutput, type PackedOutputOptions } from './packed-output.js';
 import { ParkedDevices } from './parked-devices.js';
 import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ack.js';
 import { watchMigration } from './watch.js';
-import { WholeFile } from './whole-file.js';
+import { WholeFile, type SourceEnd } from './whole-file.js';
 
 /** By choice, short beside whatever a source may have as its stallTimeoutMs. */
 const KEEP_INFORMED_MS = 100;
@@ -412,14 +412,16 @@ class IncomingMigration {
 
   /** Packing takes its time: the source is told that this side is there, and one that goes is noticed. */
   async #keep(receiver: Receiver, main: MainConnection): Promise<void> {
-    const end = { returnPath: this.#returnPath, waiting: this.#waiting };
+    const end: SourceEnd = { returnPath: this.#returnPath, waiting: this.#waiting };
     if (!(this.#file instanceof PackedOutput) || !this.#returnPath) {
       await this.#whole.keep(receiver, main, end);
       return;
     }
     const timer = setInterval(() => {
-      if (main.ended) void receiver.abandon(main.broken ?? closedUntold());
-      else main.write(encodePong(PACKING)).catch(() => {});
+      if (main.ended) {
+        end.gone = true;
+        void receiver.abandon(main.broken ?? closedUntold());
+      } else main.write(encodePong(PACKING)).catch(() => {});
     }, KEEP_INFORMED_MS);
     try {
       await this.#whole.keep(receiver, main, end);

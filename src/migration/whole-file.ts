@@ -32,6 +32,8 @@ export interface SourceEnd {
   returnPath: boolean;
   /** It has sent all and left the stream open, to be told. */
   waiting: boolean;
+  /** It has gone while the file was made. */
+  gone?: boolean;
 }
 
 export class WholeFile {
@@ -44,8 +46,9 @@ export class WholeFile {
   }
 
   /** Whole and on disk, then under its name. */
-  async keep(receiver: Receiver, main: MainConnection, { returnPath, waiting }: SourceEnd): Promise<void> {
+  async keep(receiver: Receiver, main: MainConnection, end: SourceEnd): Promise<void> {
     const file = this.#file;
+    const { returnPath, waiting } = end;
     try {
       await receiver.orStopped(file.sync());
       if (returnPath && (!waiting || main.ended)) {
@@ -58,8 +61,8 @@ export class WholeFile {
       // Throws why it is not.
       else await receiver.orStopped(Promise.resolve());
     } catch (error) {
-      // Without the return path the source has given its guest up: what is whole is the only one there is.
-      if (returnPath || this.kept !== undefined) throw error;
+      // Without the return path the source has given its guest up: what is whole is the only one there is; as above with one.
+      if ((returnPath && end.gone !== true) || this.kept !== undefined) throw error;
       const { code, message } = MultifdError.wrap(error, 'ERR_MULTIFD_IO', 'fsync');
       throw this.#untold(code, message, error);
     }

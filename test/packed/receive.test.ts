@@ -1,6 +1,9 @@
 /** A migration received into a packed file: what is there, and what its source is told, whatever happens while it is packed. */
 import { createHash } from 'node:crypto';
+import { spawnSync } from 'node:child_process';
 import fs from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import t from 'tap';
 import {
   packMigration,
@@ -11,6 +14,9 @@ import {
 } from '../../src/index.js';
 import { within } from '../support/within.js';
 import { WAIT_MS, folderOf, makeRam, park, receiving, sourceTo } from './vm.js';
+
+/** Of a frame, as on a disk that is slow: in pieces that let this thread breathe. */
+const SLOW_MS = 150;
 
 t.test('it is what packing the plain file makes, and nothing else is left', async (t) => {
   const at = folderOf(t);
@@ -86,17 +92,64 @@ t.test('an abort while it is packed: the source runs on, and nothing is left', a
   t.same(fs.readdirSync(at('.')), []);
 });
 
-t.test('a source that goes while it is packed: no file gets its name', async (t) => {
+t.test(
+  'a source that goes while it is packed: what may be the only guest there is is kept, plain',
+  async (t) => {
+    const at = folderOf(t);
+    const busy = new Int32Array(new SharedArrayBuffer(4));
+    let gone: Promise<void> | undefined;
+    const { address, result } = await receiving(at('vm.mig.zst'), {
+      onPacking: () => {
+        gone ??= source.cancel();
+        Atomics.wait(busy, 0, 0, SLOW_MS);
+      },
+    });
+    const source = await sourceTo(t, address);
+    source.done.catch(() => {});
+    const kept = at('vm.mig.zst.plain.part');
+    await t.rejects(within(result, WAIT_MS, 'the destination'), {
+      code: 'ERR_MULTIFD_CONNECTION',
+      message: new RegExp(`the whole file is kept as ${kept}$`),
+    });
+    await gone;
+    t.same(fs.readdirSync(at('.')), ['vm.mig.zst.plain.part']);
+    const [ram] = await verifyMappedRam(kept, await readMappedRam(kept));
+    t.equal(ram.sha256, createHash('sha256').update(makeRam()).digest('hex'));
+  },
+);
+
+t.test('the disk is full while it is packed', async (t) => {
   const at = folderOf(t);
-  let gone: Promise<void> | undefined;
-  const { address, result } = await receiving(at('vm.mig.zst'), {
-    onPacking: () => void (gone ??= source.cancel()),
+  // Not in that folder: it goes before what is mounted in it.
+  const disk = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
+  // The plain file has 5 MiB that are not holes, the packed one 4.
+  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=8m', 'tmpfs', disk], { timeout: WAIT_MS });
+  if (mounted.status !== 0) {
+    t.pass('nothing can be mounted here');
+    return;
+  }
+  t.teardown(() => {
+    spawnSync('umount', ['-l', disk], { timeout: WAIT_MS });
+    fs.rmdirSync(disk);
   });
-  const source = await sourceTo(t, address);
-  source.done.catch(() => {});
-  await t.rejects(within(result, WAIT_MS, 'the destination'));
-  await gone;
-  t.notOk(fs.existsSync(at('vm.mig.zst')));
+  const full = { code: 'ERR_MULTIFD_IO', message: /ENOSPC/ };
+  for (const keepPartial of [false, true]) {
+    const { address, result } = await receiving(path.join(disk, 'vm.mig.zst'), { keepPartial });
+    const source = await sourceTo(t, address);
+    source.done.catch(() => {});
+    await t.rejects(within(result, WAIT_MS, 'the destination'), full);
+    await t.rejects(within(source.done, WAIT_MS, 'the source'));
+    t.equal(source.stats().status, 'failed', 'the source is told');
+    t.same(fs.readdirSync(disk), keepPartial ? ['vm.mig.zst.plain.part'] : []);
+  }
+  const file = path.join(disk, 'vm.mig.zst.plain.part');
+  const [ram] = await verifyMappedRam(file, await readMappedRam(file));
+  t.equal(ram.sha256, createHash('sha256').update(makeRam()).digest('hex'));
+  await t.rejects(packMigration({ file }), full);
+  t.same(fs.readdirSync(disk), ['vm.mig.zst.plain.part'], 'pack leaves nothing');
+  await packMigration({ file, out: at('vm.mig.zst') });
+  await t.rejects(unpackMigration({ file: at('vm.mig.zst'), out: path.join(disk, 'vm.mig') }), full);
+  t.same(fs.readdirSync(disk), ['vm.mig.zst.plain.part'], 'nor does unpack');
 });
 
 t.test('with keepPartial what came is kept, plain', async (t) => {
@@ -121,9 +174,8 @@ t.test(
     const busy = new Int32Array(new SharedArrayBuffer(4));
     let waits = 0;
     const { address, result } = await receiving(at('again.mig.zst'), {
-      // As a disk that is slow, in pieces that let this thread breathe.
       onPacking: () => {
-        if (waits++ < 8) Atomics.wait(busy, 0, 0, 150);
+        if (waits++ < 8) Atomics.wait(busy, 0, 0, SLOW_MS);
       },
     });
     await park(t, at('vm.mig'));
