@@ -50,13 +50,13 @@ t.test(
   'pre-switchover: the guest runs, the destination does not give up, and switchover() goes on',
   async (t) => {
     const it = await scene(t, {
-      source: { pauseBeforeSwitchover: true, stallTimeoutMs: 200 },
-      destination: { stallTimeoutMs: 200 },
+      source: { pauseBeforeSwitchover: true, stallTimeoutMs: 600 },
+      destination: { stallTimeoutMs: 600 },
     });
     t.throws(() => it.source.switchover(), { code: 'ERR_MULTIFD_STATE', message: /received in state setup/ });
     await eventually(() => it.source.state === 'pre-switchover', 'pre-switchover');
-    // Several times as long as nothing may stand still.
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    // Longer than nothing may stand still.
+    await new Promise((resolve) => setTimeout(resolve, 1800));
     t.equal(it.source.state, 'pre-switchover');
     t.equal(it.destination.state, 'active');
     t.notOk(it.notes.includes('pause'));
@@ -100,14 +100,16 @@ t.test('what the guest dirtied while it was waited for is sent before it is stop
 });
 
 t.test('a slow pause() and a slow save() are no stall', async (t) => {
-  const slowly = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 800));
+  // Of what a machine under load takes for anything else.
+  const stallTimeoutMs = 600;
+  const slowly = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 2 * stallTimeoutMs));
   const it = await scene(t, {
     source: {
-      stallTimeoutMs: 200,
+      stallTimeoutMs,
       pause: slowly,
       devices: [{ idstr: 'cpu', save: () => slowly().then(() => Buffer.from('state')) }],
     },
-    destination: { stallTimeoutMs: 200 },
+    destination: { stallTimeoutMs },
   });
   await within(it.source.done, WAIT_MS, 'done');
   await it.destination.done;

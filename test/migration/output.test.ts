@@ -321,9 +321,9 @@ t.test(
 
 t.test('a disk that needs longer than stallTimeoutMs is not a source that stalls', async (t) => {
   const out = path.join(folder(t), 'vm.mig');
-  const { address, result } = await receive(out, { stallTimeoutMs: 200 });
+  const { address, result } = await receive(out, { stallTimeoutMs: 600 });
   await atSync(t, 1, async (sync) => {
-    await sleep(1000);
+    await sleep(1500);
     await sync();
   });
   await play(address, streams);

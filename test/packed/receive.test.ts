@@ -164,6 +164,7 @@ t.test('with keepPartial what came is kept, plain', async (t) => {
   source.done.catch(() => {});
   await t.rejects(within(result, WAIT_MS, 'the destination'), { code: 'ERR_MULTIFD_HOOK' });
   t.same(fs.readdirSync(at('.')), ['vm.mig.zst.plain.part']);
+  await t.rejects(within(source.done, WAIT_MS, 'the source'));
   t.equal(source.stats().status, 'failed');
 });
 

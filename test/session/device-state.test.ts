@@ -1,9 +1,12 @@
 /** Device state at the receiver: whose the bytes are that load() gets, and what sync() waits for. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { createReceiver, createSender, type Receiver, type Sender } from '../../src/index.js';
 import { PAGE, TCP, failure, hold, isPending } from '../support/raw-channel.js';
 
 const CHANNELS = 3;
+/** Shorter than what load() takes, longer than a machine under load takes for anything else. */
+const STALL_MS = 500;
 
 async function pair(
   t: Test,
@@ -14,8 +17,7 @@ async function pair(
     address: TCP,
     channels: CHANNELS,
     blocks,
-    // Shorter than what load() takes.
-    stallTimeoutMs: 20,
+    stallTimeoutMs: STALL_MS,
     devices: [{ idstr: 'dev', instanceId: 0, load }],
   });
   t.teardown(() => receiver.close());
@@ -59,6 +61,7 @@ t.test('sync() waits for each load() of what came before it, however long it tak
   const syncing = hold(receiver.sync());
   await sender.sync();
   await all;
+  await sleep(2 * STALL_MS);
   for (const { done } of loads) {
     t.ok(await isPending(syncing), `with ${loaded} loaded`);
     done();
