@@ -39,6 +39,7 @@ import { encodePong, encodeShut, pingValue } from '../stream/return-path.js';
 import type { Address } from '../transport/address.js';
 import { MainConnection } from '../transport/main-connection.js';
 import { brokenOff, closedUntold } from '../migration/blame.js';
+import { keepInformed } from '../migration/keep-informed.js';
 import { ItemsAhead, tailOf } from '../migration/items-ahead.js';
 import { settles, withLimit } from '../migration/limits.js';
 import { awaitHook, requirePageSizeTold } from '../migration/options.js';
@@ -54,10 +55,6 @@ import { rehearseLoading } from './rehearsal.js';
 import type { DestinationState } from './states.js';
 
 const NOTHING = Buffer.alloc(0);
-/** By choice, short beside whatever a source may have as its stallTimeoutMs. */
-const KEEP_INFORMED_MS = 100;
-/** The value of a PONG that answers no PING of a source of ours: those begin with 1. */
-const LOADING = 0;
 
 export interface ArrivedMigration {
   machine: string;
@@ -206,20 +203,9 @@ export class IncomingVm {
     await this.#completed(main);
   }
 
-  /**
-   * While a hook takes its time, the source waits, behind the last byte for the answer: it is told that this side is there, and
-   * that it has gone is noticed.
-   */
+  /** While a hook takes its time. */
   async #keepInformed<T>(main: MainConnection, hook: Promise<T>): Promise<T> {
-    const timer = setInterval(() => {
-      if (main.ended) this.life.fail(main.broken ?? closedUntold());
-      else main.write(encodePong(LOADING)).catch(() => {});
-    }, KEEP_INFORMED_MS);
-    try {
-      return await hook;
-    } finally {
-      clearInterval(timer);
-    }
+    return keepInformed(main, hook, (error) => this.life.fail(error));
   }
 
   /** Up to ram's END, with its footer. @returns all that comes behind it */

@@ -35,9 +35,10 @@ import { MappedRamWriter } from '../mapped-ram/writer.js';
 import { COMMAND_OPEN_RETURN_PATH, type MainItem, type TailItem } from '../stream/records.js';
 import { encodePong, encodeSwitchoverAck, pingValue } from '../stream/return-path.js';
 import { TailScanner } from '../stream/vm-description.js';
-import { brokenOff, closedUntold } from './blame.js';
+import { brokenOff } from './blame.js';
 import { FileRam } from './file-ram.js';
 import { ItemsAhead, tailOf } from './items-ahead.js';
+import { keepInformed } from './keep-informed.js';
 import { settles } from './limits.js';
 import type { Connection } from '../transport/connect.js';
 import { loadTls } from '../transport/tls/loaded.js';
@@ -58,10 +59,6 @@ import { AckOwed, checkSwitchoverAck, type SwitchoverAck } from './switchover-ac
 import { watchMigration } from './watch.js';
 import { WholeFile, type SourceEnd } from './whole-file.js';
 
-/** By choice, short beside whatever a source may have as its stallTimeoutMs. */
-const KEEP_INFORMED_MS = 100;
-/** The value of a PONG that answers no PING. */
-const PACKING = 0;
 /** With the return path the source keeps the connection open: how long it must be idle after a whole tail. */
 const EXACT_IDLE_MS = 5;
 const GUESSED_IDLE_MS = 1000;
@@ -417,17 +414,10 @@ class IncomingMigration {
       await this.#whole.keep(receiver, main, end);
       return;
     }
-    const timer = setInterval(() => {
-      if (main.ended) {
-        end.gone = true;
-        void receiver.abandon(main.broken ?? closedUntold());
-      } else main.write(encodePong(PACKING)).catch(() => {});
-    }, KEEP_INFORMED_MS);
-    try {
-      await this.#whole.keep(receiver, main, end);
-    } finally {
-      clearInterval(timer);
-    }
+    await keepInformed(main, this.#whole.keep(receiver, main, end), (error) => {
+      end.gone = true;
+      void receiver.abandon(error);
+    });
   }
 
   /** What is to be in the file: the piece as it came, or, where devices have come over the channels, the whole tail with them. */
