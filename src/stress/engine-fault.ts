@@ -36,6 +36,7 @@ export class EngineFault {
   #timers = new Set<NodeJS.Timeout>();
   #gathered: PassedConnection[] = [];
   #stopped: SideProcess | undefined;
+  #mayStop = true;
   #filled: SideProcess | undefined;
 
   constructor(plan: FaultPlan | undefined, dice: Dice, sides: StruckSides, log: (text: string) => void) {
@@ -80,8 +81,13 @@ export class EngineFault {
     } else if (!this.#asks) void this.#strike(plan);
   }
 
-  /** The other side of the one that was stopped has said its last. */
-  resumeStopped(): void {
+  /** A side has said its last: one that was stopped goes on, and none is stopped any more, for nothing would let it go on. */
+  sideEnded(): void {
+    this.#mayStop = false;
+    this.#resumeStopped();
+  }
+
+  #resumeStopped(): void {
     if (this.#stopped === undefined) return;
     this.#log(`${this.#stopped.name} goes on`);
     this.#stopped.signal('SIGCONT');
@@ -92,7 +98,7 @@ export class EngineFault {
   end(): void {
     this.#over = true;
     for (const timer of this.#timers) clearTimeout(timer);
-    this.resumeStopped();
+    this.#resumeStopped();
     if (this.#filled !== undefined) setFileLimit(this.#filled, undefined);
   }
 
@@ -117,10 +123,11 @@ export class EngineFault {
         return;
       case 'stop':
       case 'pause':
+        if (plan.kind === 'stop' && !this.#mayStop) return;
         hit();
         process.signal('SIGSTOP');
         this.#stopped = process;
-        if (plan.kind === 'pause') this.#later(plan.ms, () => this.resumeStopped());
+        if (plan.kind === 'pause') this.#later(plan.ms, () => this.#resumeStopped());
         return;
       case 'disk-full':
         if (setFileLimit(this.#sides.destination, plan.amount)) {

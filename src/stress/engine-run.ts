@@ -144,7 +144,7 @@ export class EngineRun {
       ended[side] = result;
       if (this.#plan.fault?.kind === 'stop') {
         this.#resumedAt = performance.now();
-        this.#fault.resumeStopped();
+        this.#fault.sideEnded();
       }
       if (this.#plan.way === 'session' && result.outcome?.completed !== true)
         this.#tell ??= setTimeout(() => this.#sides[other].send({ type: 'peer-gone' }), TELL_MS);
