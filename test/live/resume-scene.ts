@@ -39,6 +39,8 @@ export class ResumeScene {
    * of the rounds before.
    */
   onRound: (round: number) => void = () => {};
+  /** Called with each dirty page that the source is about to send. */
+  onPage: (page: number) => void = () => {};
   readonly #t: Test;
   readonly #options: ResumeSceneOptions;
   readonly #random = new Random(7);
@@ -96,6 +98,7 @@ export class ResumeScene {
   *#ranges(): Generator<DirtyRange> {
     for (const page of [...this.#dirty]) {
       this.#dirty.delete(page);
+      this.onPage(page);
       yield { block: 'ram', offset: page * PAGE, length: PAGE };
     }
   }
