@@ -30,6 +30,7 @@
  * file is on disk.
  */
 import { rm } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError, describeThrown } from '../errors.js';
 import { withLimit } from '../migration/limits.js';
 import { callHook } from '../migration/options.js';
@@ -50,8 +51,9 @@ import { MigrationSettings, requireMultifd } from './settings.js';
 const ACCEPT_MS = 30_000;
 /** For QEMU to end a migration that is cancelled, or one whose last word has been said. */
 const END_MS = 30_000;
-/** For it to say that it does. */
-const CANCEL_MS = 3_000;
+/** For it to say that it does, before its connections are broken; and to have done it. */
+const CANCEL_MS = 1_000;
+const OVER_MS = 2_000;
 const PROGRESS_MS = 200;
 const CAPABILITIES = ['multifd', 'return-path'];
 
@@ -300,8 +302,11 @@ class Park {
   async #abort(reason: unknown): Promise<void> {
     const qmp = this.#qmp;
     if (this.#migrating && qmp?.isOpen === true) {
+      // One that does not answer waits for us, in 11.1 with its guest standing still.
       const cancelled = qmp.execute('migrate_cancel', {}, CANCEL_MS);
-      await cancelled.then(async () => migrationOver(qmp, CANCEL_MS)).catch(() => {});
+      const over = cancelled.then(async () => migrationOver(qmp, OVER_MS));
+      await Promise.race([over, sleep(OVER_MS, undefined, { ref: false })]).catch(() => {});
+      over.catch(() => {});
     }
     this.#receiving.abort(reason);
   }

@@ -32,6 +32,8 @@ export class FakeVm {
     this.connected = net.connect(this.uri);
     this.connected.on('error', () => {});
   };
+  /** How often it answers that it has something left of its migration; undefined: it does not know the command. */
+  putsAway: number | undefined;
   /** Commands that QEMU refuses, with its words. */
   refused: Record<string, string> = {};
 
@@ -69,6 +71,13 @@ export class FakeVm {
         this.migration = { status: this.cancelled.status };
         this.guest = this.cancelled.guest;
         return answer(command);
+      case 'query-yank':
+        if (this.putsAway === undefined) break;
+        return answer(command, [
+          { type: 'block-node', 'node-name': 'disk' },
+          null,
+          ...(this.putsAway-- > 0 ? [{ type: 'migration' }] : []),
+        ]);
       case 'quit':
         this.guest = 'gone';
         return answer(command);
@@ -80,9 +89,8 @@ export class FakeVm {
       case 'cont':
         this.guest = 'running';
         return answer(command);
-      default:
-        return refusal(command, `The command ${execute} has not been found`);
     }
+    return refusal(command, `The command ${execute} has not been found`);
   };
 }
 

@@ -71,6 +71,28 @@ for (const state of ['setup', 'active', 'pre-switchover', 'device', 'a-new-state
   });
 }
 
+for (const how of ['fails', 'is aborted'] as const) {
+  t.test(`a park that ${how}: no setting is touched while QEMU puts away what it had for it`, async (t) => {
+    const { vm, fake, park } = await scene(t);
+    const capabilities = structuredClone(vm.capabilities);
+    const controller = new AbortController();
+    vm.putsAway = 3;
+    vm.onMigrate = () => {
+      vm.migration =
+        how === 'fails' ? { status: 'failed', 'error-desc': 'of its own' } : { status: 'active' };
+      if (how === 'is aborted') controller.abort();
+    };
+    await park({ signal: controller.signal });
+    const commands = fake.commands.map(({ execute }) => execute);
+    const behind = commands.slice(commands.indexOf('migrate'));
+    const asked = behind.indexOf('query-yank');
+    const put = behind.findIndex((execute) => execute.startsWith('migrate-set-'));
+    t.ok(asked > 0 && put > asked, behind.join(', '));
+    t.equal(behind.slice(0, put).filter((execute) => execute === 'query-yank').length >= 4, true);
+    t.same(vm.capabilities, capabilities);
+  });
+}
+
 t.test('a guest that was paused, or stands still for a reason of its own, is not let go', async (t) => {
   for (const [before, after] of [
     ['paused', 'paused'],
