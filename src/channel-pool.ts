@@ -11,6 +11,7 @@ import type { MessagePort } from 'node:worker_threads';
 import { Piscina } from 'piscina';
 import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError } from './errors.js';
+import { makeAddonGate, shutAddonGate } from './native/addon-gate.js';
 import type { Compression } from './options.js';
 import { threadOptions } from './runtime.js';
 import { STOP_RUN, makeBooted, type Control } from './shared/control.js';
@@ -34,6 +35,7 @@ export class ChannelThreads {
   readonly pool: Piscina;
   /** For Control.create(). */
   readonly booted: SharedArrayBuffer;
+  readonly #gate = makeAddonGate();
 
   /**
    * @param booted of a Control that there is already
@@ -59,14 +61,15 @@ export class ChannelThreads {
       idleTimeout: Infinity,
       // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
       resourceLimits: { maxYoungGenerationSizeMb: 3 },
-      workerData: { booted, compression } satisfies ChannelThread,
+      workerData: { booted, compression, ...this.#gate } satisfies ChannelThread,
     });
     // Until a session listens.
     this.pool.on('error', () => {});
   }
 
-  /** Ends them, whatever they do. Once they are a session's that is the session's to do. */
+  /** Ends them, whatever they do but the start of an addon. Once they are a session's that is the session's to do. */
   async destroy(): Promise<void> {
+    await shutAddonGate(this.#gate);
     await this.pool.destroy();
   }
 }
@@ -74,6 +77,7 @@ export class ChannelThreads {
 export class ChannelPool {
   readonly #control: Control;
   readonly #events: ChannelPoolEvents;
+  readonly #threads: ChannelThreads;
   readonly #pool: Piscina;
   readonly #tasks: Promise<void>[] = [];
   /** Channels get their threads one after the other. */
@@ -84,6 +88,7 @@ export class ChannelPool {
   constructor(control: Control, threads: ChannelThreads, events: ChannelPoolEvents) {
     this.#control = control;
     this.#events = events;
+    this.#threads = threads;
     this.#pool = threads.pool;
     this.#pool.on('message', (message: unknown) => {
       if (isTraceMessage(message)) diagnostics.channel(message.multifd).publish(message.data);
@@ -112,7 +117,7 @@ export class ChannelPool {
   /** Ends the threads, whatever they do. */
   async destroy(): Promise<void> {
     this.#gone = true;
-    await this.#pool.destroy();
+    await this.#threads.destroy();
   }
 
   /** Is there a thread, or may one be made? False if the session stops before that. */

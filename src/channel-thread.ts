@@ -7,13 +7,14 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { MultifdError, type PlainError } from './errors.js';
+import type { AddonGate } from './native/addon-gate.js';
 import { METHODS, type Codec } from './methods/methods.js';
 import type { Compression } from './options.js';
 import { CHANNEL_ENDED, Control, STOP_FAIL, markBooted, type SharedControl } from './shared/control.js';
 import type { TraceMessage, TracePoint } from './trace.js';
 
 /** What a channel's thread is told at its start. */
-export interface ChannelThread {
+export interface ChannelThread extends AddonGate {
   /** makeBooted() */
   booted: SharedArrayBuffer;
   compression: Compression;

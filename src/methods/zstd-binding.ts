@@ -3,6 +3,7 @@
  * by a thread of libuv's pool.
  */
 import { createRequire } from 'node:module';
+import { loadAddon } from '../native/addon-gate.js';
 
 /** Its public compress() drops the level (1.2.2); the binding below it honours it. */
 export interface ZstdBinding {
@@ -14,6 +15,6 @@ let loaded: ZstdBinding | undefined;
 
 /** @throws Node's error, or the package's own: its part for this platform is an optional dependency of it */
 export function zstdBinding(): ZstdBinding {
-  loaded ??= createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as ZstdBinding;
+  loaded ??= loadAddon(() => createRequire(import.meta.url)('@mongodb-js/zstd/bindings') as ZstdBinding);
   return loaded;
 }

@@ -13,6 +13,7 @@
  */
 import { createRequire } from 'node:module';
 import { MultifdError } from '../errors.js';
+import { loadAddon } from './addon-gate.js';
 
 /** A function of C's. Pointers are typed arrays, addresses, or null. */
 export type CFunction = (...args: (number | bigint | Uint8Array | null)[]) => number | bigint;
@@ -52,7 +53,7 @@ export function findKoffi(): Koffi | undefined {
     return undefined;
   }
   try {
-    loaded = createRequire(import.meta.url)('koffi') as Koffi;
+    loaded = loadAddon(() => createRequire(import.meta.url)('koffi') as Koffi);
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     missing =

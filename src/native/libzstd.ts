@@ -11,6 +11,7 @@
  * it does not come back loses it, a few MiB.
  */
 import { MultifdError } from '../errors.js';
+import { loadAddon } from './addon-gate.js';
 import { declareAll, findKoffi, whyNoKoffi, type Koffi } from './koffi.js';
 import { addressOf } from './system-calls.js';
 
@@ -65,7 +66,7 @@ export function findLibzstd(): Libzstd | undefined {
   const koffi = findKoffi();
   if (koffi === undefined) return undefined;
   try {
-    found = openLibzstd(koffi);
+    found = loadAddon(() => openLibzstd(koffi));
   } catch (error) {
     missing = `${LIBRARY} cannot be used: ${(error as Error).message}`;
   }

@@ -5,6 +5,7 @@
  */
 import { getSystemErrorMap } from 'node:util';
 import { MultifdError, type ErrorCode } from '../errors.js';
+import { loadAddon } from './addon-gate.js';
 import { declareAll, findKoffi, requireKoffi, type CFunction, type Koffi } from './koffi.js';
 
 /** Arguments and results as in C (ssize_t is intptr_t in koffi's words); all return -1 where they fail. */
@@ -42,7 +43,7 @@ export function requireSystemCalls(option: string): SystemCalls {
 }
 
 function declare(koffi: Koffi): SystemCalls {
-  const calls = declareAll(koffi.load(null), DECLARATIONS);
+  const calls = loadAddon(() => declareAll(koffi.load(null), DECLARATIONS));
   return { ...calls, errno: () => koffi.errno(), address: (view) => koffi.address(view) };
 }
 

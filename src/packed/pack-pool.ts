@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { MultifdError } from '../errors.js';
+import { makeAddonGate, shutAddonGate } from '../native/addon-gate.js';
 import { threadOptions } from '../runtime.js';
 import type { PackJob, PackOutcome, PackTask, UnpackTask } from './pack-thread.js';
 
@@ -12,6 +13,7 @@ export class PackPool implements AsyncDisposable {
   /** Worth to have under way: the next tasks wait when a thread has done one. */
   readonly tasks: number;
   readonly #pool: Piscina;
+  readonly #gate = makeAddonGate();
   #broke: unknown;
 
   /** @throws MultifdError ERR_MULTIFD_RUNTIME */
@@ -26,7 +28,7 @@ export class PackPool implements AsyncDisposable {
       maxThreads: threads,
       concurrentTasksPerWorker: 1,
       idleTimeout: Infinity,
-      workerData: job,
+      workerData: { ...job, ...this.#gate },
     });
     this.#pool.on('error', (error) => void (this.#broke ??= error));
   }
@@ -48,6 +50,7 @@ export class PackPool implements AsyncDisposable {
 
   /** When it resolves no thread uses a descriptor any more. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await shutAddonGate(this.#gate);
     await this.#pool.destroy();
   }
 }
