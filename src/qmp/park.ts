@@ -31,7 +31,7 @@
  */
 import { rm } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MultifdError, describeThrown } from '../errors.js';
+import { MultifdError, describeThrown, type ErrorCode } from '../errors.js';
 import { withLimit } from '../migration/limits.js';
 import { callHook } from '../migration/options.js';
 import { receiveMigration, type ReceivedMigration } from '../migration/receive.js';
@@ -56,6 +56,17 @@ const CANCEL_MS = 1_000;
 const OVER_MS = 2_000;
 const PROGRESS_MS = 200;
 const CAPABILITIES = ['multifd', 'return-path'];
+/** Of whole-file.ts. */
+const KEPT = /^(.*); the whole file is kept as (.+)$/s;
+/** Of a receiver: what it sees of a source that has failed or goes. */
+const CONSEQUENCES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'ERR_MULTIFD_CLOSED',
+  'ERR_MULTIFD_CONNECT',
+  'ERR_MULTIFD_CONNECTION',
+  'ERR_MULTIFD_EOF',
+  'ERR_MULTIFD_STALL',
+  'ERR_MULTIFD_TIMEOUT',
+]);
 
 /**
  * Resolves when the guest is in the file, on disk, and the VM's settings are as they were.
@@ -341,16 +352,20 @@ class Park {
       });
       await attempt(async () => (end = await migrationOver(qmp as Qmp, END_MS)));
     }
-    let error = MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'park');
-    await result?.then(
-      (received) => (this.#received = received),
-      (refused: unknown) => {
-        // QEMU's words for a connection that was broken here say nothing.
-        if (refused instanceof MultifdError && refused !== error && refused.code !== 'ERR_MULTIFD_ABORTED') {
-          error.suppressed.push(refused);
-        }
-      },
+    let error = await this.#dropKept(MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'park'), end);
+    const refused = await result?.then(
+      (received) => void (this.#received = received),
+      (reasonToo: unknown) => (reasonToo === thrown ? undefined : reasonToo),
     );
+    if (refused instanceof MultifdError && refused.code !== 'ERR_MULTIFD_ABORTED') {
+      const here = await this.#dropKept(refused, end);
+      // QEMU's words for a connection that was broken here say nothing of why.
+      if (CONSEQUENCES.has(refused.code) || error.code !== 'ERR_MULTIFD_QMP') error.suppressed.push(here);
+      else {
+        here.suppressed.push(error);
+        error = here;
+      }
+    }
     if (this.#received !== undefined) {
       error = await this.#undoReceived(error, this.#received, end);
     } else if (end?.error !== undefined && !error.message.includes(end.error) && reason === undefined) {
@@ -373,6 +388,26 @@ class Park {
     const whole = new MultifdError(error.code, message, { cause: error.cause ?? error });
     whole.suppressed.push(...error.suppressed);
     return whole;
+  }
+
+  /**
+   * What is received whole is kept where its source goes without a word: it may be all that there is. Here it is known that the
+   * guest goes on.
+   */
+  async #dropKept(error: MultifdError, end: MigrationStatus | undefined): Promise<MultifdError> {
+    const [, what, part] = KEPT.exec(error.message) ?? [];
+    if (part === undefined || (end?.status !== 'failed' && end?.status !== 'cancelled')) return error;
+    if (this.#options.receive.keepPartial === true) return error;
+    await rm(part, { force: true });
+    const dropped = new MultifdError(
+      error.code,
+      `${what}; QEMU's migration is ${end.status}, so its guest goes on there`,
+      {
+        cause: error.cause,
+      },
+    );
+    dropped.suppressed.push(...error.suppressed);
+    return dropped;
   }
 
   /** The file has its name, but something went wrong behind it. */

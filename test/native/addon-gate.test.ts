@@ -76,5 +76,5 @@ t.test('a thread without one, and the main thread, load as they like', async (t)
   worker.postMessage('load');
   t.equal(await next(), 'within');
   t.equal(await next(), 'loaded');
-  t.throws(() => loadAddon(() => JSON.parse('{')), SyntaxError);
+  t.throws(() => loadAddon((): unknown => JSON.parse('{')), SyntaxError);
 });

@@ -4,6 +4,8 @@ import path from 'node:path';
 import t, { type Test } from 'tap';
 import { MultifdError, parkVm, type ParkVmOptions } from '../../src/index.js';
 import { Qmp } from '../../src/qmp/qmp.js';
+import { CAPTURES, streamsOf } from '../migration/captures.js';
+import { HandSource, askingMain } from '../migration/peers.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { answer, fakeQmp, type FakeQmp } from './fake-qmp.js';
@@ -91,6 +93,28 @@ for (const how of ['fails', 'is aborted'] as const) {
     t.equal(behind.slice(0, put).filter((execute) => execute === 'query-yank').length >= 4, true);
     t.same(vm.capabilities, capabilities);
   });
+}
+
+for (const status of ['failed', 'cancelled']) {
+  t.test(
+    `all has come, its source is gone, and QEMU says ${status}: no file is kept of a guest that goes on`,
+    async (t) => {
+      const { vm, park } = await scene(t);
+      const { main, channels } = streamsOf(CAPTURES[0]);
+      vm.connect = () => {
+        const source = new HandSource(t, { path: vm.uri }, channels.length);
+        source.main.end(askingMain(main));
+        channels.forEach((bytes, i) => source.channels[i].write(bytes));
+      };
+      vm.onMigrate = () => {
+        vm.migration = { status: 'active' };
+        setTimeout(() => (vm.migration = { status }), 1000);
+      };
+      const { message } = await park({ channels: channels.length });
+      t.notMatch(message, /kept as/);
+      t.match(message, new RegExp(`QEMU's migration (is|has) ${status}`));
+    },
+  );
 }
 
 t.test('a guest that was paused, or stands still for a reason of its own, is not let go', async (t) => {
