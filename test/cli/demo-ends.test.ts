@@ -92,7 +92,7 @@ t.test('a second SIGINT exits at once, and leaves nothing behind either', async 
   // So that the clean end is not over before the second one comes.
   process.kill(destinationPid, 'SIGSTOP');
   started.child.kill('SIGINT');
-  await sleep(300);
+  await sleep(650);
   started.child.kill('SIGINT');
   t.equal((await started.ended).code, 130);
   t.equal(started.result, undefined, 'not the orderly end');

@@ -9,9 +9,10 @@ const EXIT_CODES = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 } as const;
 
 /**
  * Below this two signals are one: the terminal sends Ctrl-C to the whole process group, and npm, which is in it,
- * passes its own copy on, so a run under `npm start` gets it twice.
+ * passes its own copy on, so a run under `npm start` gets it twice. As long as it is because a program that is busy, loading
+ * its modules say, sees two that came together far apart; whoever means it presses again.
  */
-const SAME_KEYSTROKE_MS = 200;
+const SAME_KEYSTROKE_MS = 500;
 
 export interface Cancellation extends Disposable {
   /** Its reason is a CliError with the exit code. */
@@ -39,6 +40,8 @@ export function cancelOnSignals(): Cancellation {
     signal: controller.signal,
     cancel: (reason) => controller.abort(reason),
     [Symbol.dispose]: () => {
+      // One that comes while the process ends, and is not another's yet, shall not end it half way.
+      if (first !== undefined) return;
       for (const name of names) process.off(name, onSignal);
     },
   };
