@@ -57,6 +57,20 @@ export function flag(name: string, value: unknown): boolean {
   return value === true;
 }
 
+/** A file's name: text alone, so that every function that takes one takes the same. */
+export function fileName(name: string, value: unknown): string {
+  if (typeof value !== 'string' || value === '' || value.includes('\0')) throw wrong(name, value, 'a path');
+  return value;
+}
+
+/** By what is used of it: one of another realm (a vm context, jest's) is no instance of this one's AbortSignal. */
+export function abortSignal(signal: unknown): void {
+  if (signal === undefined) return;
+  const { aborted, addEventListener, removeEventListener } = (signal ?? {}) as Partial<AbortSignal>;
+  const listens = typeof addEventListener === 'function' && typeof removeEventListener === 'function';
+  if (!listens || typeof aborted !== 'boolean') throw wrong('signal', signal, 'an AbortSignal');
+}
+
 export function callback<T>(name: string, value: T): T {
   if (value !== undefined && typeof value !== 'function') throw wrong(name, value, 'a function');
   return value;

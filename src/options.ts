@@ -6,7 +6,7 @@
  */
 import { similarTo } from './did-you-mean.js';
 import { requireKoffi } from './native/koffi.js';
-import { callback, checkKeys, flag, integer, oneOf, wrong } from './option-checks.js';
+import { abortSignal, callback, checkKeys, flag, integer, oneOf, wrong } from './option-checks.js';
 import {
   MAX_PAGE_SIZE,
   MIN_PAGE_SIZE,
@@ -254,7 +254,7 @@ function checkCommon(
   if ((pageSize & (pageSize - 1)) !== 0)
     throw wrong('pageSize', pageSize, 'a power of two from 4096 to 65536');
   const { signal } = options;
-  if (signal !== undefined && !isAbortSignal(signal)) throw wrong('signal', signal, 'an AbortSignal');
+  abortSignal(signal);
   // Port 0 is one that the system chooses, for who listens.
   const address = checkAddress(options.address, role === 'server' ? 0 : 1);
   return {
@@ -292,14 +292,6 @@ export function checkTls(
   address: Address,
 ): CheckedTls | undefined {
   return options === undefined ? undefined : loadedTls().checkTlsOptions(options, role, option, address);
-}
-
-/** By what is used of it: one of another realm (a vm context, jest's) is no instance of this one's AbortSignal. */
-function isAbortSignal(signal: unknown): boolean {
-  if (signal === null || typeof signal !== 'object') return false;
-  const { aborted, addEventListener, removeEventListener } = signal as Partial<AbortSignal>;
-  const listens = typeof addEventListener === 'function' && typeof removeEventListener === 'function';
-  return listens && typeof aborted === 'boolean';
 }
 
 function checkUuid(uuid: unknown): Buffer {

@@ -1,6 +1,6 @@
 /** What the migrations check of their options before anything is opened. */
 import { MultifdError, describeThrown, receivedExpected } from '../errors.js';
-import { flag } from '../option-checks.js';
+import { flag, wrong } from '../option-checks.js';
 import {
   SENDER_KEYS,
   checkSenderOptions,
@@ -11,6 +11,7 @@ import {
 import { SET_UP } from '../set-up.js';
 import { atMost } from '../stream/bounds.js';
 import { refusal } from '../stream/codes.js';
+import { parseQemuVersion, type QemuVersion } from '../stream/machine.js';
 import type { TailScanner } from '../stream/vm-description.js';
 
 /**
@@ -70,6 +71,13 @@ export function descriptionError({ tooLong, maxBytes }: TailScanner): MultifdErr
   if (tooLong === undefined) return undefined;
   const expected = atMost('maxDescription', maxBytes);
   return refusal('limit', 'main stream: bytes of the VM description', tooLong, expected);
+}
+
+/** @throws MultifdError ERR_MULTIFD_OPTION */
+export function checkPeer(peer: unknown): QemuVersion | undefined {
+  const version = typeof peer === 'string' ? parseQemuVersion(peer) : undefined;
+  if (peer !== undefined && version === undefined) throw wrong('peer', peer, 'such as "7.2"');
+  return version;
 }
 
 /** @throws MultifdError ERR_MULTIFD_OPTION */

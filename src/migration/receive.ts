@@ -18,7 +18,7 @@
  * and on disk. With option discard there is no file, and the source is told that it failed (discard.ts).
  */
 import { MultifdError, codeOf, receivedExpected } from '../errors.js';
-import { flag, integer, wrong } from '../option-checks.js';
+import { callback, fileName, flag, integer, wrong } from '../option-checks.js';
 import { checkReceiverOptions, type ReceiverOptions } from '../options.js';
 import { countWordsInTurns } from '../ram/bitmap.js';
 import { checkDirectIo } from '../ram/direct-io.js';
@@ -164,14 +164,12 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
   const ack = new AckOwed(checkSwitchoverAck(switchoverAck));
   const discard = checkDiscard(given);
-  if (discard === undefined ? typeof out !== 'string' || out === '' : options.out !== undefined) {
-    const allowed = discard === undefined ? 'a path' : 'none beside option discard';
-    throw new MultifdError(
-      'ERR_MULTIFD_OPTION',
-      `option out: given ${String(options.out)}, allowed ${allowed}`,
-    );
-  }
-  if (discard !== undefined) refuseOfFiles({ overwrite, packed: givenPacked, keepPartial, directIo });
+  if (discard === undefined) fileName('out', options.out);
+  else if (options.out !== undefined) throw wrong('out', options.out, 'none beside option discard');
+  for (const [name, hook] of Object.entries({ onPacking, onListening, onStart, onSession }))
+    callback(name, hook);
+  const flags = { overwrite: flag('overwrite', overwrite), keepPartial: flag('keepPartial', keepPartial) };
+  if (discard !== undefined) refuseOfFiles({ ...flags, packed: givenPacked, directIo });
   const isPacked = givenPacked === undefined ? out.endsWith(PACKED_SUFFIX) : flag('packed', givenPacked);
   if (givenLevel !== undefined && !isPacked)
     throw wrong(
@@ -193,7 +191,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
   // Before anybody is told to connect: a folder that is not there shall not cost a guest its migration.
   const file =
     discard === undefined
-      ? await makeOutput(out, isPacked, { overwrite: overwrite === true, directIo, level, onPacking })
+      ? await makeOutput(out, isPacked, { overwrite: flags.overwrite, directIo, level, onPacking })
       : await DiscardedFile.make(discard);
   const { pageSize } = receiverOptions;
   const incoming = new IncomingMigration(file, { onStart, ack, pageSize, bounds });
@@ -222,7 +220,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     if (receiver !== undefined && receiver.error === undefined && incoming.mainEnded)
       await settles(receiver.channelsEnded());
     await receiver?.abandon(error);
-    await incoming.giveUp(keepPartial === true);
+    await incoming.giveUp(flags.keepPartial);
     const first = receiver?.error ?? error;
     throw incoming.kept ?? (incoming.inTail ? first : brokenOff(first));
   }

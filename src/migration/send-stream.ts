@@ -81,8 +81,8 @@ interface StreamHead {
 export async function sendStream(to: StreamToSend): Promise<SentMigration> {
   const { handle, image, options, address, tls, bounds, connectTimeoutMs } = to;
   const { stallTimeoutMs = STALL_TIMEOUT_MS, uuid = image.uuid } = options;
-  if (options.directIo === true) requireSparse(image, 'option directIo');
-  const head = await readHead(to, stallTimeoutMs);
+  const { pageSize, directIo } = options;
+  const head = await readHead(handle, image, { directIo, bounds, pageSize, stallTimeoutMs });
   const machine = head.configuration?.machine ?? '';
   const start: OutgoingStart = {
     machine,
@@ -152,18 +152,33 @@ export async function sendStream(to: StreamToSend): Promise<SentMigration> {
   }
 }
 
+interface HowToRead {
+  directIo: boolean | undefined;
+  bounds: Bounds;
+  pageSize: number | undefined;
+  stallTimeoutMs: number | undefined;
+}
+
+/**
+ * Can it be read at all, up to its block list? For who has more to do before it is sent.
+ *
+ * @throws MultifdError as sendStream() before it connects
+ */
+export async function requireStream(handle: FileHandle, image: SaveImage, how: HowToRead): Promise<void> {
+  await readHead(handle, image, how);
+}
+
 /** Reads the stream up to its block list. */
-async function readHead(
-  { handle, image, options, bounds }: StreamToSend,
-  silenceMs: number,
-): Promise<StreamHead> {
-  const source = unpack(handle, image, silenceMs);
+async function readHead(handle: FileHandle, image: SaveImage, how: HowToRead): Promise<StreamHead> {
+  const { directIo, bounds, pageSize, stallTimeoutMs = STALL_TIMEOUT_MS } = how;
+  if (directIo === true) requireSparse(image, 'option directIo');
+  const source = unpack(handle, image, stallTimeoutMs);
   try {
-    const stream = streamReader(source, options.pageSize, bounds);
+    const stream = streamReader(source, pageSize, bounds);
     for (;;) {
       const item = await stream.next();
       if (item?.kind === 'configuration') {
-        requirePageSizeTold(toldPageSize(item.configuration), options.pageSize);
+        requirePageSizeTold(toldPageSize(item.configuration), pageSize);
         if (hasCapability(item.configuration, CAPABILITY_IGNORE_SHARED)) throw sharedIsMissing();
       }
       if (item?.kind !== 'mem-size') continue;

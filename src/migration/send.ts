@@ -21,8 +21,13 @@
  * the guest is there. A SHUT 0 before the devices' state is refused.
  */
 import { MultifdError } from '../errors.js';
-import { checkKeys } from '../option-checks.js';
-import { checkTls, type SenderOptions, type ZeroPageDetection } from '../options.js';
+import { callback, checkKeys, fileName } from '../option-checks.js';
+import {
+  checkTls,
+  type CheckedSenderOptions,
+  type SenderOptions,
+  type ZeroPageDetection,
+} from '../options.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { MigrationFile } from '../packed/open.js';
 import { checkDirectIo } from '../ram/direct-io.js';
@@ -30,8 +35,8 @@ import { publicSender, type Sender as PublicSender } from '../public-session.js'
 import { ChannelThreads } from '../channel-pool.js';
 import { createSender, type Sender } from '../send/sender.js';
 import type { Stats } from '../session-stats.js';
-import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
-import { machineRules, parseQemuVersion } from '../stream/machine.js';
+import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
+import { machineRules, type QemuVersion } from '../stream/machine.js';
 import { MainStreamBuilder, encodeCommand } from '../stream/main-writer.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readOtherSections, readPageEdges, readTail } from '../mapped-ram/pages.js';
@@ -46,6 +51,7 @@ import type { PostcopyResult } from '../postcopy/session.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING } from '../stream/records.js';
 import { Answer, refusedBy } from './answer.js';
 import { PING_VALUE, allChannelsIn, connectMain, explain, sentOf } from './destination.js';
+import type { CheckedTls } from '../transport/tls/check-options.js';
 import { loadTls } from '../transport/tls/loaded.js';
 import { settles } from './limits.js';
 import type { MainConnection } from '../transport/main-connection.js';
@@ -55,6 +61,7 @@ import {
   callHook,
   checkOffset,
   checkOutgoing,
+  checkPeer,
   requireOptions,
   requirePageSizeTold,
 } from './options.js';
@@ -147,25 +154,52 @@ export async function sendMigration(
   throw wrongMode(mode);
 }
 
-async function sendAll({ mode: _, ...options }: SendMigrationOptions): Promise<SentMigration> {
-  const { file, to, peer, onStart, onSession, onRecords, offset: given, ...others } = options;
-  const { maxRam, maxBlocks, maxDescription, directIo: direct, tls: tlsOptions, ...senderOptions } = others;
-  const directIo = checkDirectIo(direct);
+export interface CheckedSend {
+  file: string;
+  /** Where a mapped-ram file, or an image of libvirt's, begins. */
+  offset: number;
+  directIo: boolean;
+  address: Address;
+  version: QemuVersion | undefined;
+  connectTimeoutMs: number;
+  channels: number;
+  compression: CheckedSenderOptions['compression'];
+  bounds: Bounds;
+  tls: CheckedTls | undefined;
+  /** Of the options those that are a sender's, which has checked them. */
+  senderOptions: Omit<SenderOptions, 'address' | 'blocks'>;
+}
+
+/**
+ * All that can be said of the options without the file.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION, ERR_MULTIFD_TLS, ERR_MULTIFD_RUNTIME
+ */
+export async function checkSend({ mode: _, ...options }: SendMigrationOptions): Promise<CheckedSend> {
+  const { file, to, peer, onStart, onSession, onRecords, offset, ...others } = options;
+  const { maxRam, maxBlocks, maxDescription, directIo, tls, ...senderOptions } = others;
   checkKeys(senderOptions, OUTGOING_KEYS, '', [...Object.keys(OWN_OPTIONS), 'tls']);
-  const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
-  const imageOffset = checkOffset(given);
   const address = checkAddress(to, 1, 'to');
   const connectTimeoutMs = options.connectTimeoutMs ?? CONNECT_TIMEOUT_MS;
-  const version = peer === undefined ? undefined : parseQemuVersion(peer);
-  if (peer !== undefined && version === undefined) {
-    throw new MultifdError(
-      'ERR_MULTIFD_OPTION',
-      `option peer: given ${JSON.stringify(peer)}, allowed such as "7.2"`,
-    );
-  }
-  const { channels, compression } = checkOutgoing({ ...senderOptions, address }, tlsOptions);
-  await loadTls(tlsOptions);
-  const tls = checkTls(tlsOptions, 'client', 'tls', address);
+  const version = checkPeer(peer);
+  for (const [name, hook] of Object.entries({ onStart, onSession, onRecords })) callback(name, hook);
+  const { channels, compression } = checkOutgoing({ ...senderOptions, address }, tls);
+  const checked = {
+    file: fileName('file', file),
+    offset: checkOffset(offset),
+    directIo: checkDirectIo(directIo),
+    ...{ address, version, connectTimeoutMs, channels, compression, senderOptions },
+    bounds: checkBounds({ maxRam, maxBlocks, maxDescription }),
+  };
+  await loadTls(tls);
+  return { ...checked, tls: checkTls(tls, 'client', 'tls', address) };
+}
+
+async function sendAll(options: SendMigrationOptions): Promise<SentMigration> {
+  const checked = await checkSend(options);
+  const { file, directIo, offset: imageOffset, address, version, connectTimeoutMs } = checked;
+  const { channels, compression, bounds, tls, senderOptions } = checked;
+  const { onStart, onSession, onRecords } = options;
   await using opened = await MigrationFile.open(file, directIo);
   const { content } = opened;
   const libvirt = await readSaveImage(content, imageOffset);

@@ -1,13 +1,13 @@
 /** The options of `sendMigration({ mode: 'postcopy' })`, checked before anything is opened, and against the file then. */
 import { MultifdError } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
-import { CONNECT_TIMEOUT_MS, checkOffset, checkOutgoing } from '../migration/options.js';
+import { CONNECT_TIMEOUT_MS, checkOffset, checkOutgoing, checkPeer } from '../migration/options.js';
 import { STALL_TIMEOUT_MS } from '../migration/watch.js';
-import { callback, checkKeys, flag, integer, wrong } from '../option-checks.js';
+import { callback, checkKeys, fileName, flag, integer, wrong } from '../option-checks.js';
 import { SENDER_KEYS, checkTls, type CommonOptions } from '../options.js';
 import { checkDirectIo } from '../ram/direct-io.js';
 import { BOUND_KEYS, type BoundOptions, type Bounds, checkBounds } from '../stream/bounds.js';
-import { parseQemuVersion, type QemuVersion } from '../stream/machine.js';
+import type { QemuVersion } from '../stream/machine.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
 import { loadTls } from '../transport/tls/loaded.js';
@@ -141,7 +141,7 @@ export async function checkPostcopy(options: PostcopyOptions): Promise<CheckedPo
   if (options.maxHot !== undefined && options.hot !== true)
     throw wrong('maxHot', options.maxHot, 'none without option hot');
   return {
-    file: options.file,
+    file: fileName('file', options.file),
     offset: checkOffset(options.offset),
     directIo: checkDirectIo(options.directIo),
     address,
@@ -163,12 +163,6 @@ export async function checkPostcopy(options: PostcopyOptions): Promise<CheckedPo
     tls: checkTls(options.tls, 'client', 'tls', address),
     signal,
   };
-}
-
-function checkPeer(peer: string | undefined): QemuVersion | undefined {
-  const version = peer === undefined ? undefined : parseQemuVersion(peer);
-  if (peer !== undefined && version === undefined) throw wrong('peer', peer, 'such as "7.2"');
-  return version;
 }
 
 function checkHostPage(name: string, size: unknown): number {

@@ -1,5 +1,5 @@
 /** What parkVm() is told, checked before anything is opened. */
-import { callback, checkKeys, integer, oneOf } from '../option-checks.js';
+import { abortSignal, callback, checkKeys, integer, oneOf } from '../option-checks.js';
 import {
   COMPRESSIONS,
   MAX_CHANNELS,
@@ -153,6 +153,9 @@ export function checkParkOptions(options: ParkVmOptions): CheckedPark {
     ...Object.keys(RECEIVE_OPTIONS),
     ...Object.keys(BOUND_KEYS),
   ]);
+  abortSignal(receive.signal);
+  // It is called by one of park's own.
+  callback('onSession', receive.onSession);
   const bandwidth = checkMaxBandwidth(maxBandwidth);
   const parameters: Record<string, unknown> = { 'max-bandwidth': bandwidth === 0 ? NO_LIMIT : bandwidth };
   if (downtimeLimitMs !== undefined) {

@@ -17,7 +17,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { wrong } from '../option-checks.js';
-import type { PostcopyOptions } from '../postcopy/options.js';
+import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../postcopy/options.js';
 import { sendPostcopy } from '../postcopy/send.js';
 import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
@@ -35,6 +35,7 @@ import { queryMigration } from './machine.js';
 import type { PrivateFolder } from './private-folder.js';
 import { checkQemuTls, qemuTlsParameters, type QemuTlsOptions } from './qemu-tls.js';
 import type { Qmp } from './qmp.js';
+import { addressToBe } from './resume-options.js';
 import { QmpSchema } from './schema.js';
 import { MigrationSettings } from './settings.js';
 
@@ -69,35 +70,34 @@ export interface InstantResume {
   to: Address | undefined;
   run: boolean | undefined;
   qemuTls: QemuTlsOptions | undefined;
-  /** All the rest is sendPostcopy()'s to check. */
+  /** As sendPostcopy() wants it. */
   send: Omit<PostcopyOptions, 'to'>;
+  /** What it makes of that. */
+  checked: CheckedPostcopy;
 }
 
-/** @throws MultifdError ERR_MULTIFD_OPTION */
-export function checkInstant({ qmp, to, run, qemuTls, ...send }: InstantResumeOptions): InstantResume {
+/** @throws MultifdError as sendPostcopy() before it opens anything */
+export async function checkInstant(options: InstantResumeOptions): Promise<InstantResume> {
+  const { qmp, to, run, qemuTls, ...send } = options;
   if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
+  const address = to === undefined ? undefined : checkAddress(to, 0, 'to');
   return {
     qmp: checkAddress(qmp, 1, 'qmp'),
-    to: to === undefined ? undefined : checkAddress(to, 0, 'to'),
+    to: address,
     run,
     qemuTls: checkQemuTls(qemuTls, send.tls),
     send,
+    checked: await checkPostcopy({ ...send, to: addressToBe(address) }),
   };
 }
 
 /** @throws MultifdError ERR_MULTIFD_QMP, and with all codes of sendMigration({ mode: 'postcopy' }) */
 export async function resumeInstantly(
   qmp: Qmp,
-  description: MappedRamDescription | undefined,
+  description: MappedRamDescription,
   resume: InstantResume,
   folder: PrivateFolder | undefined,
 ): Promise<InstantlyResumedVm> {
-  if (description === undefined) {
-    throw qmpError(
-      qmp,
-      "mode 'postcopy' needs a file with a place for each page: mapped-ram, or libvirt's format sparse",
-    );
-  }
   return new Resuming(qmp, description, resume, resume.to ?? { path: `${folder?.path}/resume.sock` }).run();
 }
 

@@ -1,8 +1,8 @@
 /** What resumeVm() is told, checked before anything is opened. */
-import { checkKeys, integer, oneOf, wrong } from '../option-checks.js';
-import { COMPRESSIONS, MAX_CHANNELS, type Compression } from '../options.js';
+import { checkKeys, wrong } from '../option-checks.js';
+import type { Compression } from '../options.js';
 import { OUTGOING_KEYS, requireOptions } from '../migration/options.js';
-import type { SendMigrationOptions } from '../migration/send.js';
+import { checkSend, type CheckedSend, type SendMigrationOptions } from '../migration/send.js';
 import { BOUND_KEYS } from '../stream/bounds.js';
 import { checkAddress, type Address, type AddressText } from '../transport/address.js';
 import { checkQemuTls, type QemuTlsOptions } from './qemu-tls.js';
@@ -45,6 +45,7 @@ const KEYS = [
   'mode',
   'onStart',
   'onSession',
+  'onRecords',
 ];
 
 export interface CheckedResume {
@@ -55,23 +56,35 @@ export interface CheckedResume {
   compression: Compression;
   qemuTls: QemuTlsOptions | undefined;
   signal: AbortSignal | undefined;
-  /** All the rest is sendMigration()'s to check. */
+  /** As sendMigration() wants it. */
   send: Omit<SendMigrationOptions, 'to'>;
+  /** What it makes of that. */
+  checked: CheckedSend;
 }
 
-/** @throws MultifdError ERR_MULTIFD_OPTION */
-export function checkResumeOptions(options: ResumeVmOptions): CheckedResume {
+/** What is sent to stands for: what is wrong with the rest is to be known before QEMU listens anywhere. */
+export function addressToBe(to: Address | undefined): Address {
+  if (to === undefined) return { path: '/private/resume.sock' };
+  return to.port === 0 ? { ...to, port: 1 } : to;
+}
+
+/** @throws MultifdError as sendMigration() before it opens anything */
+export async function checkResumeOptions(options: ResumeVmOptions): Promise<CheckedResume> {
   const { qmp, to, run, qemuTls, ...send } = requireOptions(options);
   checkKeys(options, KEYS);
   if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
+  const address = to === undefined ? undefined : checkAddress(to, 0, 'to');
+  const monitor = checkAddress(qmp, 1, 'qmp');
+  const checked = await checkSend({ ...send, to: addressToBe(address) });
   return {
-    qmp: checkAddress(qmp, 1, 'qmp'),
-    to: to === undefined ? undefined : checkAddress(to, 0, 'to'),
+    qmp: monitor,
+    to: address,
     run,
-    channels: integer('channels', send.channels, 2, 1, MAX_CHANNELS),
-    compression: oneOf('compression', send.compression, 'none', COMPRESSIONS),
+    channels: checked.channels,
+    compression: checked.compression,
     qemuTls: checkQemuTls(qemuTls, send.tls),
     signal: send.signal,
     send,
+    checked,
   };
 }

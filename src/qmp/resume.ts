@@ -2,7 +2,7 @@
  * Resumes a VM from a file in a QEMU that waits with `-incoming defer`: its monitor is told to take in what we send.
  *
  *     here                                        QEMU, by QMP
- *     the file is read                            greeting, what it knows; inmigrate? machine and memory as the file's?
+ *     options checked, the file looked at         greeting, what it knows; inmigrate? machine and memory as the file's?
  *                                                 remember its capabilities and parameters, set ours
  *                                                 migrate-incoming at a socket in a folder of our own (or at `to`)
  *     sendMigration()  --- main, channels ----->
@@ -16,13 +16,10 @@
  * refused a packet answers nothing any more. So each wait has a limit, and what the file tells is told along.
  */
 import { MultifdError } from '../errors.js';
-import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
-import { readMappedRam } from '../mapped-ram/read.js';
+import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { sendMigration, type SentMigration } from '../migration/send.js';
-import { readSaveImage } from '../libvirt/save-image.js';
-import { checkOffset, requireOptions } from '../migration/options.js';
-import { checkBounds } from '../stream/bounds.js';
-import { MigrationFile } from '../packed/open.js';
+import { requireOptions } from '../migration/options.js';
+import { wrongMode } from '../postcopy/options.js';
 import { explainRefusal, requireFit } from './fit.js';
 import { finishLoaded, listenAt, refusedWords, requireGoing, requireWaiting, withWords } from './incoming.js';
 import { PrivateFolder } from './private-folder.js';
@@ -35,6 +32,7 @@ import {
   type InstantResumeOptions,
   type InstantlyResumedVm,
 } from './resume-instant.js';
+import { lookAtFile } from './resume-file.js';
 import { QmpSchema } from './schema.js';
 import { MigrationSettings, requireMultifd, requireObject } from './settings.js';
 
@@ -62,37 +60,37 @@ export async function resumeVm(
   options: ResumeVmOptions | InstantResumeOptions,
 ): Promise<ResumedVm | InstantlyResumedVm> {
   requireOptions(options);
-  const checked = isInstant(options) ? checkInstant(options) : checkResumeOptions(options);
-  const { offset, description } = await describe(options);
+  if (options.mode === 'postcopy') return resumeAtOnce(options);
+  if (options.mode !== undefined && options.mode !== 'precopy') throw wrongMode(options.mode);
+  const checked = await checkResumeOptions(options);
+  const file = await lookAtFile(checked.checked, sendingOf(options));
   const qmp = await Qmp.connect(checked.qmp, {}, options.signal);
-  using folder = options.to === undefined ? new PrivateFolder() : undefined;
+  using folder = checked.to === undefined ? new PrivateFolder() : undefined;
   try {
-    if ('channels' in checked) return await resume(qmp, description, checked, folder);
-    const send = { ...checked.send, offset };
-    return await resumeInstantly(qmp, description, { ...checked, send }, folder);
+    return await resume(qmp, file.description, checked, folder);
   } finally {
     qmp.close();
   }
 }
 
-function isInstant(options: ResumeVmOptions | InstantResumeOptions): options is InstantResumeOptions {
-  return options.mode === 'postcopy';
+async function resumeAtOnce(options: InstantResumeOptions): Promise<InstantlyResumedVm> {
+  const checked = await checkInstant(options);
+  const { description, offset } = await lookAtFile(checked.checked, sendingOf(options));
+  const qmp = await Qmp.connect(checked.qmp, {}, options.signal);
+  using folder = checked.to === undefined ? new PrivateFolder() : undefined;
+  try {
+    const send = { ...checked.send, offset };
+    return await resumeInstantly(qmp, description as MappedRamDescription, { ...checked, send }, folder);
+  } finally {
+    qmp.close();
+  }
 }
 
-/** What QEMU must be like, and where the stream begins. A stream that libvirt has saved tells nothing before it is read. */
-async function describe(
-  options: Pick<ResumeVmOptions, 'file' | 'offset' | 'pageSize' | 'maxRam' | 'maxBlocks' | 'maxDescription'>,
-): Promise<{ offset: number; description: MappedRamDescription | undefined }> {
-  const { file, offset: given, pageSize, maxRam, maxBlocks, maxDescription } = options;
-  await using opened = await MigrationFile.open(file);
-  const { content } = opened;
-  const image = await readSaveImage(content, checkOffset(given));
-  const offset = image?.streamOffset ?? given ?? 0;
-  if (image !== undefined && image.format !== 'sparse') return { offset, description: undefined };
-  const bounds = checkBounds({ maxRam, maxBlocks, maxDescription });
-  const description = await readMappedRam(content, { offset, pageSize, ...bounds });
-  requireSound(description);
-  return { offset, description };
+function sendingOf({ pageSize, stallTimeoutMs }: Pick<ResumeVmOptions, 'pageSize' | 'stallTimeoutMs'>): {
+  pageSize: number | undefined;
+  stallTimeoutMs: number | undefined;
+} {
+  return { pageSize, stallTimeoutMs };
 }
 
 async function resume(

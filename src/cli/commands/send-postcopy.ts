@@ -115,6 +115,8 @@ export function checkMode(
     const why = mode === 'postcopy' ? ': postcopy has one plain connection' : '';
     throw new UsageError(`option '${option?.flags}' is invalid. Allowed only ${chosenBy[only]}${why}.`);
   }
+  if (command.getOptionValue('maxHot') !== undefined && command.getOptionValue('hot') !== true)
+    throw new UsageError("option '--max-hot <bytes>' is invalid. Allowed only with --hot.");
 }
 
 export async function sendByPostcopy(

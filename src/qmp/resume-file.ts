@@ -1,0 +1,69 @@
+/**
+ * The file of a resume, looked at before QEMU hears of anything: what fails here has cost nobody a QEMU that waits.
+ *
+ *     each            can be opened, past the page cache where that is asked for
+ *     mapped-ram      is sound, and has the page size that was given
+ *     for postcopy    its blocks are made of the destination's pages; its devices have an end
+ *     a stream        libvirt's: unpacks up to its block list
+ *
+ * Pages, and a stream's rest, are looked at when they are sent.
+ */
+import { readSaveImage, type SaveImage } from '../libvirt/save-image.js';
+import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
+import { readMappedRam } from '../mapped-ram/read.js';
+import { tryDirectReads } from '../mapped-ram/read-pages.js';
+import { requirePageSizeTold } from '../migration/options.js';
+import type { CheckedSend } from '../migration/send.js';
+import { requireStream } from '../migration/send-stream.js';
+import { wrong } from '../option-checks.js';
+import { MigrationFile } from '../packed/open.js';
+import { refusePacked } from '../packed/packed-file.js';
+import { hostPageSizes, type CheckedPostcopy } from '../postcopy/options.js';
+import { deviceBytes } from '../postcopy/stream.js';
+
+export interface ResumeFile {
+  /** What QEMU must be like. A stream that libvirt has saved tells nothing before it is read. */
+  description: MappedRamDescription | undefined;
+  libvirt: SaveImage | undefined;
+  /** Where QEMU's stream begins. */
+  offset: number;
+}
+
+/** @throws MultifdError as sendMigration() for a file that cannot be sent; ERR_MULTIFD_OPTION for one that fits no option */
+export async function lookAtFile(
+  options: CheckedSend | CheckedPostcopy,
+  sending: { pageSize: number | undefined; stallTimeoutMs: number | undefined },
+): Promise<ResumeFile> {
+  const { file, directIo, bounds } = options;
+  const { pageSize } = sending;
+  await using opened = await MigrationFile.open(file, directIo);
+  const { content, packed, handle } = opened;
+  const libvirt = await readSaveImage(content, options.offset);
+  const offset = libvirt?.streamOffset ?? options.offset;
+  if (libvirt !== undefined && libvirt.format !== 'sparse') {
+    if ('recover' in options) {
+      const allowed = 'a file with a place for each page: mapped-ram, or format sparse';
+      throw wrong(
+        'mode',
+        'postcopy',
+        `'precopy' for libvirt's format ${libvirt.format}; for postcopy ${allowed}`,
+      );
+    }
+    if (packed !== undefined) refusePacked("libvirt's save image of a stream");
+    await requireStream(handle, libvirt, { directIo, bounds, ...sending });
+    return { description: undefined, libvirt, offset };
+  }
+  const description = await readMappedRam(content, {
+    offset,
+    ...(pageSize !== undefined && { pageSize }),
+    ...bounds,
+  });
+  requireSound(description);
+  requirePageSizeTold(description.pageSize, pageSize);
+  if (opened.directPages !== undefined) await tryDirectReads(opened.directPages, description);
+  if ('recover' in options) {
+    hostPageSizes(options, description);
+    await deviceBytes(content, description);
+  }
+  return { description, libvirt, offset };
+}
