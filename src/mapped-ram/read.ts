@@ -17,7 +17,7 @@
  * for the time that it takes.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
-import { checkKeys } from '../option-checks.js';
+import { checkKeys, fileName } from '../option-checks.js';
 import { MigrationFile } from '../packed/open.js';
 import { isZeroRange } from '../ram/zero-page.js';
 import { type StreamBlock, encodeBlock } from '../stream/block-list.js';
@@ -69,7 +69,7 @@ export async function readMappedRam(
   if (typeof (file as Partial<ReadableFile>)?.read === 'function') {
     return new MappedRamFile(file as ReadableFile, options).read();
   }
-  await using opened = await MigrationFile.open(file as string);
+  await using opened = await MigrationFile.open(fileName('file', file));
   return await new MappedRamFile(opened.content, options).read();
 }
 

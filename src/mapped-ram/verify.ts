@@ -5,7 +5,7 @@
  */
 import { createHash } from 'node:crypto';
 import { MultifdError } from '../errors.js';
-import { checkKeys } from '../option-checks.js';
+import { abortSignal, callback, checkKeys, fileName } from '../option-checks.js';
 import { MigrationFile } from '../packed/open.js';
 import { checkDirectIo } from '../ram/direct-io.js';
 import { isZeroRange } from '../ram/zero-page.js';
@@ -43,6 +43,9 @@ export async function verifyMappedRam(
   options: VerifyOptions = {},
 ): Promise<VerifiedBlock[]> {
   checkKeys(options, Object.keys(OPTIONS));
+  fileName('file', file);
+  abortSignal(options.signal);
+  callback('onProgress', options.onProgress);
   const directIo = checkDirectIo(options.directIo);
   const { pageSize } = description;
   const going = (): void => {

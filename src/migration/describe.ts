@@ -6,7 +6,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { type SaveImage, readSaveImage } from '../libvirt/save-image.js';
 import { UNPACKED_NAME, cutTail, unpack } from '../libvirt/unpack.js';
-import { checkKeys } from '../option-checks.js';
+import { abortSignal, checkKeys, fileName } from '../option-checks.js';
 import { checkOffset } from './options.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
 import { ByteReader, CHUNK_BYTES } from '../stream/byte-reader.js';
@@ -51,6 +51,8 @@ export async function describeMigrationFile(
   options: DescribeOptions = {},
 ): Promise<MigrationFileDescription> {
   checkKeys(options, Object.keys(OPTIONS));
+  fileName('file', file);
+  abortSignal(options.signal);
   const offset = checkOffset(options.offset);
   checkBounds(options);
   await using opened = await MigrationFile.open(file);

@@ -9,7 +9,7 @@ import { MultifdError } from '../errors.js';
 import { readSaveImage, requireSparse } from '../libvirt/save-image.js';
 import { requireSound } from '../mapped-ram/description.js';
 import { readMappedRam } from '../mapped-ram/read.js';
-import { checkKeys, flag, integer, wrong } from '../option-checks.js';
+import { abortSignal, callback, checkKeys, fileName, flag, integer, wrong } from '../option-checks.js';
 import { MigrationFile } from '../packed/open.js';
 import { PACK_LEVEL, type OpenFile, packInto, unpackInto } from '../packed/pack.js';
 import { checkDirectIo } from '../ram/direct-io.js';
@@ -54,10 +54,10 @@ const UNPACK_KEYS = ['file', 'out', 'overwrite', 'directIo', 'signal', 'onProgre
  */
 export async function packMigration(options: PackMigrationOptions): Promise<PackedMigration> {
   checkKeys(requireOptions(options), [...UNPACK_KEYS, 'zstdLevel']);
-  const { file, onProgress, signal } = options;
+  const { file, onProgress, signal } = checkCommon(options);
   const level = integer('zstdLevel', options.zstdLevel, PACK_LEVEL, 1, 20);
   const directIo = checkDirectIo(options.directIo);
-  await using from = await MigrationFile.open(requirePath('file', file), directIo);
+  await using from = await MigrationFile.open(file, directIo);
   if (from.packed !== undefined)
     throw wrong('file', file, `one that is not packed: it is already, in ${from.packed.table.count} frames`);
   const image = await readSaveImage(from.handle);
@@ -81,9 +81,9 @@ export async function packMigration(options: PackMigrationOptions): Promise<Pack
  */
 export async function unpackMigration(options: UnpackMigrationOptions): Promise<PackedMigration> {
   checkKeys(requireOptions(options), UNPACK_KEYS);
-  const { file, onProgress, signal } = options;
+  const { file, onProgress, signal } = checkCommon(options);
   const directIo = checkDirectIo(options.directIo);
-  await using from = await MigrationFile.open(requirePath('file', file), directIo);
+  await using from = await MigrationFile.open(file, directIo);
   const table = from.packed?.table;
   if (table === undefined) throw wrong('file', file, 'one that `multifd pack` has made: it is not packed');
   if (options.out === undefined && !file.endsWith(PACKED_SUFFIX))
@@ -103,9 +103,8 @@ async function make(
   directIo: boolean,
   fill: (to: OpenFile) => Promise<number>,
 ): Promise<number> {
-  requirePath('out', out);
   if (isSame(file, out)) throw wrong('out', out, 'another file than the one that is read');
-  const output = await OutputFile.make(out, flag('overwrite', overwrite), directIo);
+  const output = await OutputFile.make(out, overwrite === true, directIo);
   try {
     const bytes = await fill(output);
     await output.handle.sync();
@@ -119,9 +118,14 @@ async function make(
   }
 }
 
-function requirePath(name: string, value: unknown): string {
-  if (typeof value !== 'string' || value === '') throw wrong(name, value, 'a path');
-  return value;
+/** Before anything is opened. */
+function checkCommon(options: UnpackMigrationOptions): UnpackMigrationOptions {
+  fileName('file', options.file);
+  if (options.out !== undefined) fileName('out', options.out);
+  flag('overwrite', options.overwrite);
+  abortSignal(options.signal);
+  callback('onProgress', options.onProgress);
+  return options;
 }
 
 function isSame(one: string, other: string): boolean {

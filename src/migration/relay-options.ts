@@ -6,7 +6,7 @@
  *     out -> a sender's, without blocks
  *     the rest is both sides', or the main stream's
  */
-import { checkKeys } from '../option-checks.js';
+import { callback, checkKeys } from '../option-checks.js';
 import {
   checkReceiverOptions,
   checkTls,
@@ -143,6 +143,7 @@ export function checkRelay(options: RelayMigrationOptions): CheckedRelay {
   checkKeys(options, Object.keys(OPTIONS));
   checkKeys(input, Object.keys(OPTIONS_IN), 'in.');
   checkKeys(out, Object.keys(OPTIONS_OUT), 'out.');
+  for (const hook of ['onListening', 'onStart', 'onSession'] as const) callback(hook, options[hook]);
   const {
     stallTimeoutMs,
     connectTimeoutMs = CONNECT_TIMEOUT_MS,
