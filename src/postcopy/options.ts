@@ -58,7 +58,10 @@ export interface PostcopyOptions
   onStart?: (start: PostcopyStart) => void;
   /** Called with the session, for progress() and stats(). */
   onSession?: (session: PostcopySession) => void;
-  /** Called when the guest runs, with the milliseconds since the call. */
+  /**
+   * Called when the guest has been loaded and told to run, with the milliseconds since the call: it does unless its QEMU was
+   * started with -S. By resumeVm(), which asks QEMU, only if it does.
+   */
   onRunning?: (afterMs: number) => void;
   /** Called with what is amiss and changes nothing: a hint that is of another file, or cannot be kept. */
   onWarning?: (message: string) => void;

@@ -13,7 +13,7 @@ export type PostcopyState = 'setup' | 'starting' | 'recovering' | 'running' | 'c
 
 export interface PostcopyStats {
   state: PostcopyState;
-  /** Milliseconds from the call to where the guest runs; undefined before. */
+  /** Milliseconds from the call to where the guest is loaded, and told to run; undefined before. */
   runsAfterMs: number | undefined;
   /** Pages that were sent because the guest asked for them. */
   pagesRequested: number;

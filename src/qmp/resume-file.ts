@@ -20,11 +20,15 @@ import { MigrationFile } from '../packed/open.js';
 import { refusePacked } from '../packed/packed-file.js';
 import { hostPageSizes, type CheckedPostcopy } from '../postcopy/options.js';
 import { deviceBytes } from '../postcopy/stream.js';
+import type { ReadableFile } from '../stream/positioned-file.js';
+import { isLive, readRunState } from '../stream/run-state.js';
 
 export interface ResumeFile {
   /** What QEMU must be like. A stream that libvirt has saved tells nothing before it is read. */
   description: MappedRamDescription | undefined;
   libvirt: SaveImage | undefined;
+  /** Was the guest paused, or ended, when it was saved? Looked at for postcopy, which would start it all the same. */
+  wasHeld: boolean;
   /** Where QEMU's stream begins. */
   offset: number;
 }
@@ -51,7 +55,7 @@ export async function lookAtFile(
     }
     if (packed !== undefined) refusePacked("libvirt's save image of a stream");
     await requireStream(handle, libvirt, { directIo, bounds, ...sending });
-    return { description: undefined, libvirt, offset };
+    return { description: undefined, libvirt, wasHeld: false, offset };
   }
   const description = await readMappedRam(content, {
     offset,
@@ -65,5 +69,17 @@ export async function lookAtFile(
     hostPageSizes(options, description);
     await deviceBytes(content, description);
   }
-  return { description, libvirt, offset };
+  const wasHeld = 'recover' in options && (await isHeld(content, description, libvirt));
+  return { description, libvirt, wasHeld, offset };
+}
+
+/** libvirt pauses each domain to save it, and has a word of its own for how it was. */
+async function isHeld(
+  content: ReadableFile,
+  { tailOffset = 0, tailBytes = 0, footers }: MappedRamDescription,
+  libvirt: SaveImage | undefined,
+): Promise<boolean> {
+  if (libvirt !== undefined) return !libvirt.wasRunning;
+  const state = await readRunState(content, { offset: tailOffset, bytes: tailBytes }, footers);
+  return state !== undefined && !isLive(state);
 }

@@ -4,8 +4,8 @@
  *     here                                        QEMU, by QMP
  *     the file's head is read                     greeting; inmigrate? machine and memory as the file's?
  *                                                 remember its settings; postcopy-ram and return-path on, all else off
- *                                                 migrate-incoming
- *     devices, RUN  ------------------------->    the guest runs
+ *                                                 stop, where the guest is not to run; migrate-incoming
+ *     devices, RUN  ------------------------->    the guest runs, unless QEMU was started with -S, or told to stop
  *     pages, as they are asked for and all others
  *     <- SHUT 0                                   completed; its settings put back; cont, where it is asked for
  *
@@ -16,6 +16,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
+import { callHook } from '../migration/options.js';
 import { wrong } from '../option-checks.js';
 import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../postcopy/options.js';
 import { sendPostcopy } from '../postcopy/send.js';
@@ -31,7 +32,7 @@ import {
   requireWaiting,
   withWords,
 } from './incoming.js';
-import { queryMigration } from './machine.js';
+import { queryGuest, queryMigration } from './machine.js';
 import type { PrivateFolder } from './private-folder.js';
 import { checkQemuTls, qemuTlsParameters, type QemuTlsOptions } from './qemu-tls.js';
 import type { Qmp } from './qmp.js';
@@ -64,6 +65,9 @@ export interface InstantlyResumedVm extends PostcopyResult {
   problem: string | undefined;
 }
 
+/** Of a QEMU that has been told to run its guest: it says so when it has loaded the devices. */
+const TOLD_MS = 5_000;
+
 /** What resumeVm() hands on, which has connected. */
 export interface InstantResume {
   qmp: Address;
@@ -95,7 +99,7 @@ export async function checkInstant(options: InstantResumeOptions): Promise<Insta
 export async function resumeInstantly(
   qmp: Qmp,
   description: MappedRamDescription,
-  resume: InstantResume,
+  resume: InstantResume & { holds: boolean },
   folder: PrivateFolder | undefined,
 ): Promise<InstantlyResumedVm> {
   return new Resuming(qmp, description, resume, resume.to ?? { path: `${folder?.path}/resume.sock` }).run();
@@ -104,11 +108,22 @@ export async function resumeInstantly(
 class Resuming {
   readonly #qmp: Qmp;
   readonly #description: MappedRamDescription;
-  readonly #resume: InstantResume;
+  readonly #resume: InstantResume & { holds: boolean };
   readonly #listen: Address;
   #session: PostcopySession | undefined;
 
-  constructor(qmp: Qmp, description: MappedRamDescription, resume: InstantResume, listen: Address) {
+  #isListening = false;
+  readonly #stop = new AbortController();
+  /** Settles when it is known whether the guest runs, and the caller has been told. */
+  #told: Promise<void> | undefined;
+  #hookError: MultifdError | undefined;
+
+  constructor(
+    qmp: Qmp,
+    description: MappedRamDescription,
+    resume: InstantResume & { holds: boolean },
+    listen: Address,
+  ) {
     this.#qmp = qmp;
     this.#description = description;
     this.#resume = resume;
@@ -119,12 +134,20 @@ class Resuming {
     const { run, send } = this.#resume;
     const settings = send.recover === true ? undefined : await this.#prepare();
     let sent: PostcopyResult;
+    const { signal } = send;
+    const abort = (): void => this.#stop.abort(signal?.reason);
+    if (signal?.aborted === true) abort();
+    signal?.addEventListener('abort', abort, { once: true });
     try {
       sent = await this.#send(settings);
     } catch (thrown) {
-      throw await this.#explained(thrown, settings);
+      throw await this.#explained(this.#orHook(thrown), settings);
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      await this.#told;
     }
     const end = await finishLoaded(this.#qmp, settings, run);
+    if (this.#hookError !== undefined) throw this.#hookError;
     return { ...sent, ...end, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [] };
   }
 
@@ -153,21 +176,60 @@ class Resuming {
 
   async #send(settings: MigrationSettings | undefined): Promise<PostcopyResult> {
     const qmp = this.#qmp;
-    const { send, run } = this.#resume;
-    // QEMU keeps in mind that the guest is not to run.
-    if (run === false && settings !== undefined) await qmp.execute('stop');
+    const { send, holds } = this.#resume;
     if (settings === undefined) await this.#requirePaused();
     const command = settings === undefined ? 'migrate-recover' : 'migrate-incoming';
     const to = await listenAt(qmp, command, this.#listen);
+    this.#isListening = true;
+    // It keeps that in mind: RUN alone would start a guest that was parked while it was paused. One that cannot listen stays as it was.
+    if (holds && settings !== undefined) await qmp.execute('stop');
     const sent = await sendPostcopy({
       ...send,
       to,
+      signal: this.#stop.signal,
       onSession: (session) => {
         this.#session = session;
         send.onSession?.(session);
       },
+      onRunning: (afterMs) => {
+        this.#told = this.#tell(afterMs);
+      },
     });
     return sent;
+  }
+
+  /** The destination's word is that the devices are loaded; whether the guest runs then, its monitor knows. Never rejects. */
+  async #tell(afterMs: number): Promise<void> {
+    const { onRunning } = this.#resume.send;
+    if (onRunning === undefined) return;
+    const late = performance.now() + TOLD_MS;
+    try {
+      let { status, running } = await queryGuest(this.#qmp);
+      for (
+        ;
+        status === 'inmigrate' && performance.now() < late;
+        { status, running } = await queryGuest(this.#qmp)
+      )
+        await sleep(POLL_MS);
+      if (!running) return;
+    } catch {
+      // Nobody says so.
+      return;
+    }
+    try {
+      callHook('onRunning', () => onRunning(afterMs));
+    } catch (error) {
+      this.#hookError = error as MultifdError;
+      this.#stop.abort(error);
+    }
+  }
+
+  /** What stopped it, in place of the abort that it was stopped by. */
+  #orHook(thrown: unknown): unknown {
+    const hook = this.#hookError;
+    if (hook === undefined || !(thrown instanceof MultifdError) || thrown.cause !== hook) return thrown;
+    const message = thrown.message.replace(/^aborted/, hook.message);
+    return new MultifdError('ERR_MULTIFD_POSTCOPY_PAUSED', message, { cause: hook });
   }
 
   async #requirePaused(): Promise<void> {
@@ -189,6 +251,11 @@ class Resuming {
     const state = this.#session?.stats().state ?? 'setup';
     if (first.code === 'ERR_MULTIFD_POSTCOPY_PAUSED' || state === 'running' || state === 'recovering')
       return withWords(first, ['the same command with --recover (option recover) goes on']);
+    if (!this.#isListening) {
+      // Nothing was sent: it is as it was, and waits.
+      const problem = this.#qmp.isOpen ? await settings?.putBackOrSay() : undefined;
+      return withWords(first, problem === undefined ? [] : [problem]);
+    }
     const words = await refusedWords(this.#qmp, first, explainRefusal(this.#description, 'mode postcopy'));
     if (this.#qmp.isOpen) await settings?.putBack().catch(() => {});
     return withWords(first, words);

@@ -16,7 +16,8 @@ export interface ResumeVmOptions extends Omit<SendMigrationOptions, 'to'> {
    */
   to?: Address | AddressText;
   /**
-   * Shall the guest run in the end? Default: as it did when it was parked, unless QEMU was started with -S.
+   * Shall the guest run in the end? Default: as it did when it was parked, unless QEMU was started with -S. At once (mode
+   * `postcopy`), too: one that was paused stays paused.
    */
   run?: boolean;
   /** QEMU's side of TLS; goes with `tls`, which is ours. */

@@ -41,14 +41,14 @@ export async function startVm(
   t: Test,
   program: Program,
   folder: string,
-  options: QemuOptions = {},
+  { waits = false, ...options }: QemuOptions & { waits?: boolean } = {},
 ): Promise<Vm> {
   const qmp = path.join(folder, `free${vms++}.qmp`);
   const qemu = await Qemu.start(t, program, folder, {
     ...options,
     extra: [...(options.extra ?? []), '-qmp', `unix:${qmp},server=on,wait=off`],
   });
-  if (options.incoming !== true) await qemu.waitUntilReady();
+  if (options.incoming !== true && !waits) await qemu.waitUntilReady();
   return { qemu, qmp: `unix:${qmp}` };
 }
 

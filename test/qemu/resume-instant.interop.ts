@@ -4,7 +4,7 @@ import path from 'node:path';
 import t from 'tap';
 import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
 import { parkVm, resumeVm, type AddressText } from '../../src/index.js';
-import { Run } from '../cli/cli.js';
+import { Run, type Line } from '../cli/cli.js';
 import { ended, settingsOf, startVm } from './park-command.js';
 import { requirePrograms } from './programs.js';
 import { workFolder } from './qemu.js';
@@ -16,6 +16,8 @@ const source = await startVm(t, programs.qemu, folder);
 const { machine } = await parkVm({ qmp: source.qmp as AddressText, out: file });
 const ram = await source.qemu.ram();
 const counter = await source.qemu.counter();
+/** The guest is at its destination, which holds it (-S). */
+const isUnderWay = ({ type, state }: Line): boolean => type === 'progress' && state === 'running';
 
 t.test('the guest goes on, all its RAM is equal, and the settings are as they were', async (t) => {
   const vm = await startVm(t, programs.qemu, folder, { machine, incoming: true });
@@ -35,11 +37,40 @@ t.test('the guest goes on, all its RAM is equal, and the settings are as they we
   await vm.qemu.kill();
 });
 
+t.test('a guest that was paused when it was parked is not started, unless --cont says so', async (t) => {
+  const parked = path.join(folder, 'paused.mig');
+  const other = await startVm(t, programs.qemu, folder);
+  await other.qemu.execute('stop');
+  await parkVm({ qmp: other.qmp as AddressText, out: parked, then: 'quit' });
+  for (const [more, status] of [
+    [[], 'paused'],
+    [['--cont'], 'running'],
+  ] as const) {
+    // Without -S.
+    const vm = await startVm(t, programs.qemu, folder, {
+      machine,
+      extra: ['-incoming', 'defer'],
+      waits: true,
+    });
+    const run = new Run(t, ['resume', parked, '--qmp', vm.qmp, '--instant', '--json', ...more]);
+    const { code, stderr } = await ended(run, 'resume --instant');
+    t.equal(code, 0, stderr);
+    t.match(run.result, { ok: true, state: 'completed', status });
+    t.equal(
+      run.lines.some(({ type }) => type === 'running'),
+      status === 'running',
+      'it is said to run only if it does',
+    );
+    t.equal(await vm.qemu.status(), status);
+    await vm.qemu.kill();
+  }
+});
+
 t.test('Ctrl-C while the guest runs says how to go on, and --recover does', async (t) => {
   const vm = await startVm(t, programs.qemu, folder, { machine, incoming: true });
   const args = ['resume', file, '--qmp', vm.qmp, '--instant', '--json'];
   const broken = new Run(t, [...args, '--max-bandwidth', '2M']);
-  await broken.line(({ type }) => type === 'running');
+  await broken.line(isUnderWay);
   broken.child.kill('SIGINT');
   const first = await ended(broken, 'Ctrl-C');
   t.equal(first.code, 130);
@@ -59,7 +90,7 @@ t.test(
     const args = ['resume', file, '--qmp', vm.qmp, '--instant', '--json'];
     for (const more of [[], ['--recover']]) {
       const broken = new Run(t, [...args, ...more, '--max-bandwidth', '2M']);
-      await broken.line(({ type }) => type === 'running');
+      await broken.line(isUnderWay);
       broken.child.kill('SIGKILL');
       await ended(broken, 'SIGKILL');
     }

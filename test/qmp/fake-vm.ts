@@ -102,7 +102,7 @@ const SCHEMA = [
   {
     name: '3',
     'meta-type': 'enum',
-    members: ['multifd', 'return-path', 'x-of-the-future'].map((name) => ({ name })),
+    members: ['multifd', 'postcopy-ram', 'return-path', 'x-of-the-future'].map((name) => ({ name })),
   },
   { name: 'migrate-set-parameters', 'meta-type': 'command', 'arg-type': '4' },
   {

@@ -154,6 +154,7 @@ async function resumeInstantly(
       },
       record: { mode: 'postcopy' },
       rows: resultRows,
+      words: { runs: 'the guest runs', ran: 'the guest ran', loaded: 'the guest was there' },
     },
   );
 }
