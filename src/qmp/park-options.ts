@@ -12,7 +12,7 @@ import { requireOptions } from '../migration/options.js';
 import { type ReceiveMigrationOptions, type ReceivedMigration } from '../migration/receive.js';
 import type { ReceiverStats } from '../recv/receiver.js';
 import { BOUND_KEYS } from '../stream/bounds.js';
-import { checkAddress, type Address, type AddressText } from '../transport/address.js';
+import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
 import { checkQemuTls, type QemuTlsOptions } from './qemu-tls.js';
 import type { MigrationStatus } from './machine.js';
 
@@ -170,7 +170,7 @@ export function checkParkOptions(options: ParkVmOptions): CheckedPark {
     oneOf('zeroPageDetection', zeroPageDetection, 'multifd', ZERO_PAGE_DETECTIONS);
   return {
     qmp: checkAddress(qmp, 1, 'qmp'),
-    listen: listen === undefined ? undefined : checkAddress(listen, 0, 'listen'),
+    listen: listen === undefined ? undefined : checkToldAddress(listen, 0, 'listen'),
     channels: integer('channels', receive.channels, 2, 1, MAX_CHANNELS),
     compression: oneOf('compression', receive.compression, 'none', COMPRESSIONS),
     zeroPageDetection,

@@ -13,7 +13,8 @@ const MAX_ROOT_BYTES = 72;
 
 /** QEMU has to say the whole path: one that is too long for a socket is no use. */
 function root(): string {
-  const folder = os.tmpdir();
+  // One that is relative means another folder to QEMU.
+  const folder = path.resolve(os.tmpdir());
   return Buffer.byteLength(folder) <= MAX_ROOT_BYTES ? folder : '/tmp';
 }
 

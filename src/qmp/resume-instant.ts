@@ -21,7 +21,7 @@ import { wrong } from '../option-checks.js';
 import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../postcopy/options.js';
 import { sendPostcopy } from '../postcopy/send.js';
 import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
-import { checkAddress, type Address, type AddressText } from '../transport/address.js';
+import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
 import { explainRefusal, requireFit } from './fit.js';
 import {
   finishLoaded,
@@ -84,7 +84,7 @@ export interface InstantResume {
 export async function checkInstant(options: InstantResumeOptions): Promise<InstantResume> {
   const { qmp, to, run, qemuTls, ...send } = options;
   if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
-  const address = to === undefined ? undefined : checkAddress(to, 0, 'to');
+  const address = to === undefined ? undefined : checkToldAddress(to, 0, 'to');
   return {
     qmp: checkAddress(qmp, 1, 'qmp'),
     to: address,

@@ -4,7 +4,7 @@ import type { Compression } from '../options.js';
 import { OUTGOING_KEYS, requireOptions } from '../migration/options.js';
 import { checkSend, type CheckedSend, type SendMigrationOptions } from '../migration/send.js';
 import { BOUND_KEYS } from '../stream/bounds.js';
-import { checkAddress, type Address, type AddressText } from '../transport/address.js';
+import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
 import { checkQemuTls, type QemuTlsOptions } from './qemu-tls.js';
 
 export interface ResumeVmOptions extends Omit<SendMigrationOptions, 'to'> {
@@ -74,7 +74,7 @@ export async function checkResumeOptions(options: ResumeVmOptions): Promise<Chec
   const { qmp, to, run, qemuTls, ...send } = requireOptions(options);
   checkKeys(options, KEYS);
   if (run !== undefined && typeof run !== 'boolean') throw wrong('run', run, 'true or false');
-  const address = to === undefined ? undefined : checkAddress(to, 0, 'to');
+  const address = to === undefined ? undefined : checkToldAddress(to, 0, 'to');
   const monitor = checkAddress(qmp, 1, 'qmp');
   const checked = await checkSend({ ...send, to: addressToBe(address) });
   return {

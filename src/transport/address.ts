@@ -1,4 +1,5 @@
 /** Addresses: an object, or the text that QEMU and virsh write. */
+import { resolve } from 'node:path';
 import { didYouMean } from '../did-you-mean.js';
 import { wrong } from '../option-checks.js';
 
@@ -40,10 +41,7 @@ export function checkAddress(address: unknown, lowestPort: number, name = 'addre
     if (typeof path !== 'string' || path === '' || port !== undefined || host !== undefined) {
       throw wrong(name, address, allowed);
     }
-    // The system would cut it off in silence.
-    const bytes = Buffer.byteLength(path);
-    if (bytes > MAX_UNIX_PATH_BYTES || path.includes('\0'))
-      throw wrong(name, `a path of ${bytes} bytes`, `at most ${MAX_UNIX_PATH_BYTES}, none of them 0`);
+    requirePathFits(path, name);
     return { path };
   }
   if (host !== undefined && (typeof host !== 'string' || host === '')) throw wrong(name, address, allowed);
@@ -51,6 +49,26 @@ export function checkAddress(address: unknown, lowestPort: number, name = 'addre
     throw wrong(`${name}.port`, port, `an integer from ${lowestPort} to 65535`);
   }
   return { host: host ?? '127.0.0.1', port: port as number };
+}
+
+/** The system would cut it off in silence. */
+function requirePathFits(path: string, name: string): void {
+  const bytes = Buffer.byteLength(path);
+  if (bytes > MAX_UNIX_PATH_BYTES || path.includes('\0'))
+    throw wrong(name, `a path of ${bytes} bytes`, `at most ${MAX_UNIX_PATH_BYTES}, none of them 0`);
+}
+
+/**
+ * One that another process is told: its folder is another than ours, so that a path is made absolute.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION
+ */
+export function checkToldAddress(given: unknown, lowestPort: number, name: string): Address {
+  const address = checkAddress(given, lowestPort, name);
+  if (address.path === undefined) return address;
+  const path = resolve(address.path);
+  requirePathFits(path, name);
+  return { path };
 }
 
 /** For the end of a message: the address with what it lacks in front. */

@@ -1,8 +1,16 @@
 /** A monitor that is lost in the middle of resumeVm(), with a QEMU that is played: a guest that is loaded is not started twice. */
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
-import { MultifdError, readMappedRam, resumeVm, type ResumedVm } from '../../src/index.js';
+import {
+  MultifdError,
+  parkVm,
+  readMappedRam,
+  resumeVm,
+  type ResumeVmOptions,
+  type ResumedVm,
+} from '../../src/index.js';
 import { readBytes } from '../migration/captures.js';
 import { HandDestination, SHUT_0, SHUT_1 } from '../migration/peers.js';
 import { eventually } from '../support/raw-channel.js';
@@ -115,6 +123,35 @@ t.test('--paused: a QEMU that cannot listen is left as it was', async (t) => {
   });
   t.match(await it.resumed, { code: 'ERR_MULTIFD_QMP', message: /refuses migrate-incoming: No space left/ });
   t.notOk(it.fake.commands.some(({ execute }) => execute === 'stop'));
+});
+
+t.test('a path that QEMU is told is a whole one: its folder is another', async (t) => {
+  // A socket's path is short.
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
+  t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
+  const listens = path.join(path.relative('.', folder), 'r');
+  for (const mode of ['precopy', 'postcopy']) {
+    const file = path.join(t.testdir({}), 'vm.mig');
+    fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
+    const vm = new FakeVm();
+    vm.guest = 'inmigrate';
+    vm.refused['migrate-incoming'] = 'enough';
+    const fake = await fakeQmp(t, vm.say);
+    const given = { file, qmp: { path: fake.path }, to: { path: listens } };
+    await t.rejects(resumeVm({ mode, ...given } as ResumeVmOptions), { message: /enough/ });
+    const told = fake.commands.find(({ execute }) => execute === 'migrate-incoming');
+    t.equal(told?.arguments.uri, `unix:${path.resolve(listens)}`);
+  }
+  const vm = new FakeVm();
+  vm.refused.migrate = 'enough';
+  const fake = await fakeQmp(t, vm.say);
+  const out = path.join(t.testdir({}), 'out.mig');
+  const parked = parkVm({ qmp: { path: fake.path }, out, listen: `unix:${listens}` });
+  await t.rejects(parked, { message: /enough/ });
+  const told = fake.commands.find(({ execute }) => execute === 'migrate');
+  t.equal(told?.arguments.uri, `unix:${path.resolve(listens)}`);
+  const far = resumeVm({ file: 'x', qmp: { path: fake.path }, to: { path: 'c'.repeat(107) } });
+  await t.rejects(far, { code: 'ERR_MULTIFD_OPTION', message: /^option to: given "a path of \d+ bytes"/ });
 });
 
 t.test('an abort while an answer is held back does not wait for it', async (t) => {
