@@ -19,6 +19,8 @@ import { wrong } from '../option-checks.js';
 import { MigrationFile } from '../packed/open.js';
 import { refusePacked } from '../packed/packed-file.js';
 import { hostPageSizes, type CheckedPostcopy } from '../postcopy/options.js';
+import { digestOf } from '../postcopy/hot-file.js';
+import { PageMap } from '../postcopy/page-map.js';
 import { deviceBytes } from '../postcopy/stream.js';
 import type { ReadableFile } from '../stream/positioned-file.js';
 import { isLive, readRunState } from '../stream/run-state.js';
@@ -29,6 +31,8 @@ export interface ResumeFile {
   libvirt: SaveImage | undefined;
   /** Was the guest paused, or ended, when it was saved? Looked at for postcopy, which would start it all the same. */
   wasHeld: boolean;
+  /** Of a file for postcopy: sha256 of what tells it from another parking's. */
+  digest: string;
   /** Where QEMU's stream begins. */
   offset: number;
 }
@@ -55,7 +59,7 @@ export async function lookAtFile(
     }
     if (packed !== undefined) refusePacked("libvirt's save image of a stream");
     await requireStream(handle, libvirt, { directIo, bounds, ...sending });
-    return { description: undefined, libvirt, wasHeld: false, offset };
+    return { description: undefined, libvirt, wasHeld: false, digest: '', offset };
   }
   const description = await readMappedRam(content, {
     offset,
@@ -66,11 +70,16 @@ export async function lookAtFile(
   requirePageSizeTold(description.pageSize, pageSize);
   if (opened.directPages !== undefined) await tryDirectReads(opened.directPages, description);
   if ('recover' in options) {
-    hostPageSizes(options, description);
+    const sizes = hostPageSizes(options, description);
     await deviceBytes(content, description);
+    const maps: PageMap[] = [];
+    for (const block of description.blocks)
+      maps.push(await PageMap.read(content, block, description.pageSize, sizes.get(block.name) as number));
+    const digest = await digestOf(content, description, maps);
+    const wasHeld = await isHeld(content, description, libvirt);
+    return { description, libvirt, wasHeld, digest, offset };
   }
-  const wasHeld = 'recover' in options && (await isHeld(content, description, libvirt));
-  return { description, libvirt, wasHeld, offset };
+  return { description, libvirt, wasHeld: false, digest: '', offset };
 }
 
 /** libvirt pauses each domain to save it, and has a word of its own for how it was. */

@@ -22,6 +22,7 @@ import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../po
 import { sendPostcopy } from '../postcopy/send.js';
 import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
 import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
+import { FileMark } from './file-mark.js';
 import { explainRefusal, requireFit } from './fit.js';
 import {
   finishLoaded,
@@ -80,6 +81,9 @@ export interface InstantResume {
   checked: CheckedPostcopy;
 }
 
+/** With what the file says: is the guest not to run, and which file is it? */
+export type InstantFile = InstantResume & { holds: boolean; digest: string };
+
 /** @throws MultifdError as sendPostcopy() before it opens anything */
 export async function checkInstant(options: InstantResumeOptions): Promise<InstantResume> {
   const { qmp, to, run, qemuTls, ...send } = options;
@@ -99,7 +103,7 @@ export async function checkInstant(options: InstantResumeOptions): Promise<Insta
 export async function resumeInstantly(
   qmp: Qmp,
   description: MappedRamDescription,
-  resume: InstantResume & { holds: boolean },
+  resume: InstantFile,
   folder: PrivateFolder | undefined,
 ): Promise<InstantlyResumedVm> {
   return new Resuming(qmp, description, resume, resume.to ?? { path: `${folder?.path}/resume.sock` }).run();
@@ -108,26 +112,23 @@ export async function resumeInstantly(
 class Resuming {
   readonly #qmp: Qmp;
   readonly #description: MappedRamDescription;
-  readonly #resume: InstantResume & { holds: boolean };
+  readonly #resume: InstantFile;
   readonly #listen: Address;
   #session: PostcopySession | undefined;
 
+  readonly #mark: FileMark;
   #isListening = false;
   readonly #stop = new AbortController();
   /** Settles when it is known whether the guest runs, and the caller has been told. */
   #told: Promise<void> | undefined;
   #hookError: MultifdError | undefined;
 
-  constructor(
-    qmp: Qmp,
-    description: MappedRamDescription,
-    resume: InstantResume & { holds: boolean },
-    listen: Address,
-  ) {
+  constructor(qmp: Qmp, description: MappedRamDescription, resume: InstantFile, listen: Address) {
     this.#qmp = qmp;
     this.#description = description;
     this.#resume = resume;
     this.#listen = listen;
+    this.#mark = new FileMark(qmp, resume.digest);
   }
 
   async run(): Promise<InstantlyResumedVm> {
@@ -146,6 +147,7 @@ class Resuming {
       signal?.removeEventListener('abort', abort);
       await this.#told;
     }
+    await this.#mark.remove();
     const end = await finishLoaded(this.#qmp, settings, run);
     if (this.#hookError !== undefined) throw this.#hookError;
     return { ...sent, ...end, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [] };
@@ -171,13 +173,18 @@ class Resuming {
       await settings.putBack().catch(() => {});
       throw error;
     }
+    await this.#mark.add();
     return settings;
   }
 
   async #send(settings: MigrationSettings | undefined): Promise<PostcopyResult> {
     const qmp = this.#qmp;
     const { send, holds } = this.#resume;
-    if (settings === undefined) await this.#requirePaused();
+    if (settings === undefined) {
+      await this.#requirePaused();
+      await requireFit(qmp, this.#description);
+      await this.#mark.requireSame(send.file);
+    }
     const command = settings === undefined ? 'migrate-recover' : 'migrate-incoming';
     const to = await listenAt(qmp, command, this.#listen);
     this.#isListening = true;
@@ -253,6 +260,7 @@ class Resuming {
       return withWords(first, ['the same command with --recover (option recover) goes on']);
     if (!this.#isListening) {
       // Nothing was sent: it is as it was, and waits.
+      if (settings !== undefined) await this.#mark.remove();
       const problem = this.#qmp.isOpen ? await settings?.putBackOrSay() : undefined;
       return withWords(first, problem === undefined ? [] : [problem]);
     }

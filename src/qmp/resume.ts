@@ -75,12 +75,12 @@ export async function resumeVm(
 
 async function resumeAtOnce(options: InstantResumeOptions): Promise<InstantlyResumedVm> {
   const checked = await checkInstant(options);
-  const { description, wasHeld, offset } = await lookAtFile(checked.checked, sendingOf(options));
+  const { description, wasHeld, digest, offset } = await lookAtFile(checked.checked, sendingOf(options));
   const qmp = await Qmp.connect(checked.qmp, {}, options.signal);
   using folder = checked.to === undefined ? new PrivateFolder() : undefined;
   try {
     const holds = checked.run === false || (checked.run === undefined && wasHeld);
-    const resume = { ...checked, holds, send: { ...checked.send, offset } };
+    const resume = { ...checked, holds, digest, send: { ...checked.send, offset } };
     return await resumeInstantly(qmp, description as MappedRamDescription, resume, folder);
   } finally {
     qmp.close();

@@ -5,7 +5,7 @@ import t from 'tap';
 import { differingPages } from '../../src/cli/demo/qemu/compare-ram.js';
 import { parkVm, resumeVm, type AddressText } from '../../src/index.js';
 import { Run, type Line } from '../cli/cli.js';
-import { ended, settingsOf, startVm } from './park-command.js';
+import { ended, settingsOf, startVm, type Vm } from './park-command.js';
 import { requirePrograms } from './programs.js';
 import { workFolder } from './qemu.js';
 
@@ -18,6 +18,12 @@ const ram = await source.qemu.ram();
 const counter = await source.qemu.counter();
 /** The guest is at its destination, which holds it (-S). */
 const isUnderWay = ({ type, state }: Line): boolean => type === 'progress' && state === 'running';
+
+/** Objects of ours in QEMU. */
+async function marksOf({ qemu }: Vm): Promise<number> {
+  const objects = (await qemu.execute('qom-list', { path: '/objects' })) as { name: string }[];
+  return objects.filter(({ name }) => name.startsWith('multifd-')).length;
+}
 
 t.test('the guest goes on, all its RAM is equal, and the settings are as they were', async (t) => {
   const vm = await startVm(t, programs.qemu, folder, { machine, incoming: true });
@@ -75,10 +81,16 @@ t.test('Ctrl-C while the guest runs says how to go on, and --recover does', asyn
   const first = await ended(broken, 'Ctrl-C');
   t.equal(first.code, 130);
   t.match(first.stderr, /the same command with --recover/);
+  const parked = path.join(folder, 'paused.mig');
+  const other = new Run(t, ['resume', parked, ...args.slice(2), '--recover']);
+  t.equal((await ended(other, 'another file')).code, 1);
+  t.match(other.result?.error, { code: 'ERR_MULTIFD_OPTION', message: /another parking's/ });
+  t.equal(await marksOf(vm), 1);
   const again = new Run(t, [...args, '--recover']);
   const second = await ended(again, '--recover');
   t.equal(second.code, 0, second.stderr);
   t.match(again.result, { ok: true, state: 'completed', status: 'paused' });
+  t.equal(await marksOf(vm), 0, 'nothing is left in QEMU');
   t.same(differingPages(await vm.qemu.ram(), ram), []);
   await vm.qemu.kill();
 });

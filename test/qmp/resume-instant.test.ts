@@ -11,7 +11,7 @@ import {
 import { readBytes } from '../migration/captures.js';
 import { PostcopyDestination } from '../postcopy/destination.js';
 import { within } from '../support/within.js';
-import { fakeQmp } from './fake-qmp.js';
+import { answer, fakeQmp } from './fake-qmp.js';
 import { FakeVm } from './fake-vm.js';
 
 const WAIT_MS = 20_000;
@@ -125,3 +125,29 @@ t.test('a QEMU that cannot listen is not told to stop', async (t) => {
   t.notMatch(error.message, /start a new QEMU/, 'it waits as before');
   t.notOk(it.commands.includes('stop'));
 });
+
+t.test(
+  '--recover from the file of another parking is refused, where QEMU has the mark of its own',
+  async (t) => {
+    const file = path.join(t.testdir({}), 'vm.mig');
+    fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
+    const vm = new FakeVm();
+    vm.migration = { status: 'postcopy-paused' };
+    const commands: string[] = [];
+    const objects = [{ name: 'multifd-file-0123' }, { name: 'pc.ram' }, { odd: 1 }, null];
+    const fake = await fakeQmp(t, (command) => {
+      commands.push(command.execute);
+      return command.execute === 'qom-list' ? answer(command, objects) : vm.say(command);
+    });
+    const given = { mode: 'postcopy', file, qmp: { path: fake.path }, recover: true } as const;
+    await t.rejects(resumeVm(given), {
+      code: 'ERR_MULTIFD_OPTION',
+      message: /^option file: .*another parking's/,
+    });
+    t.notOk(commands.includes('migrate-recover'));
+    objects.splice(0, 1);
+    // Nobody has left one: it is gone on with.
+    vm.refused['migrate-recover'] = 'enough';
+    await t.rejects(resumeVm(given), { message: /refuses migrate-recover: enough/ });
+  },
+);

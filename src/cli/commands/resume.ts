@@ -68,7 +68,9 @@ Examples:
   $ multifd resume vm.mig --qmp unix:/run/new.qmp
   $ multifd resume vm.mig --qmp unix:/run/new.qmp --channels 8 --cont
   $ multifd resume vm.mig --qmp unix:/run/new.qmp --instant
-                                     the guest runs at once, by postcopy
+                                     the guest runs at once, by postcopy; when
+                                     that has broken off, go on with --recover
+                                     and the very same file
   $ multifd resume vm.mig --qmp tcp:host2:4445 --to tcp:host2:4444
                                      a QEMU on another host
 
