@@ -16,6 +16,7 @@
  * The file is not trusted: lengths are held against the file and a bound before anything is read by them.
  */
 import { MultifdError } from '../errors.js';
+import { wrong } from '../option-checks.js';
 import { STREAM_ERRORS, refusal } from '../stream/codes.js';
 import { type ReadableFile, readAt, sizeOf } from '../stream/positioned-file.js';
 import { describeDomain } from './domain-xml.js';
@@ -99,6 +100,18 @@ function refuse(
   expected: string,
 ): MultifdError {
   return refusal(error, `libvirt's save image: ${what}`, received, expected);
+}
+
+/**
+ * Where the mapped-ram file begins whose pages are wanted in any order.
+ *
+ * @throws MultifdError ERR_MULTIFD_OPTION for a stream that is read in order
+ */
+export function offsetForPostcopy(image: SaveImage | undefined, offset: number): number {
+  if (image === undefined) return offset;
+  if (image.format === 'sparse') return image.streamOffset;
+  const allowed = `only for a file with a place for each page: mapped-ram, or libvirt's format sparse, not ${image.format}`;
+  throw wrong('mode', 'postcopy', allowed);
 }
 
 /** @throws MultifdError STREAM_ERRORS.unsupported if `what` cannot be had of a stream that is read in order */

@@ -2,15 +2,19 @@
  * What a QEMU must be started with to take a file in, as far as the file tells: its command line is not in it. Told by
  * `multifd inspect` before, and by resumeVm() when a QEMU refuses, whose own words may be in its log alone.
  */
+import { parseUuid } from '../wire/hello.js';
 
 /** Of a description: what is looked at here. */
 interface Described {
   machine: string;
   blocks: readonly { name: string; usedLength: number }[];
   vmDescription?: { devices: readonly { name: string }[] } | undefined;
+  libvirt?: { uuid: string | null };
 }
 
 export interface QemuNeeds {
+  /** `-uuid`, where the file says it: of libvirt's it does. */
+  uuid: string | undefined;
   /** `-machine`; empty if the file has none. */
   machine: string;
   /** `-m`, in bytes: of the machine's own memory. Undefined if no block looks like it. */
@@ -21,10 +25,11 @@ export interface QemuNeeds {
   devices: string[];
 }
 
-export function qemuNeeds({ machine, blocks, vmDescription }: Described): QemuNeeds {
+export function qemuNeeds({ machine, blocks, vmDescription, libvirt }: Described): QemuNeeds {
   const own = blocks.find(({ name }) => isMachineMemory(name));
   const devices = vmDescription?.devices.map(({ name }) => name).filter((name) => name.includes('/')) ?? [];
   return {
+    uuid: libvirt?.uuid ?? undefined,
     machine,
     memoryBytes: own?.usedLength,
     otherMemory: blocks
@@ -40,10 +45,11 @@ function isMachineMemory(name: string): boolean {
 }
 
 /** As its command line has it. */
-export function commandLineOf({ machine, memoryBytes }: QemuNeeds): string {
+export function commandLineOf({ machine, memoryBytes, uuid }: QemuNeeds): string {
   return [
     ...(machine === '' ? [] : [`-machine ${machine}`]),
     ...(memoryBytes === undefined ? [] : [`-m ${inSuffix(memoryBytes)}`]),
+    ...(uuid === undefined || parseUuid(uuid) === undefined ? [] : [`-uuid ${uuid}`]),
     '-incoming defer',
   ].join(' ');
 }

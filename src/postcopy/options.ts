@@ -26,7 +26,7 @@ export interface PostcopyOptions
     Pick<CommonOptions, 'pageSize' | 'stallTimeoutMs' | 'connectTimeoutMs' | 'tls' | 'signal'>,
     BoundOptions {
   mode: 'postcopy';
-  /** A mapped-ram file: from receiveMigration(), or from QEMU's `file:` migration. */
+  /** A mapped-ram file: from receiveMigration(), from QEMU's `file:` migration, or what libvirt saves in format sparse. */
   file: string;
   /** Where the stream begins in the file, in bytes (default 0). */
   offset?: number;

@@ -32,6 +32,7 @@
  */
 import { performance } from 'node:perf_hooks';
 import { MultifdError } from '../errors.js';
+import { offsetForPostcopy, readSaveImage } from '../libvirt/save-image.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readOtherSections, readTail } from '../mapped-ram/pages.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
@@ -86,7 +87,8 @@ export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyRe
   let main: MainConnection | undefined;
   let migration: PostcopyMigration | undefined;
   try {
-    const { offset, pageSize, bounds } = checked;
+    const { pageSize, bounds } = checked;
+    const offset = offsetForPostcopy(await readSaveImage(content, checked.offset), checked.offset);
     const description = await readMappedRam(content, {
       offset,
       ...(pageSize !== undefined && { pageSize }),

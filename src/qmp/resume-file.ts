@@ -8,14 +8,13 @@
  *
  * Pages, and a stream's rest, are looked at when they are sent.
  */
-import { readSaveImage, type SaveImage } from '../libvirt/save-image.js';
+import { offsetForPostcopy, readSaveImage, type SaveImage } from '../libvirt/save-image.js';
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
 import { requirePageSizeTold } from '../migration/options.js';
 import type { CheckedSend } from '../migration/send.js';
 import { requireStream } from '../migration/send-stream.js';
-import { wrong } from '../option-checks.js';
 import { MigrationFile } from '../packed/open.js';
 import { refusePacked } from '../packed/packed-file.js';
 import { hostPageSizes, type CheckedPostcopy } from '../postcopy/options.js';
@@ -47,16 +46,11 @@ export async function lookAtFile(
   await using opened = await MigrationFile.open(file, directIo);
   const { content, packed, handle } = opened;
   const libvirt = await readSaveImage(content, options.offset);
-  const offset = libvirt?.streamOffset ?? options.offset;
+  const offset =
+    'recover' in options
+      ? offsetForPostcopy(libvirt, options.offset)
+      : (libvirt?.streamOffset ?? options.offset);
   if (libvirt !== undefined && libvirt.format !== 'sparse') {
-    if ('recover' in options) {
-      const allowed = 'a file with a place for each page: mapped-ram, or format sparse';
-      throw wrong(
-        'mode',
-        'postcopy',
-        `'precopy' for libvirt's format ${libvirt.format}; for postcopy ${allowed}`,
-      );
-    }
     if (packed !== undefined) refusePacked("libvirt's save image of a stream");
     await requireStream(handle, libvirt, { directIo, bounds, ...sending });
     return { description: undefined, libvirt, wasHeld: false, digest: '', offset };

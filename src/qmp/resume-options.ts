@@ -17,7 +17,8 @@ export interface ResumeVmOptions extends Omit<SendMigrationOptions, 'to'> {
   to?: Address | AddressText;
   /**
    * Shall the guest run in the end? Default: as it did when it was parked, unless QEMU was started with -S. At once (mode
-   * `postcopy`), too: one that was paused stays paused.
+   * `postcopy`), too: one that was paused stays paused. What libvirt saved runs if the domain ran then, with -S as well unless
+   * it is started at once.
    */
   run?: boolean;
   /** QEMU's side of TLS; goes with `tls`, which is ours. */

@@ -10,7 +10,8 @@
  *                                                 put back its settings; cont, where it is asked for
  *
  * Whether the guest runs then is QEMU's affair: it does as it did when it was parked, unless QEMU was started with -S. `run`
- * decides otherwise.
+ * decides otherwise. A domain that libvirt saved was paused for that: of one that ran QEMU is told `cont`, -S or not, for nothing
+ * tells the one pause from the other.
  *
  * A QEMU that refuses says why in its log, and before 9.1 ends; a later one is told to stay, and says it here. One that has
  * refused a packet answers nothing any more. So each wait has a limit, and what the file tells is told along.
@@ -37,7 +38,6 @@ import { QmpSchema } from './schema.js';
 import { MigrationSettings, requireMultifd, requireObject } from './settings.js';
 
 const CAPABILITIES = ['multifd'];
-const NO_UUID = '00000000-0000-0000-0000-000000000000';
 
 export interface ResumedVm extends SentMigration {
   /** QEMU's RunState in the end, such as `running`. */
@@ -67,7 +67,9 @@ export async function resumeVm(
   const qmp = await Qmp.connect(checked.qmp, {}, options.signal);
   using folder = checked.to === undefined ? new PrivateFolder() : undefined;
   try {
-    return await resume(qmp, file.description, checked, folder);
+    // libvirt has paused the domain to save it, and resumes one that ran.
+    const run = checked.run ?? (file.libvirt?.wasRunning === true ? true : undefined);
+    return await resume(qmp, file.description, { ...checked, run }, folder);
   } finally {
     qmp.close();
   }
@@ -169,5 +171,6 @@ function explain(description: MappedRamDescription | undefined, how: string): st
 /** QEMU compares it in each channel's hello, and the file has no place for it. */
 async function uuidOf(qmp: Qmp): Promise<string | undefined> {
   const { UUID: uuid } = requireObject(qmp, 'query-uuid', await qmp.execute('query-uuid'));
-  return typeof uuid === 'string' && uuid !== NO_UUID ? uuid : undefined;
+  // One that has none has this.
+  return typeof uuid === 'string' ? uuid : undefined;
 }

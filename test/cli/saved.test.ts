@@ -18,6 +18,7 @@ t.test('inspect says whose the domain is, and with --verify what a sparse one ha
   t.match(text.stdout, new RegExp(`^uuid +${UUID}$`, 'm'));
   t.match(text.stdout, /^format +raw$/m);
   t.match(text.stdout, /^machine +pc-i440fx-9\.2$/m);
+  t.match(text.stdout, new RegExp(`^resume in .*-uuid ${UUID} -incoming defer$`, 'm'));
   t.notMatch(text.stdout, /sync points/);
   fs.writeFileSync(file, readImage('sparse'));
   const sparse = await run(t, ['inspect', file, '--verify', '--json']);

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import t from 'tap';
-import { parkVm, resumeVm } from '../../src/index.js';
+import { parkVm, resumeVm, sendMigration } from '../../src/index.js';
 import { run } from '../cli/cli.js';
 import { HEAD, imageOf } from '../libvirt/images.js';
 import { readBytes } from '../migration/captures.js';
@@ -89,7 +89,13 @@ t.test('resumeVm(): a file that cannot be sent', async (t) => {
   await t.rejects(resumeVm({ file: `${file}.nosuch`, qmp }), { code: 'ERR_MULTIFD_IO' });
   await t.rejects(resumeVm({ mode: 'postcopy', file: empty, qmp }), {
     code: 'ERR_MULTIFD_OPTION',
-    message: /^option mode: given "postcopy", allowed 'precopy' for libvirt's format raw/,
+    message: /^option mode: given "postcopy", allowed only for a file with a place for each page: .*not raw$/,
+  });
+  const { code, stderr } = await run(t, ['resume', empty, '--qmp', `unix:${fake.path}`, '--instant']);
+  t.equal(code, 1);
+  t.match(stderr, /^multifd: ERR_MULTIFD_OPTION: option --instant: allowed only for a file with a place/);
+  await t.rejects(sendMigration({ mode: 'postcopy', file: empty, to: 'tcp:127.0.0.1:1' }), {
+    code: 'ERR_MULTIFD_OPTION',
   });
   t.same(fake.commands, []);
 });

@@ -168,8 +168,14 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
 
 /** What a QEMU must be started with; null where the file does not tell. */
 function needsOf(description: MigrationFileDescription): object {
-  const { machine, memoryBytes, otherMemory, devices } = qemuNeeds(description);
-  return { machine: machine || null, memoryBytes: memoryBytes ?? null, otherMemory, devices };
+  const { machine, memoryBytes, uuid, otherMemory, devices } = qemuNeeds(description);
+  return {
+    machine: machine || null,
+    uuid: uuid ?? null,
+    memoryBytes: memoryBytes ?? null,
+    otherMemory,
+    devices,
+  };
 }
 
 function textOf(file: string, description: MigrationFileDescription, verified: VerifiedBlock[]): string {

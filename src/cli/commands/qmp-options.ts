@@ -54,6 +54,7 @@ export function qemuTlsFrom(command: Command, flags: QmpFlags, ours: unknown): Q
 export function toldByQmp(error: unknown, cancelled: AbortSignal): unknown {
   if (!(error instanceof MultifdError)) return error;
   error.message = error.message
+    .replace('option mode: given "postcopy", allowed', 'option --instant: allowed')
     .replaceAll('option qemuTls.creds', 'option --qemu-tls-creds')
     .replaceAll('option qemuTls.hostname', 'option --qemu-tls-hostname');
   const isAbort = cancelled.aborted && error.cause === cancelled.reason;

@@ -62,7 +62,8 @@ const MODES = { postcopy: 'with --instant', precopy: 'without --instant' };
 const EXAMPLES = `
 QEMU is started as the one that was parked, with -incoming defer: \`multifd
 inspect FILE\` says how. It is told the rest by its QMP socket. The guest then
-runs if it ran when it was parked, unless QEMU was started with -S.
+runs if it ran when it was parked, unless QEMU was started with -S. A domain
+that ran when libvirt saved it runs with -S as well, but for --instant.
 
 Examples:
   $ multifd resume vm.mig --qmp unix:/run/new.qmp
@@ -80,8 +81,8 @@ Ctrl-C, 143 by SIGTERM.`;
 export function addResumeCommand(program: Command): void {
   const command = program
     .command('resume')
-    .description('Resumes a VM from a mapped-ram file in a QEMU that waits, which is told what to do.')
-    .argument('<file>', 'a mapped-ram file')
+    .description('Resumes a VM from its file in a QEMU that waits, which is told what to do.')
+    .argument('<file>', 'a mapped-ram file, or what `virsh save` made')
     .optionsGroup('Migration:')
     .addOption(qmpOption())
     .addOption(
