@@ -19,6 +19,22 @@ const CASES: [string[], RegExp][] = [
   [[...GIVEN, '--level', '3'], /--level.*only with method zlib or zstd/],
   [[...GIVEN, '--qemu-tls-creds', 'tls0'], /'--qemu-tls-creds' needs option '--tls-creds <folder>'/],
   [[...GIVEN, '--qemu-tls-hostname', 'x'], /'--qemu-tls-hostname' needs option '--qemu-tls-creds <id>'/],
+  [
+    [...GIVEN, '--pack-level', '3'],
+    /'--pack-level <n>' is invalid. Allowed only with an --out that ends with \.zst/,
+  ],
+  [['receive', '--listen', 'unix:/x', '--out', 'x', '--pack-level', '3'], /--pack-level.*ends with \.zst/],
+  [
+    ['park', '--qmp', 'unix:/x', '--out', ''],
+    /'--out <file>' argument '' is invalid. Allowed is the path of a file/,
+  ],
+  [['pack', 'x', '--out', ''], /'--out <file>' argument '' is invalid/],
+  [['unpack', 'x', '--out', ''], /'--out <file>' argument '' is invalid/],
+  [['receive', '--listen', 'unix:/x', '--out', ''], /'--out <file>' argument '' is invalid/],
+  [
+    ['park', '--qmp', `unix:/${'x'.repeat(139)}`, '--out', 'x'],
+    /Given is a path of 140 bytes, allowed at most 107/,
+  ],
   [[...GIVEN, '--kept'], /unknown option '--kept'/],
 ];
 

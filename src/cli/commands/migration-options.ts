@@ -19,6 +19,7 @@ import {
   sizeFrom,
 } from './option-values.js';
 
+const PACKED_SUFFIX = '.zst';
 const MAX_SECONDS = 24 * 60 * 60;
 
 /** `tcp:HOST:PORT` or `unix:PATH`. */
@@ -29,6 +30,9 @@ export function addressFrom(lowestPort: 0 | 1): (text: string) => AddressText {
       return text as AddressText;
     } catch (error) {
       if (!(error instanceof MultifdError)) throw error;
+      const long = /given "(a path of \d+ bytes)", allowed (.*)$/.exec(error.message);
+      if (long !== null)
+        throw new InvalidArgumentError(`Given is ${long[1]}, allowed ${long[2]}: a socket's is short.`);
       const meant = addressMeant(text).replace(/^; did (.*)$/, '\n(Did $1)');
       throw new InvalidArgumentError(
         'Allowed are tcp:HOST:PORT, tcp:[V6]:PORT and unix:PATH, also as tcp://HOST:PORT and unix:///PATH.' +
@@ -118,6 +122,14 @@ export function switchoverAckOption(auto: string): Option {
 export function packLevelOption(): Option {
   return new Option('--pack-level <n>', "zstd's level of a packed file: 1 to 20; default 3").argParser(
     integerFrom(1, 20),
+  );
+}
+
+/** @throws UsageError where there is nothing to pack */
+export function checkPackLevel({ out, packLevel }: { out?: string; packLevel?: number }): void {
+  if (packLevel === undefined || out?.endsWith(PACKED_SUFFIX) === true) return;
+  throw new UsageError(
+    `option '--pack-level <n>' is invalid. Allowed only with an --out that ends with ${PACKED_SUFFIX}, which is packed.`,
   );
 }
 

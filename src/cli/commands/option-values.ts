@@ -27,6 +27,11 @@ export function choiceOf<T extends string>(allowed: readonly T[]): (text: string
   };
 }
 
+export function filePath(text: string): string {
+  if (text !== '' && !text.includes('\0')) return text;
+  throw new InvalidArgumentError('Allowed is the path of a file.');
+}
+
 export function integerFrom(min: number, max: number): (text: string) => number {
   return (text) => {
     const value = /^\d+$/.test(text) ? Number(text) : NaN;

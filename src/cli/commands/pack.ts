@@ -6,6 +6,7 @@ import { formatRate, formatShare, formatSize } from '../terminal/format.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import { packingProgress } from '../terminal/packing.js';
 import { addOutputOptions, directIoOption, packLevelOption } from './migration-options.js';
+import { filePath } from './option-values.js';
 import { runCommand } from './run-command.js';
 
 interface UnpackFlags extends OutputFlags {
@@ -44,7 +45,7 @@ export function addPackCommand(program: Command): void {
     .command('pack')
     .description('Packs a mapped-ram file in the seekable zstd format.')
     .argument('<file>', "a mapped-ram file, or libvirt's in format sparse")
-    .option('--out <file>', 'the file that is made; default FILE.zst')
+    .option('--out <file>', 'the file that is made; default FILE.zst', filePath)
     .option('--overwrite', 'replace it if it exists, at the very end')
     .addOption(packLevelOption())
     .addOption(directIoOption('read and write'));
@@ -72,7 +73,7 @@ export function addUnpackCommand(program: Command): void {
     .command('unpack')
     .description('Makes the plain mapped-ram file of one that was packed.')
     .argument('<file>', 'what `multifd pack`, or receive and park, have made')
-    .option('--out <file>', 'the file that is made; default FILE without .zst')
+    .option('--out <file>', 'the file that is made; default FILE without .zst', filePath)
     .option('--overwrite', 'replace it if it exists, at the very end')
     .addOption(directIoOption('read and write'));
   addOutputOptions(command)

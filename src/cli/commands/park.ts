@@ -17,6 +17,7 @@ import {
   addSessionOptions,
   addressFrom,
   channelsOption,
+  checkPackLevel,
   checked,
   compressionOption,
   directIoOption,
@@ -26,7 +27,7 @@ import {
   sessionOptions,
   type SessionFlags,
 } from './migration-options.js';
-import { choiceOf, integerFrom, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
+import { choiceOf, filePath, integerFrom, sizeFrom, ZERO_PAGE_DETECTIONS } from './option-values.js';
 import { addQemuTlsOptions, qemuTlsFrom, qmpOption, toldByQmp, type QmpFlags } from './qmp-options.js';
 import { runCommand } from './run-command.js';
 import { runMigration } from './run-migration.js';
@@ -73,7 +74,7 @@ export function addParkCommand(program: Command): void {
     .description('Parks a VM in a mapped-ram file: its QEMU is told what to do.')
     .optionsGroup('Migration:')
     .addOption(qmpOption())
-    .option('--out <file>', 'the file that is made; one that ends with .zst is packed')
+    .option('--out <file>', 'the file that is made; one that ends with .zst is packed', filePath)
     .addOption(
       new Option(
         '--listen <address>',
@@ -117,7 +118,10 @@ export function addParkCommand(program: Command): void {
   addOutputOptions(command)
     .addHelpText('after', EXAMPLES)
     .action(async (flags: ParkFlags, command: Command) => {
-      const level = checked(command, () => levelFor('--level', flags.level, flags.compression));
+      const level = checked(command, () => {
+        checkPackLevel(flags);
+        return levelFor('--level', flags.level, flags.compression);
+      });
       const tls = await tlsFrom(command, 'server');
       const qemuTls = qemuTlsFrom(command, flags, tls);
       await runCommand(flags.verbose === true, async (cancelled) => {

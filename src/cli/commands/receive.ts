@@ -15,6 +15,7 @@ import {
   addSessionOptions,
   addressFrom,
   channelsOption,
+  checkPackLevel,
   checked,
   compressionOption,
   directIoOption,
@@ -27,7 +28,7 @@ import {
   switchoverAckOption,
   type SessionFlags,
 } from './migration-options.js';
-import { choiceOf } from './option-values.js';
+import { choiceOf, filePath } from './option-values.js';
 import { fileRow, packingProgress } from '../terminal/packing.js';
 import { countsOf, followProgress } from '../terminal/migration-progress.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
@@ -82,7 +83,7 @@ export function addReceiveCommand(program: Command): void {
         addressFrom(0),
       ),
     )
-    .option('--out <file>', 'the file that is made; one that ends with .zst is packed')
+    .option('--out <file>', 'the file that is made; one that ends with .zst is packed', filePath)
     .addOption(
       new Option('--discard [answer]', 'keep nothing, for throughput tests; the source is told it failed')
         .choices(DISCARDS)
@@ -118,13 +119,15 @@ export function addReceiveCommand(program: Command): void {
 }
 
 /** @throws UsageError */
-function checkOutput({ out, discard, overwrite, keepPartial, directIo }: ReceiveFlags): void {
+function checkOutput(flags: ReceiveFlags): void {
+  const { out, discard, overwrite, keepPartial, directIo } = flags;
   if (out === undefined && discard === undefined) {
     throw new UsageError("required option '--out <file>' not specified, nor '--discard'");
   }
   if (out !== undefined && discard !== undefined) {
     throw new UsageError("option '--out <file>' is not allowed with '--discard', which keeps nothing.");
   }
+  checkPackLevel(flags);
   if (discard === undefined) return;
   for (const [flag, value] of Object.entries({
     overwrite,
