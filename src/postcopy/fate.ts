@@ -44,7 +44,12 @@ export interface Fate {
   pagesLeft: number;
   /** The destination has said that it failed. */
   isRefused: boolean;
+  /** It was our own file that could not be read. */
+  isOfFile: boolean;
 }
+
+/** Says that the file is what keeps it from going on: in each such message. */
+export const SOUND_COPY = 'a sound copy of it';
 
 export function told(error: MultifdError, fate: Fate): MultifdError {
   switch (fate.state) {
@@ -66,7 +71,10 @@ export function told(error: MultifdError, fate: Fate): MultifdError {
       }
       const missing = fate.pagesLeft > 0 ? `${fate.pagesLeft} pages` : 'none or the last pages';
       const code = error.code === 'ERR_MULTIFD_ABORTED' ? error.code : 'ERR_MULTIFD_POSTCOPY_PAUSED';
-      const what = `the guest runs at the destination and lacks ${missing} of its memory: it is postcopy-paused there, and nothing is lost; to go on: ${RECOVER}. (A QEMU that has ended by itself had not run it yet: send anew.)`;
+      const lost = fate.isOfFile
+        ? `, which could not be read from the file. It is postcopy-paused there, and goes on only when they can, or with ${SOUND_COPY}`
+        : ': it is postcopy-paused there, and nothing is lost; to go on';
+      const what = `the guest runs at the destination and lacks ${missing} of its memory${lost}: ${RECOVER}. (A QEMU that has ended by itself had not run it yet: send anew.)`;
       const paused = new MultifdError(code, `${error.message}; ${what}`, {
         cause: code === error.code ? error.cause : error,
       });

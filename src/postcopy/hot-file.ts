@@ -5,6 +5,7 @@
  *     { "multifd-hot": 1,
  *       "file": "sha256:...",                 whose hint it is: digest of blocks, bitmaps and the devices' beginning
  *       "pageSize": 4096,
+ *       "check": "...",                       sha256 of [file, pageSize, pages] as JSON: no bit of it has changed
  *       "pages": [["pc.ram", 17, 3], ["vga.vram", 0], ["pc.ram", 4]] }    in the order of the requests
  *
  * It decides an order and nothing else: the pages themselves come from the mapped-ram file. So whatever stands in it, at
@@ -86,10 +87,19 @@ export async function readHot(
         throw new Error('it has pages that are not in the file');
       // The host's pages may be others than they were.
       pages.push({ map, page: (page as number) - ((page as number) % map.hostPages) });
-      if (pages.length === MAX_HOT_PAGES) return pages;
+      if (pages.length === MAX_HOT_PAGES) break;
     }
+    if (pages.length === MAX_HOT_PAGES) break;
   }
+  if (given.check !== checkOf(given.file, given.pageSize, given.pages)) throw new Error('it is damaged');
   return pages;
+}
+
+/** Of all that stands in it. */
+export function checkOf(file: unknown, pageSize: unknown, pages: unknown): string {
+  return createHash('sha256')
+    .update(JSON.stringify([file, pageSize, pages]))
+    .digest('hex');
 }
 
 async function readText(path: string): Promise<string | undefined> {
@@ -110,17 +120,17 @@ async function readText(path: string): Promise<string | undefined> {
   }
 }
 
-function parse(text: string): { file: unknown; pages: unknown[][] } {
+function parse(text: string): { file: unknown; pageSize: unknown; check: unknown; pages: unknown[][] } {
   let given: unknown;
   try {
     given = JSON.parse(text);
   } catch {
     throw new Error('it is damaged, or no such file');
   }
-  const { 'multifd-hot': version, file, pages } = (given ?? {}) as Record<string, unknown>;
+  const { 'multifd-hot': version, file, pageSize, check, pages } = (given ?? {}) as Record<string, unknown>;
   if (version !== VERSION) throw new Error(`it is not of version ${VERSION}, or no such file`);
   if (!Array.isArray(pages) || !pages.every((run) => Array.isArray(run))) throw new Error('it is damaged');
-  return { file, pages };
+  return { file, pageSize, check, pages };
 }
 
 /** @throws Error why it could not be written: what was there before is there still */
@@ -138,7 +148,8 @@ export async function writeHot(
     last = map;
     runs[runs.length - 1].push(page);
   }
-  const text = `${JSON.stringify({ 'multifd-hot': VERSION, file: digest, pageSize, pages: runs })}\n`;
+  const check = checkOf(digest, pageSize, runs);
+  const text = `${JSON.stringify({ 'multifd-hot': VERSION, file: digest, pageSize, check, pages: runs })}\n`;
   // What could not be read again is not written.
   if (text.length > MAX_BYTES) throw new Error(`${text.length} bytes, expected at most ${MAX_BYTES}`);
   const part = `${path}.${randomBytes(6).toString('hex')}.part`;

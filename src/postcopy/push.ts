@@ -44,6 +44,8 @@ export class Pusher {
     zeroPages: 0,
     requestsRepeated: 0,
   };
+  /** Why pages could not be read. */
+  fileError: MultifdError | undefined;
   readonly rate: Rate;
   readonly #main: Pick<MainConnection, 'write'>;
   readonly #file: PageFile;
@@ -190,7 +192,10 @@ export class Pusher {
           piece.isReady = true;
           this.wake();
         },
-        (error: unknown) => this.fail(MultifdError.wrap(error, 'ERR_MULTIFD_IO', 'read')),
+        (error: unknown) => {
+          this.fileError ??= MultifdError.wrap(error, 'ERR_MULTIFD_IO', 'read');
+          this.fail(this.fileError);
+        },
       );
     }
     if (!this.#schedule.isFull) this.#room?.();

@@ -223,6 +223,7 @@ class PostcopyMigration {
         machine: this.#parts.description.machine,
         pagesLeft: this.#pusher.left,
         isRefused: this.#isRefused,
+        isOfFile: this.#error !== undefined && this.#error === this.#pusher.fileError,
       });
     } finally {
       unwatch();

@@ -19,6 +19,7 @@ import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { callHook } from '../migration/options.js';
 import { wrong } from '../option-checks.js';
 import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../postcopy/options.js';
+import { SOUND_COPY } from '../postcopy/fate.js';
 import { sendPostcopy } from '../postcopy/send.js';
 import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
 import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
@@ -257,7 +258,11 @@ class Resuming {
     const first = MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'resume');
     const state = this.#session?.stats().state ?? 'setup';
     if (first.code === 'ERR_MULTIFD_POSTCOPY_PAUSED' || state === 'running' || state === 'recovering')
-      return withWords(first, ['the same command with --recover (option recover) goes on']);
+      return withWords(first, [
+        first.message.includes(SOUND_COPY)
+          ? 'then the same command with --recover (option recover) goes on'
+          : 'the same command with --recover (option recover) goes on',
+      ]);
     if (!this.#isListening) {
       // Nothing was sent: it is as it was, and waits.
       if (settings !== undefined) await this.#mark.remove();

@@ -5,7 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { readMappedRam, sendMigration, type PostcopyOptions, type PostcopyResult } from '../../src/index.js';
-import { MAX_HOT_PAGES } from '../../src/postcopy/hot-file.js';
+import { MAX_HOT_PAGES, checkOf } from '../../src/postcopy/hot-file.js';
 import { readBytes } from '../migration/captures.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
@@ -190,6 +190,10 @@ const USELESS: { [what: string]: [make: (hint: string) => void, message: RegExp]
     (hint) => fs.writeFileSync(hint, fs.readFileSync(hint, 'utf8').replace(RAM, 'no.ram')),
     /a block that is not in the file/,
   ],
+  'with a bit of it flipped': [
+    (hint) => fs.writeFileSync(hint, fs.readFileSync(hint, 'utf8').replace(',700', ',708')),
+    /it is damaged/,
+  ],
   'that is another kind of JSON': [(hint) => fs.writeFileSync(hint, 'null'), /not of version 1/],
   'without pages': [
     (hint) => fs.writeFileSync(hint, fs.readFileSync(hint, 'utf8').replace(/"pages".*/, '"pages":7}')),
@@ -299,9 +303,10 @@ t.test('a connection that breaks leaves a hint of what was asked for until then'
 t.test('a hint has a bound', async (t) => {
   const file = await newFile();
   await start(t, file, [700]);
-  const hint = JSON.parse(fs.readFileSync(`${file}.hot`, 'utf8')) as { pages: unknown[][] };
+  const hint = JSON.parse(fs.readFileSync(`${file}.hot`, 'utf8')) as Record<string, unknown>;
   // The same page over and over, and one more.
   hint.pages = [[RAM, ...Array<number>(MAX_HOT_PAGES).fill(700), 500]];
+  hint.check = checkOf(hint.file, hint.pageSize, hint.pages);
   fs.writeFileSync(`${file}.hot`, JSON.stringify(hint));
   const again = await start(t, file, []);
   t.equal(again.early, 1);

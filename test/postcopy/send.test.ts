@@ -329,3 +329,30 @@ t.test('options of channels are refused, and modes that are none', async (t) => 
     message: /option mode: given "other", allowed 'precopy' or 'postcopy'/,
   });
 });
+
+t.test('a file that cannot be read while the guest runs is not said to go on as it is', async (t) => {
+  const copy = path.join(t.testdir({}), 'vm.mig');
+  fs.copyFileSync(file, copy);
+  const { destination, result } = await scene(t, { file: copy, maxBandwidth: 1 });
+  await destination.runs();
+  const block = (await readMappedRam(copy)).blocks.find(({ name }) => name === 'pc.ram');
+  if (block === undefined) throw new Error('no pc.ram');
+  const page = block.pageCount - 22;
+  fs.truncateSync(copy, block.pagesOffset + page * PAGE);
+  destination.request('pc.ram', page * PAGE);
+  destination.request('pc.ram', (page + 1) * PAGE);
+  const error = (await within(
+    result.then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    ),
+    WAIT_MS,
+    'the end',
+  )) as Error & { code: string };
+  t.equal(error.code, 'ERR_MULTIFD_POSTCOPY_PAUSED');
+  t.match(
+    error.message,
+    /could not be read from the file.*goes on only when they can, or with a sound copy of it/,
+  );
+  t.notMatch(error.message, /nothing is lost/);
+});
