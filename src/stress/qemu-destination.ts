@@ -1,6 +1,7 @@
 /**
  * A QEMU as destination: a file is sent to it, with a fault on the way, and it is watched until it has said something, has closed
- * its connections, or has done neither for as long as the limit is.
+ * its connections, or has done neither for as long as the limit is. Its memory and its monitor are not looked at: what it came to
+ * is inferred from what went out to it, what it answered, and how it ended.
  *
  *     sendMigration() --> pass-on, fault --> ADDRESS: QEMU, waiting with -incoming
  *
@@ -13,17 +14,20 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
 import { sendMigration } from '../migration/send.js';
 import { readMappedRam } from '../mapped-ram/read.js';
+import { MigrationFile } from '../packed/open.js';
 import type { Compression } from '../options.js';
 import { PrivateFolder } from '../qmp/private-folder.js';
 import type { Address } from '../transport/address.js';
 import { PassOn } from '../transport/pass-on.js';
-import { QemuFault } from './qemu-fault.js';
+import { QemuFault, type Given } from './qemu-fault.js';
 import type { QemuPlan } from './qemu-plan.js';
 import { oursOf, settled, type QemuRunReport, type Verdict } from './qemu-report.js';
+import { endOfStream } from './stream-end.js';
 
 const START_MS = 30_000;
 const POLL_MS = 20;
 const STDERR_CHARS = 2000;
+const NOT_KNOWN = 'not known: it is alive; ask its monitor';
 
 export interface QemuDestinationOptions {
   incoming: Address;
@@ -41,8 +45,8 @@ export async function stressDestination(
   cancelled: AbortSignal,
 ): Promise<QemuRunReport> {
   const { incoming, file, channels, compression, start, limitMs } = options;
-  const { pageSize } = await readMappedRam(file);
-  const fault = new QemuFault(plan, compression === 'none', pageSize);
+  const { pageSize, mark } = await readFile(file);
+  const fault = new QemuFault(plan, compression === 'none', pageSize, mark);
   const qemu = start === undefined ? undefined : new StartedQemu(start);
   using folder = new PrivateFolder();
   let passOn: PassOn | undefined;
@@ -70,8 +74,12 @@ export async function stressDestination(
     cancelled.throwIfAborted();
     const struckAt = fault.struckAt ?? began;
     const { ours, wrong } = oursOf(result);
-    const loaded = result?.status === 'fulfilled';
-    const did = loaded ? 'loaded' : await watched(through, qemu, ours, limitMs);
+    const did =
+      result?.status === 'fulfilled'
+        ? 'loaded'
+        : await watched({ passOn: through, qemu, ours, given: () => fault.given }, limitMs);
+    const isAtItsLimit =
+      did === 'loaded' ? result?.status !== 'fulfilled' : did === 'hung' || did === NOT_KNOWN;
     return {
       plan,
       struck: fault.struckAt !== undefined,
@@ -79,7 +87,7 @@ export async function stressDestination(
       verdict: did === 'loaded' ? loadedAs(fault) : did,
       words: qemu?.words ?? '',
       ours,
-      tookMs: did === 'hung' || fault.struckAt === undefined ? undefined : performance.now() - struckAt,
+      tookMs: isAtItsLimit || fault.struckAt === undefined ? undefined : performance.now() - struckAt,
       wrong,
     };
   } finally {
@@ -89,28 +97,48 @@ export async function stressDestination(
   }
 }
 
-function loadedAs({ effect }: QemuFault): Verdict {
-  if (effect === 'same') return 'loaded';
+async function readFile(file: string): Promise<{ pageSize: number; mark: Buffer }> {
+  await using opened = await MigrationFile.open(file);
+  const description = await readMappedRam(opened.content);
+  return { pageSize: description.pageSize, mark: await endOfStream(opened.content, description) };
+}
+
+function loadedAs({ effect, given }: QemuFault): Verdict {
+  // What was cut off behind the end has nothing of the guest.
+  if (effect === 'same' || given === 'yes') return 'loaded';
   return effect === 'wrong' ? 'loaded wrong RAM' : 'loaded, RAM not known';
 }
 
+/** `well`: with exit code 0. */
+export type QemuEnd = 'refused' | 'crashed' | 'well';
+
+/** A guest that has been loaded may have switched itself off. */
+const ENDED_WELL: Record<Given, Verdict> = { yes: 'loaded', no: 'refused', unknown: 'closed' };
+
+export interface Watched {
+  passOn: { readonly connections: readonly { readonly farHasEnded: boolean }[] };
+  /** Undefined: nobody has started it here. */
+  qemu: { readonly ending: QemuEnd | undefined } | undefined;
+  ours: string;
+  given: () => Given;
+}
+
 /** Our side has failed: what does QEMU do? */
-async function watched(
-  passOn: PassOn,
-  qemu: StartedQemu | undefined,
-  ours: string,
-  limitMs: number,
-): Promise<Verdict> {
+export async function watched({ passOn, qemu, ours, given }: Watched, limitMs: number): Promise<Verdict> {
   if (/SHUT: received/.test(ours)) return 'refused';
   const until = performance.now() + limitMs;
   while (performance.now() < until) {
-    if (qemu?.hasEnded === true) return 'refused';
+    if (qemu?.ending !== undefined) return qemu.ending === 'well' ? ENDED_WELL[given()] : qemu.ending;
     // A QEMU that nobody has started here is seen by its connections alone.
     if (qemu === undefined && passOn.connections.every((connection) => connection.farHasEnded))
       return 'closed';
     await sleep(POLL_MS);
   }
-  return 'hung';
+  // That it hangs is said only of one that cannot have loaded, and holds what came from here open: what is alive of a command that
+  // does not begin with exec may be something else.
+  if (given() === 'no')
+    return passOn.connections.every((connection) => connection.farHasEnded) ? 'closed' : 'hung';
+  return given() === 'yes' && qemu !== undefined ? 'loaded' : NOT_KNOWN;
 }
 
 class StartedQemu {
@@ -130,6 +158,14 @@ class StartedQemu {
 
   get hasEnded(): boolean {
     return this.#child.exitCode !== null || this.#child.signalCode !== null;
+  }
+
+  /** How it has ended, as its exit tells; a shell around it says 128 and the signal's number. */
+  get ending(): QemuEnd | undefined {
+    if (!this.hasEnded) return undefined;
+    const { exitCode, signalCode } = this.#child;
+    if (signalCode !== null || (exitCode ?? 0) > 128) return 'crashed';
+    return exitCode === 0 ? 'well' : 'refused';
   }
 
   get words(): string {

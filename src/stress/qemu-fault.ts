@@ -2,9 +2,17 @@
 import type { PassedConnection, PassOn } from '../transport/pass-on.js';
 import { PacketSplitter, type Unit } from './packet-splitter.js';
 import type { QemuPlan } from './qemu-plan.js';
+import { EndWatch } from './stream-end.js';
 
 /** What a destination that has loaded all has in its RAM then. */
 export type Effect = 'same' | 'wrong' | 'unknown';
+
+/**
+ * Has QEMU been given what it needs to load its guest? `no`: something was withheld, or hit, that it cannot do without. `unknown`:
+ * it was given all, and would have said so, or what was hit may mean anything. `yes`: it was given all, as it was sent, and what
+ * was hit comes behind it.
+ */
+export type Given = 'yes' | 'no' | 'unknown';
 
 const COUNTED_MS = 20;
 
@@ -18,12 +26,29 @@ export class QemuFault {
   readonly #isPlain: boolean;
   readonly #pageSize: number;
   readonly #timers = new Set<NodeJS.Timeout>();
+  readonly #end: EndWatch | undefined;
+  /** Of the main stream, before its end. */
+  #isMainSpoilt = false;
+  /** Hit behind its end: QEMU's answer cannot come through, or QEMU waits for more of a description that it does not need. */
+  #isBehindEnd = false;
+  /** Of a channel: something that QEMU waits for, or that it takes for something else. */
+  #isChannelSpoilt = false;
+  /** What comes is not passed on, or not before all is over. */
+  #isWithheld = false;
   #all: readonly PassedConnection[] = [];
 
-  constructor(plan: QemuPlan, isPlain: boolean, pageSize: number) {
+  /** @param mark of endOfStream(); to a source there is none */
+  constructor(plan: QemuPlan, isPlain: boolean, pageSize: number, mark?: Buffer) {
     this.#plan = plan;
     this.#isPlain = isPlain;
     this.#pageSize = pageSize;
+    this.#end = mark && new EndWatch(mark);
+  }
+
+  get given(): Given {
+    if (this.#isMainSpoilt) return 'unknown';
+    if (this.#end?.hasPassed !== true || this.#isChannelSpoilt) return 'no';
+    return this.#isBehindEnd ? 'yes' : 'unknown';
   }
 
   begin(passOn: PassOn): void {
@@ -40,8 +65,9 @@ export class QemuFault {
         const isHit = this.struckAt === undefined && this.#isMoment(splitter, unit, at);
         if (unit.kind === 'packet') at.packets++;
         at.bytes += unit.bytes.length;
-        if (isHit) out.push(...this.#strike(connection, unit, at.bytes - unit.bytes.length));
-        else out.push(unit.bytes);
+        const goesOn = isHit ? this.#strike(connection, unit, at.bytes - unit.bytes.length) : [unit.bytes];
+        out.push(...goesOn);
+        if (splitter.isMain === true && !this.#isWithheld) for (const bytes of goesOn) this.#end?.push(bytes);
       }
       return out;
     };
@@ -71,17 +97,22 @@ export class QemuFault {
         : `byte ${byte} of ${where}`;
     switch (kind) {
       case 'drop':
+        // Whoever waits for a SYNC waits for good.
+        this.#isChannelSpoilt = unit.normalPages === 0;
         if (unit.normalPages > 0) this.effect = this.#isPlain ? 'wrong' : 'unknown';
         else this.effect = 'unknown';
         return [];
       case 'duplicate':
+        this.#isChannelSpoilt = unit.normalPages === 0;
         this.effect = this.#isPlain && unit.normalPages > 0 ? 'same' : 'unknown';
         return [unit.bytes, unit.bytes];
       case 'flip':
-        return [this.#flipped(unit)];
+        return [this.#flipped(unit, channel === 'main' ? byte - before : undefined)];
       case 'cut-byte':
       case 'cut-packet':
         this.effect = 'unknown';
+        if (channel === 'main') this.#isBehindEnd = true;
+        else this.#isChannelSpoilt = true;
         // What is due before it goes out first.
         this.#later(COUNTED_MS, () => connection.cut());
         connection.towards.filter = () => [];
@@ -96,17 +127,29 @@ export class QemuFault {
         return [unit.bytes];
       default:
         this.effect = 'unknown';
+        this.#isChannelSpoilt = this.#isWithheld = true;
         for (const one of this.#all) one.hold();
         return [unit.bytes];
     }
   }
 
-  #flipped(unit: Unit): Buffer {
-    const { place, bit } = this.#plan;
+  /** @param at the byte of it; undefined: by the plan's place */
+  #flipped(unit: Unit, at = Math.floor(this.#plan.place * unit.bytes.length)): Buffer {
+    const { bit, channel } = this.#plan;
     const bytes = Buffer.from(unit.bytes);
-    const at = Math.floor(place * bytes.length);
     bytes[at] ^= 1 << bit;
-    const inPages = unit.kind === 'packet' && unit.normalPages > 0 && at >= unit.headerBytes;
+    if (channel === 'main') {
+      this.effect = 'unknown';
+      this.#end?.push(unit.bytes.subarray(0, at));
+      if (this.#end?.hasPassed === true) {
+        this.effect = 'same';
+        this.#isBehindEnd = true;
+      } else this.#isMainSpoilt = true;
+      this.what += `, bit ${bit}`;
+      return bytes;
+    }
+    const inPages = unit.normalPages > 0 && at >= unit.headerBytes;
+    this.#isChannelSpoilt = !inPages;
     this.effect = inPages && this.#isPlain ? 'wrong' : 'unknown';
     this.what += `, bit ${bit} of its byte ${at}, ${inPages ? 'in its pages' : 'in its header'}`;
     return bytes;

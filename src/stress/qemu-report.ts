@@ -4,18 +4,25 @@ import type { QemuPlan } from './qemu-plan.js';
 
 /** As its destination, and as its source. */
 export type Verdict =
-  /** It has loaded all, and nothing of the RAM was hit. */
+  /**
+   * None of the three is looked at in its memory. It has said that it has loaded all, or it is alive and all that it needs has gone
+   * out to it, and the fault has touched nothing of the RAM.
+   */
   | 'loaded'
-  /** It says that it has loaded all, and a page is wrong, or missing. */
+  /** The same, and the fault has hit a page, or kept it back: it is wrong there, or missing. */
   | 'loaded wrong RAM'
-  /** It says so, and whether the RAM is right does not follow from the fault. */
+  /** The same, and whether the RAM is right does not follow from the fault. */
   | 'loaded, RAM not known'
   /** It said no, or ended with an error. */
   | 'refused'
+  /** It was ended by a signal that was not ours: SIGSEGV, SIGABRT. */
+  | 'crashed'
   /** It closed its connections, and nothing more is known. */
   | 'closed'
-  /** Neither, within the limit. */
+  /** It is there still, though it has not answered within the limit, nor ended when its connections did: it cannot have loaded. */
   | 'hung'
+  /** The same, but it may have loaded: what was hit, or what it was told, does not say. */
+  | 'not known: it is alive; ask its monitor'
   | 'completed'
   | 'failed'
   /** All had come, and it was told to keep its guest: nothing was wrong. */

@@ -42,7 +42,9 @@ interface StressQemuFlags extends OutputFlags {
 
 const EXAMPLES = `
 A migration goes through a relay that drops, holds back, cuts, flips a bit, or
-sends twice; what QEMU makes of it is told. As destination (--incoming) a QEMU
+sends twice; what QEMU makes of it is told. Of a destination "loaded", "loaded
+wrong RAM" and "hung" are inferred from what went out to it, its answer, and
+whether it is alive; its memory and monitor are not looked at. As destination (--incoming) a QEMU
 is sent a file; it is of no more use behind a fault, so that more than one run
 needs --start, a command that starts it anew (killed behind each run). As source
 (--qmp) it migrates to here, is told in the end that it failed, and its guest
