@@ -5,13 +5,9 @@
  *
  *     sendMigration() --> pass-on, fault --> ADDRESS: QEMU, waiting with -incoming
  *
- * Who has had a fault is of no more use: for more than one run a command starts it anew, in a process group of its own, which is
- * killed behind each run.
+ * Who has had a fault is of no more use: for more than one run a command starts it anew, see started-qemu.ts.
  */
-import { spawn, type ChildProcess } from 'node:child_process';
-import fs from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { MultifdError } from '../errors.js';
 import { sendMigration } from '../migration/send.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { MigrationFile } from '../packed/open.js';
@@ -22,11 +18,10 @@ import { PassOn } from '../transport/pass-on.js';
 import { QemuFault, type Given } from './qemu-fault.js';
 import type { QemuPlan } from './qemu-plan.js';
 import { oursOf, settled, type QemuRunReport, type Verdict } from './qemu-report.js';
+import { StartedQemu, type QemuEnd } from './started-qemu.js';
 import { endOfStream } from './stream-end.js';
 
-const START_MS = 30_000;
 const POLL_MS = 20;
-const STDERR_CHARS = 2000;
 const NOT_KNOWN = 'not known: it is alive; ask its monitor';
 
 export interface QemuDestinationOptions {
@@ -47,10 +42,11 @@ export async function stressDestination(
   const { incoming, file, channels, compression, start, limitMs } = options;
   const { pageSize, mark } = await readFile(file);
   const fault = new QemuFault(plan, compression === 'none', pageSize, mark);
-  const qemu = start === undefined ? undefined : new StartedQemu(start);
-  using folder = new PrivateFolder();
+  const qemu = start === undefined ? undefined : StartedQemu.start(start, incoming);
   let passOn: PassOn | undefined;
+  let report: QemuRunReport | undefined;
   try {
+    using folder = new PrivateFolder();
     await qemu?.listens(incoming, cancelled);
     const through = await PassOn.listen({ path: `${folder.path}/stress.sock` }, incoming, {
       connection: (connection) => fault.connection(connection),
@@ -77,10 +73,10 @@ export async function stressDestination(
     const did =
       result?.status === 'fulfilled'
         ? 'loaded'
-        : await watched({ passOn: through, qemu, ours, given: () => fault.given }, limitMs);
+        : await watched({ passOn: through, qemu, ours, given: () => fault.given }, limitMs, cancelled);
     const isAtItsLimit =
       did === 'loaded' ? result?.status !== 'fulfilled' : did === 'hung' || did === NOT_KNOWN;
-    return {
+    report = {
       plan,
       struck: fault.struckAt !== undefined,
       what: fault.what,
@@ -90,10 +86,12 @@ export async function stressDestination(
       tookMs: isAtItsLimit || fault.struckAt === undefined ? undefined : performance.now() - struckAt,
       wrong,
     };
+    return report;
   } finally {
     fault.end();
     await passOn?.close();
-    await qemu?.end();
+    const left = await qemu?.end();
+    if (report !== undefined && left !== undefined) report.problem = left;
   }
 }
 
@@ -109,9 +107,6 @@ function loadedAs({ effect, given }: QemuFault): Verdict {
   return effect === 'wrong' ? 'loaded wrong RAM' : 'loaded, RAM not known';
 }
 
-/** `well`: with exit code 0. */
-export type QemuEnd = 'refused' | 'crashed' | 'well';
-
 /** A guest that has been loaded may have switched itself off. */
 const ENDED_WELL: Record<Given, Verdict> = { yes: 'loaded', no: 'refused', unknown: 'closed' };
 
@@ -124,10 +119,15 @@ export interface Watched {
 }
 
 /** Our side has failed: what does QEMU do? */
-export async function watched({ passOn, qemu, ours, given }: Watched, limitMs: number): Promise<Verdict> {
+export async function watched(
+  { passOn, qemu, ours, given }: Watched,
+  limitMs: number,
+  cancelled?: AbortSignal,
+): Promise<Verdict> {
   if (/SHUT: received/.test(ours)) return 'refused';
   const until = performance.now() + limitMs;
   while (performance.now() < until) {
+    cancelled?.throwIfAborted();
     if (qemu?.ending !== undefined) return qemu.ending === 'well' ? ENDED_WELL[given()] : qemu.ending;
     // A QEMU that nobody has started here is seen by its connections alone.
     if (qemu === undefined && passOn.connections.every((connection) => connection.farHasEnded))
@@ -139,81 +139,4 @@ export async function watched({ passOn, qemu, ours, given }: Watched, limitMs: n
   if (given() === 'no')
     return passOn.connections.every((connection) => connection.farHasEnded) ? 'closed' : 'hung';
   return given() === 'yes' && qemu !== undefined ? 'loaded' : NOT_KNOWN;
-}
-
-class StartedQemu {
-  readonly #child: ChildProcess;
-  readonly #exit: Promise<unknown>;
-  #stderr = '';
-
-  constructor(command: string) {
-    this.#child = spawn('/bin/sh', ['-c', command], { detached: true, stdio: ['ignore', 'ignore', 'pipe'] });
-    this.#exit = new Promise((resolve) => this.#child.once('close', resolve));
-    this.#child.on('error', (error) => (this.#stderr += error.message));
-    this.#child.stderr?.on('data', (text: Buffer) => {
-      this.#stderr = (this.#stderr + text.toString()).slice(-STDERR_CHARS);
-    });
-    process.on('exit', this.#kill);
-  }
-
-  get hasEnded(): boolean {
-    return this.#child.exitCode !== null || this.#child.signalCode !== null;
-  }
-
-  /** How it has ended, as its exit tells; a shell around it says 128 and the signal's number. */
-  get ending(): QemuEnd | undefined {
-    if (!this.hasEnded) return undefined;
-    const { exitCode, signalCode } = this.#child;
-    if (signalCode !== null || (exitCode ?? 0) > 128) return 'crashed';
-    return exitCode === 0 ? 'well' : 'refused';
-  }
-
-  get words(): string {
-    return this.#stderr.trim();
-  }
-
-  /**
-   * Not by connecting: QEMU would take that for its source.
-   *
-   * @throws MultifdError ERR_MULTIFD_CONNECT
-   */
-  async listens({ path = '' }: Address, cancelled: AbortSignal): Promise<void> {
-    const until = performance.now() + START_MS;
-    while (!isListenedOn(path)) {
-      cancelled.throwIfAborted();
-      const why = this.hasEnded
-        ? 'it has ended'
-        : performance.now() > until
-          ? `not within ${START_MS} ms`
-          : undefined;
-      if (why !== undefined) {
-        const message = `the QEMU of --start does not listen at ${path}: ${why}; it says: ${this.words}`;
-        throw new MultifdError('ERR_MULTIFD_CONNECT', message);
-      }
-      await sleep(POLL_MS);
-    }
-  }
-
-  /** With all that it has started. */
-  async end(): Promise<void> {
-    process.off('exit', this.#kill);
-    this.#kill();
-    await this.#exit;
-  }
-
-  readonly #kill = (): void => {
-    if (this.#child.pid === undefined) return;
-    try {
-      process.kill(-this.#child.pid, 'SIGKILL');
-    } catch {
-      // It is gone.
-    }
-  };
-}
-
-/** By the kernel's table: the file alone is there before anybody listens, and after he has gone. Linux. */
-function isListenedOn(path: string): boolean {
-  const FLAG_LISTENS = '00010000';
-  const table = fs.readFileSync('/proc/net/unix', 'utf8');
-  return table.split('\n').some((line) => line.endsWith(` ${path}`) && line.split(' ')[3] === FLAG_LISTENS);
 }

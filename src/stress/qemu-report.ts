@@ -47,6 +47,8 @@ export interface QemuRunReport {
   tookMs: number | undefined;
   /** Of our side; empty if nothing is. */
   wrong: string[];
+  /** Why no other run can follow. */
+  problem?: string;
 }
 
 export interface QemuTotals {

@@ -20,7 +20,7 @@ const LAST = ['monitor dead', 'hung'];
 
 /**
  * @param told each report
- * @returns what could not be put back of a source's settings
+ * @returns what could not be put back of a source's settings, or of a destination's process
  * @throws MultifdError, or the reason of `cancelled`
  */
 export async function stressQemu(
@@ -42,6 +42,7 @@ export async function stressQemu(
           : await source.run(plan, cancelled);
       addReport(totals, report);
       told(report);
+      if (report.problem !== undefined) return report.problem;
       if (source !== undefined && LAST.includes(report.verdict)) break;
     }
   } catch (thrown) {

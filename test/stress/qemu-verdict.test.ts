@@ -1,8 +1,9 @@
 /** What `multifd stress qemu` says of a destination follows from what went out to it: none that has its guest is said to hang. */
 import t from 'tap';
-import { watched, type QemuEnd } from '../../src/stress/qemu-destination.js';
+import { watched } from '../../src/stress/qemu-destination.js';
 import { QemuFault, type Given } from '../../src/stress/qemu-fault.js';
 import type { QemuPlan } from '../../src/stress/qemu-plan.js';
+import type { QemuEnd } from '../../src/stress/started-qemu.js';
 import { EndWatch, endOfSections } from '../../src/stress/stream-end.js';
 import type { PassedConnection } from '../../src/transport/pass-on.js';
 import { CAPTURES, streamsOf } from '../migration/captures.js';
