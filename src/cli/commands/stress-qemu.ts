@@ -6,6 +6,7 @@ import { QEMU_FAULTS, type QemuFaultKind } from '../../stress/qemu-plan.js';
 import type { QemuRunReport, QemuTotals } from '../../stress/qemu-report.js';
 import type { QemuStressOptions } from '../../stress/qemu.js';
 import { checkAddress, type Address, type AddressText } from '../../transport/address.js';
+import { isThisHost } from '../../transport/this-host.js';
 import { CliError, EXIT_OK, UsageError } from '../cli-error.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
 import {
@@ -135,8 +136,7 @@ function qemuOf(flags: StressQemuFlags): QemuStressOptions['qemu'] {
 
 /** @throws UsageError for another host than this one, unless it is named */
 function checkHost(name: string, { host }: Address, named: string | undefined): void {
-  if (host === undefined || host === 'localhost' || /^127\.|^::1$/.test(host)) return;
-  if (host === named) return;
+  if (host === undefined || isThisHost(host) || host === named) return;
   throw new UsageError(
     `option '${name} <address>' names host ${host}: stress is for QEMUs that nobody needs. If it is one, give --yes-this-host ${host}.`,
   );
