@@ -131,7 +131,8 @@ export function enginePlan(seed: number, run: number, only?: FaultKind | 'no-fau
     rounds: dice.between(0, 6),
     maxRounds: dice.between(1, 8),
     deviceBytes: dice.pick([0, 1, 5000, dice.doubling(1000, 3 * MIB)]),
-    maxBandwidth: dice.percent(70) ? 0 : dice.doubling(8 * MIB, 200 * MIB),
+    // A session is held to it (judge.ts): slow enough for some guests to take longer than it lets go at once.
+    maxBandwidth: dice.percent(70) ? 0 : dice.doubling((way === 'session' ? 4 : 8) * MIB, 200 * MIB),
     tls: dice.pick(['none', 'none', 'none', 'psk', 'x509'] as const),
     unix: dice.percent(30),
     verify: way === 'live' && dice.percent(30),

@@ -90,16 +90,20 @@ export class EngineRun {
         side.send({ type: 'begin', side: side.name, plan, folder, tls: tls?.[side.name] });
       }
       const to = await within(this.#listening.promise, WHOLE_RUN_MS);
+      let connectedAt: number | undefined;
       if (to !== undefined) {
         passOn = await this.#passOn(to);
         this.#fault.begin(passOn);
+        connectedAt = performance.now();
         source.send({ type: 'connect', to: passOn.address });
       }
       const limitMs = this.#limitMs;
       const ended = await this.#bothEnded(limitMs);
       this.#fault.end();
       cancelled.throwIfAborted();
-      const facts = await this.#facts(ended, limitMs);
+      const { source: first } = ended;
+      const movedMs = first && connectedAt !== undefined ? first.at - connectedAt : undefined;
+      const facts = { ...(await this.#facts(ended, limitMs)), movedMs };
       const wrong = judge(facts);
       const bytes = ended.source?.outcome?.bytes ?? passOn?.bytes ?? 0;
       const report = {
@@ -194,10 +198,12 @@ export class EngineRun {
 
   /** What the two have left in the folder: a killed one cannot have tidied up. */
   #strayFiles(sides: Record<SideName, SideReport>): string[] {
+    const temporary = Object.values(this.#sides).flatMap((side) => side.takeTemporary());
     if (this.#plan.fault?.kind === 'kill' && Object.values(this.#died).length > 0) return [];
     const expected = ['plan.json', 'source.log', 'destination.log', 'out.sock', 'run.log'];
     if (sides.destination.outcome?.completed === true && this.#plan.way === 'file') expected.push(OUT_FILE);
-    return fs.readdirSync(this.#folder).filter((name) => !expected.includes(name));
+    const files = fs.readdirSync(this.#folder).filter((name) => !expected.includes(name));
+    return [...files, ...temporary];
   }
 
   async #keepEvidence({ wrong, sides, struck }: RunReport): Promise<void> {

@@ -2,7 +2,7 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { enginePlan, type FaultKind } from './engine-plan.js';
+import { enginePlan, type FaultKind, type SideName } from './engine-plan.js';
 import { EngineRun, type RunReport } from './engine-run.js';
 import { MemoryWatch } from './memory-watch.js';
 import { SideProcess } from './side-process.js';
@@ -83,10 +83,12 @@ export async function stressEngine(
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-stress-'));
   const removeAll = (): void => fs.rmSync(folder, { recursive: true, force: true });
   process.on('exit', removeAll);
-  const sides = {
-    source: new SideProcess('source', program),
-    destination: new SideProcess('destination', program),
+  const side = (name: SideName): SideProcess => {
+    const tmp = path.join(folder, `tmp-${name}`);
+    fs.mkdirSync(tmp, { mode: 0o700 });
+    return new SideProcess(name, tmp, program);
   };
+  const sides = { source: side('source'), destination: side('destination') };
   const memory = new MemoryWatch();
   const until = performance.now() + minutes * 60_000;
   try {

@@ -11,6 +11,7 @@ import type { Digests } from './messages.js';
 
 const WASM_PAGE = 65536;
 const PIECE = 2 ** 20;
+const PATTERN = 0xa5;
 
 const { Memory } = (
   globalThis as unknown as { WebAssembly: { Memory: new (of: { initial: number }) => WasmMemory } }
@@ -61,6 +62,15 @@ export class GuestMemory {
         else page.fill(`page ${at} of ${block.name}, ${dice.word()}; `);
         block.write(at, page);
       }
+    }
+  }
+
+  /** What is no page of anybody's: a page that nobody writes to is seen in the end, a zero page as well. */
+  fillPattern(): void {
+    const piece = Buffer.alloc(PIECE, PATTERN);
+    for (const block of this.#blocks) {
+      for (let at = 0; at < block.size; at += PIECE)
+        block.write(at, piece.subarray(0, Math.min(PIECE, block.size - at)));
     }
   }
 

@@ -12,6 +12,7 @@
  */
 import type { EnginePlan, FaultKind, SideName } from './engine-plan.js';
 import { isMild } from './engine-plan.js';
+import { DEVICE } from './live-way.js';
 import type { Digests, LeftBehind, Outcome } from './messages.js';
 
 export interface SideReport {
@@ -33,9 +34,16 @@ export interface RunFacts {
   reached: Digests | undefined;
   /** Files that are there and should not be. */
   files: string[];
+  /** From the word to connect to the source's end. */
+  movedMs?: number | undefined;
   /** How long an error may take to come. */
   limitMs: number;
 }
+
+/** The engine lets 100 ms' worth go at once; each channel ends the packet that it has begun. */
+const RATE_MARGIN = 1.25;
+const BURST_MARGIN_MS = 200;
+const PACKET_MARGIN_BYTES = 2 ** 19;
 
 /** A connection that broke, seen from either end, at any time. */
 const LOST = [
@@ -68,7 +76,7 @@ export function judge(facts: RunFacts): string[] {
     wrong.push('the source has completed and the destination has not: the guest is lost');
   for (const name of ['source', 'destination'] as const) wrong.push(...leftOf(name, facts.sides[name].left));
   for (const file of facts.files.filter((file) => file !== kept)) wrong.push(`a file is left: ${file}`);
-  wrong.push(...hooksOf(facts));
+  wrong.push(...hooksOf(facts), ...tooFast(facts));
   return wrong;
 }
 
@@ -114,9 +122,28 @@ function differences({ reached, plan }: RunFacts, { digests = {} }: Outcome): st
     // A session's source says what it has in the end; one that failed there has said nothing.
     return plan.way === 'session' ? [] : ['the destination has completed before the source stood still'];
   }
-  return Object.keys(digests)
+  const names = new Set([...Object.keys(digests), ...Object.keys(reached)]);
+  // A file has the device's state within its tail.
+  if (plan.way === 'file') names.delete(DEVICE);
+  return [...names]
     .filter((name) => digests[name] !== reached[name])
-    .map((name) => `${name} differs: received SHA-256 ${digests[name]}, expected ${reached[name]}`);
+    .map((name) =>
+      digests[name] === undefined
+        ? `${name} has not come: received nothing, expected SHA-256 ${reached[name]}`
+        : `${name} differs: received SHA-256 ${digests[name]}, expected ${reached[name]}`,
+    );
+}
+
+/** Of a session, where no round is let off the limit: what may go in so long is known, and a slow machine only makes it less. */
+function tooFast({ plan, sides, movedMs }: RunFacts): string[] {
+  const { maxBandwidth: limit, channels, way } = plan;
+  const { outcome } = sides.source;
+  if (way !== 'session' || limit === 0 || movedMs === undefined || outcome?.completed !== true) return [];
+  const most = RATE_MARGIN * limit * ((movedMs + BURST_MARGIN_MS) / 1000) + channels * PACKET_MARGIN_BYTES;
+  if (outcome.bytes <= most) return [];
+  return [
+    `the source has sent ${outcome.bytes} bytes in ${Math.round(movedMs)} ms, expected ${Math.round(most)} at the most by maxBandwidth ${limit}`,
+  ];
 }
 
 /** The guest runs at one end alone: after a failure at the source, once. */
@@ -134,6 +161,11 @@ function hooksOf({ plan, sides, struck }: RunFacts): string[] {
   const started = count(destination.outcome.hooks, 'start');
   const runs = destination.outcome.completed ? 1 : 0;
   if (started !== runs) wrong.push(`the destination's guest was started ${started} times, expected ${runs}`);
+  const hooks = destination.outcome.hooks.join(', ');
+  if (destination.outcome.completed && hooks !== 'load, start')
+    wrong.push(`the destination has called ${hooks || 'nothing'}, expected load, start`);
+  if (source.outcome.completed && paused !== 1)
+    wrong.push(`the source's guest was paused ${paused} times, expected once`);
   if (isMild(struck) && resumed > 0) wrong.push('the guest was resumed at the source without a fault');
   return wrong;
 }

@@ -6,8 +6,8 @@ import type { LeftBehind } from './messages.js';
 /** Descriptors that are closed and threads that end do so a moment after who was waited for. */
 const SETTLE_MS = 1500;
 const LOOK_MS = 50;
-/** The timer of this very look; the IPC channel. A unix socket that was left is seen among the descriptors. */
-const OWN_RESOURCES = ['Timeout', 'PipeWrap'];
+/** The IPC channel. A unix socket that was left is seen among the descriptors. */
+const OWN_RESOURCES = ['PipeWrap'];
 
 export interface Held {
   descriptors: Map<string, string>;

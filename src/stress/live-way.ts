@@ -17,7 +17,7 @@ import type { Side } from './side.js';
 import { WritingGuest } from './writing-guest.js';
 
 const MACHINE = 'stress-1.0';
-const DEVICE = 'device';
+export const DEVICE = 'device';
 export const OUT_FILE = 'out.mig';
 
 /** Options that are the same at both ends. */
@@ -94,6 +94,8 @@ export async function liveDestination(side: Side, spoil?: (memory: GuestMemory) 
   const { plan, folder } = side.begin;
   const memory = new GuestMemory(plan.memory.destination, plan.blocks, folder, 'destination');
   try {
+    const fresh = plan.run % 2 === 0;
+    if (!fresh) memory.fillPattern();
     const digests: Digests = {};
     const destination = await createMigrationDestination({
       ...common(side),
@@ -101,7 +103,7 @@ export async function liveDestination(side: Side, spoil?: (memory: GuestMemory) 
       // A source whose first connection breaks before it has said anything was nobody.
       acceptTimeoutMs: plan.connectTimeoutMs,
       machine: MACHINE,
-      blocks: memory.options.map((block) => ({ ...block, fresh: plan.run % 2 === 0 })),
+      blocks: memory.options.map((block) => ({ ...block, fresh })),
       verify: plan.verify,
       devices: [
         {
@@ -158,6 +160,6 @@ async function digestsOf(file: string): Promise<Digests> {
   return digests;
 }
 
-function sha256(bytes: Uint8Array): string {
+export function sha256(bytes: Uint8Array | string): string {
   return createHash('sha256').update(bytes).digest('hex');
 }

@@ -2,12 +2,10 @@
 import { createReceiver, createSender } from '../public-session.js';
 import { Dice } from './dice.js';
 import { GuestMemory } from './guest-memory.js';
-import { common, levels, listenAt } from './live-way.js';
+import { DEVICE, common, levels, listenAt, sha256 } from './live-way.js';
 import type { Digests, Outcome, PeerWord } from './messages.js';
 import type { Side } from './side.js';
 import { WritingGuest } from './writing-guest.js';
-
-const DEVICE = 'device';
 
 type ZeroRange = [block: string, offset: number, length: number];
 
@@ -19,6 +17,7 @@ export async function sessionSource(side: Side): Promise<Outcome> {
     memory.fillImage(dice, plan.pageSize, plan.zeroShare);
     const guest = new WritingGuest(memory, plan.pageSize, 'none', 0, dice);
     let zeros: ZeroRange[] = [];
+    const states: string[] = [];
     const isLegacy = plan.zeroPageDetection === 'legacy';
     const sender = await createSender({
       ...common(side),
@@ -55,8 +54,12 @@ export async function sessionSource(side: Side): Promise<Outcome> {
           const { block, offset } = guest.writeOne();
           await sender.queuePage(block, offset);
         }
-        if (plan.deviceBytes > 0)
-          await sender.queueDeviceState(DEVICE, 0, Buffer.alloc(plan.deviceBytes, round));
+        if (plan.deviceBytes > 0) {
+          const state = Buffer.alloc(plan.deviceBytes);
+          dice.fill(state);
+          states.push(sha256(state));
+          await sender.queueDeviceState(DEVICE, 0, state);
+        }
         await sync();
       }
       side.say({ word: 'end' });
@@ -65,7 +68,7 @@ export async function sessionSource(side: Side): Promise<Outcome> {
       await sender.close();
       throw thrown;
     }
-    side.send({ type: 'reached', digests: memory.digests() });
+    side.send({ type: 'reached', digests: { ...memory.digests(), [DEVICE]: sha256(states.join()) } });
     return { completed: true, hooks: [], bytes: side.bytes() };
   } finally {
     memory.close();
@@ -79,13 +82,16 @@ export async function sessionDestination(
   const { plan, folder } = side.begin;
   const memory = new GuestMemory(plan.memory.destination, plan.blocks, folder, 'destination');
   try {
+    // In the order of the rounds, which a sync lies between.
+    const states: string[] = [];
+    memory.fillPattern();
     const receiver = await createReceiver({
       ...common(side),
       address: listenAt(side),
       acceptTimeoutMs: plan.connectTimeoutMs,
       blocks: memory.options,
       deviceStateBytes: 4 * 2 ** 20,
-      devices: [{ idstr: DEVICE, instanceId: 0, load: () => {} }],
+      devices: [{ idstr: DEVICE, instanceId: 0, load: (data) => void states.push(sha256(data)) }],
     });
     side.cancel = () => receiver.close();
     side.bytes = () => receiver.stats().bytes;
@@ -105,7 +111,7 @@ export async function sessionDestination(
       throw thrown;
     }
     spoil?.(memory);
-    const digests: Digests = memory.digests();
+    const digests: Digests = { ...memory.digests(), [DEVICE]: sha256(states.join()) };
     return { completed: true, digests, hooks: [], bytes: side.bytes() };
   } finally {
     memory.close();

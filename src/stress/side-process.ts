@@ -4,6 +4,8 @@
  */
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import fs from 'node:fs';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { SideName } from './engine-plan.js';
 import type { FromSide, ToSide } from './messages.js';
@@ -27,12 +29,22 @@ export class SideProcess {
   runs = 0;
   events: SideEvents | undefined;
   readonly #program: string;
+  readonly #tmp: string;
   #child: ChildProcess | undefined;
   #ending = false;
 
-  constructor(name: SideName, program = PROGRAM) {
+  /** @param tmp its own folder for temporary files: what is left there is its own */
+  constructor(name: SideName, tmp: string, program = PROGRAM) {
     this.name = name;
+    this.#tmp = tmp;
     this.#program = program;
+  }
+
+  /** Names of what it has left among temporary files, which are gone then. */
+  takeTemporary(): string[] {
+    const names = fs.readdirSync(this.#tmp);
+    for (const name of names) fs.rmSync(path.join(this.#tmp, name), { recursive: true, force: true });
+    return names;
   }
 
   get pid(): number | undefined {
@@ -52,6 +64,7 @@ export class SideProcess {
     const child = fork(this.#program, [], {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       execArgv: ['--expose-gc'],
+      env: { ...process.env, TMPDIR: this.#tmp },
     });
     this.#child = child;
     for (const stream of [child.stdout, child.stderr])

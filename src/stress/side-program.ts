@@ -37,6 +37,8 @@ export function serveRuns(hooks: SideHooks = {}): void {
     }
     begun.send({ type: 'outcome', outcome });
     begun.cancel = undefined;
+    // A word that is still waited for has a timer, which is not the engine's.
+    begun.onPeerGone();
     const left = await leftSince(before);
     side = undefined;
     begun.send({ type: 'left', left });

@@ -17,21 +17,28 @@ t.test(
   },
 );
 
-t.test('an engine that spoils a byte is caught, with a command that repeats it and both logs', async (t) => {
-  const program = fileURLToPath(new URL('../fixtures/stress-spoiling-process.js', import.meta.url));
-  const totals = new EngineTotals();
-  // The first run that has no file for a destination.
-  const options = { seed: 1, firstRun: 5, count: 1, minutes: 10, only: 'no-fault' as const, program };
-  await stressEngine(options, { run: () => {} }, totals, never);
-  t.equal(totals.runs, 1);
-  t.equal(totals.failed.length, 1);
-  const [{ wrong, folder }] = totals.failed;
-  t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
-  t.match(wrong.join(), /^ram0 differs: received SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}$/);
-  t.ok(folder.startsWith(path.join(os.tmpdir(), 'multifd-stress-seed-1-run-5-')));
-  for (const name of ['plan.json', 'run.log', 'source.log', 'destination.log', 'sides.json'])
-    t.ok(fs.statSync(path.join(folder, name)).size > 0, name);
-});
+t.test(
+  'an engine that spoils a byte, and leaves a timer and a folder, is caught, with a command that repeats it and both logs',
+  async (t) => {
+    const program = fileURLToPath(new URL('../fixtures/stress-spoiling-process.js', import.meta.url));
+    const totals = new EngineTotals();
+    // The first run that has no file for a destination.
+    const options = { seed: 1, firstRun: 5, count: 1, minutes: 10, only: 'no-fault' as const, program };
+    await stressEngine(options, { run: () => {} }, totals, never);
+    t.equal(totals.runs, 1);
+    t.equal(totals.failed.length, 1);
+    const [{ wrong, folder }] = totals.failed;
+    t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
+    t.match(wrong, [
+      /^ram0 differs: received SHA-256 [0-9a-f]{64}, expected [0-9a-f]{64}$/,
+      /^the destination has left open: Timeout$/,
+      /^a file is left: spoilt-/,
+    ]);
+    t.ok(folder.startsWith(path.join(os.tmpdir(), 'multifd-stress-seed-1-run-5-')));
+    for (const name of ['plan.json', 'run.log', 'source.log', 'destination.log', 'sides.json'])
+      t.ok(fs.statSync(path.join(folder, name)).size > 0, name);
+  },
+);
 
 t.test('one run by the command: a table, nothing left; a result for machines', async (t) => {
   const { env, left } = tempRoot(t);

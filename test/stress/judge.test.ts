@@ -80,6 +80,37 @@ t.test('whatever else it comes to is wrong, and said', async (t) => {
   const [brokenSource, brokenDestination] = BROKEN();
 
   add('another RAM', facts(undefined, source, completed(['start'], { ram0: 'bb' })), /ram0 differs/);
+  add(
+    'a digest that is missing',
+    facts(undefined, source, completed(['load', 'start'], {})),
+    /ram0 has not come/,
+  );
+  add(
+    'a device that was not loaded',
+    facts(undefined, source, completed(['start'], { ram0: 'aa' })),
+    /called start, expected load, start/,
+  );
+  add(
+    'a guest that was not paused',
+    facts(undefined, completed([]), destination),
+    /paused 0 times, expected once/,
+  );
+  const fast = facts(undefined, source, destination);
+  const [size, limit] = [40e6, 4e6];
+  const rate = { ...fast.plan, way: 'session' as const, maxBandwidth: limit, channels: 1 };
+  const hasSent = { ...source, outcome: { ...(source.outcome as Outcome), bytes: size } };
+  const sent = (movedMs: number): RunFacts => ({
+    ...fast,
+    plan: rate,
+    movedMs,
+    sides: { source: hasSent, destination },
+  });
+  add(
+    'above its bandwidth',
+    sent(5000),
+    /40000000 bytes in 5000 ms, expected \d+ at the most by maxBandwidth 4000000/,
+  );
+  t.same(judge(sent(9900)), [], 'at its bandwidth');
   add('an error without a fault', facts(undefined, ...BROKEN()), /expected to complete/);
   add('an error of a mild fault', facts('throttle', ...BROKEN()), /expected to complete/);
   add(
