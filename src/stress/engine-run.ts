@@ -13,7 +13,8 @@ import { isMild, type EnginePlan, type FaultKind, type SideName } from './engine
 import { judge, type RunFacts, type SideReport } from './judge.js';
 import { OUT_FILE } from './live-way.js';
 import type { Digests, FromSide, LeftBehind, Outcome } from './messages.js';
-import type { SideProcess } from './side-process.js';
+import type { MemoryWatch } from './memory-watch.js';
+import { SideNotStarted, type SideProcess } from './side-process.js';
 import type { StressTls } from './throw-away-tls.js';
 
 /** Without a fault: threads of eight channels start on a slow machine, and 12 MiB go through a slow codec. */
@@ -32,6 +33,10 @@ export interface RunReport extends RunFacts {
   bytes: number;
   seconds: number;
   folder: string;
+  /** Have both processes started? */
+  hasBegun: boolean;
+  /** Which runs have to be played again to see it: the first, and how many. */
+  repeat: { run: number; runs: number };
 }
 
 interface Ended {
@@ -42,6 +47,7 @@ interface Ended {
 export class EngineRun {
   readonly #plan: EnginePlan;
   readonly #folder: string;
+  readonly #memory: MemoryWatch;
   readonly #sides: Record<SideName, SideProcess>;
   readonly #ended: Record<SideName, Deferred<Ended>> = { source: deferred(), destination: deferred() };
   readonly #left: Record<SideName, Deferred<LeftBehind | undefined>> = {
@@ -57,7 +63,9 @@ export class EngineRun {
   #resumedAt: number | undefined;
   #tell: NodeJS.Timeout | undefined;
 
-  constructor(plan: EnginePlan, folder: string, sides: Record<SideName, SideProcess>) {
+  /** @param memory of all runs */
+  constructor(plan: EnginePlan, folder: string, sides: Record<SideName, SideProcess>, memory: MemoryWatch) {
+    this.#memory = memory;
     this.#plan = plan;
     this.#folder = folder;
     this.#sides = sides;
@@ -79,13 +87,21 @@ export class EngineRun {
     };
     cancelled.addEventListener('abort', stop, { once: true });
     try {
+      // Before they start: one that dies meanwhile is one that has died.
       for (const side of [source, destination]) {
-        await side.ready();
-        side.runs++;
         side.events = {
           said: (message) => this.#onSaid(side.name, message),
           died: (how) => this.#onDied(side.name, how),
         };
+      }
+      const notStarted = await this.#start();
+      if (notStarted.length > 0) {
+        cancelled.throwIfAborted();
+        const facts = await this.#facts({}, this.#limitMs);
+        return await this.#reported(facts, notStarted, { bytes: 0, started, hasBegun: false });
+      }
+      for (const side of [source, destination]) {
+        side.runs++;
         const [plan, folder] = [this.#plan, this.#folder];
         side.send({ type: 'begin', side: side.name, plan, folder, tls: tls?.[side.name] });
       }
@@ -104,24 +120,52 @@ export class EngineRun {
       const { source: first } = ended;
       const movedMs = first && connectedAt !== undefined ? first.at - connectedAt : undefined;
       const facts = { ...(await this.#facts(ended, limitMs)), movedMs };
-      const wrong = judge(facts);
       const bytes = ended.source?.outcome?.bytes ?? passOn?.bytes ?? 0;
-      const report = {
-        ...facts,
-        wrong,
-        leftOut: this.#fault.leftOut,
-        bytes,
-        seconds: (performance.now() - started) / 1000,
-        folder: this.#folder,
-      };
-      if (wrong.length > 0) await this.#keepEvidence(report);
-      return report;
+      return await this.#reported(facts, judge(facts), { bytes, started, hasBegun: true });
     } finally {
       cancelled.removeEventListener('abort', stop);
       this.#fault.end();
       await passOn?.close();
       source.events = destination.events = undefined;
     }
+  }
+
+  /** @returns what is wrong with those that did not */
+  async #start(): Promise<string[]> {
+    const wrong: string[] = [];
+    const start = async (side: SideProcess): Promise<void> => {
+      try {
+        await side.ready();
+      } catch (thrown) {
+        if (!(thrown instanceof SideNotStarted)) throw thrown;
+        wrong.push(`the ${side.name}'s process did not start: ${thrown.message}`);
+      }
+    };
+    await Promise.all(Object.values(this.#sides).map(start));
+    return wrong;
+  }
+
+  async #reported(
+    facts: RunFacts,
+    wrong: string[],
+    { bytes, started, hasBegun }: { bytes: number; started: number; hasBegun: boolean },
+  ): Promise<RunReport> {
+    const report: RunReport = {
+      ...facts,
+      wrong,
+      leftOut: this.#fault.leftOut,
+      bytes,
+      seconds: (performance.now() - started) / 1000,
+      folder: this.#folder,
+      hasBegun,
+      repeat: { run: this.#plan.run, runs: 1 },
+    };
+    const grown = this.#memory.look(report, this.#sides);
+    wrong.push(...grown.wrong);
+    // Of a process's last run alone nothing would be seen.
+    if (grown.runs > 1) report.repeat = { run: this.#plan.run - grown.runs + 1, runs: grown.runs };
+    if (wrong.length > 0) await this.#keepEvidence(report);
+    return report;
   }
 
   /** From the fault on: what is due by the options, and what a machine may take. */

@@ -2,11 +2,15 @@
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { MultifdError } from '../errors.js';
 import { enginePlan, type FaultKind, type SideName } from './engine-plan.js';
 import { EngineRun, type RunReport } from './engine-run.js';
 import { MemoryWatch } from './memory-watch.js';
 import { SideProcess } from './side-process.js';
 import { makeStressTls } from './throw-away-tls.js';
+
+/** Of runs whose processes do not start: whatever it is, it is not by chance. */
+const MOST_IDLE = 5;
 
 export interface EngineStressOptions {
   seed: number;
@@ -72,7 +76,7 @@ export class EngineTotals {
   }
 }
 
-/** @throws the reason of `cancelled`; nothing is left then but the evidence of runs that have failed */
+/** @throws ERR_MULTIFD_WORKER if no process starts any more, and the reason of `cancelled`; nothing is left then but the evidence of runs that have failed */
 export async function stressEngine(
   options: EngineStressOptions,
   events: EngineStressEvents,
@@ -91,6 +95,7 @@ export async function stressEngine(
   const sides = { source: side('source'), destination: side('destination') };
   const memory = new MemoryWatch();
   const until = performance.now() + minutes * 60_000;
+  let idle = 0;
   try {
     const tls = await makeStressTls(path.join(folder, 'tls'));
     for (let run = firstRun; run < firstRun + count && performance.now() < until; run++) {
@@ -99,15 +104,19 @@ export async function stressEngine(
       events.begins?.(run);
       const runFolder = path.join(folder, `${run}`);
       fs.mkdirSync(runFolder, { mode: 0o700 });
-      const report = await new EngineRun(plan, runFolder, sides).run(
+      const report = await new EngineRun(plan, runFolder, sides, memory).run(
         plan.tls === 'none' ? undefined : tls[plan.tls],
         cancelled,
       );
-      report.wrong.push(...memory.look(report, sides));
       if (report.wrong.length > 0) report.folder = keep(runFolder, seed, run);
       else fs.rmSync(runFolder, { recursive: true, force: true });
       totals.add(report);
       events.run(report, totals);
+      idle = report.hasBegun ? 0 : idle + 1;
+      if (idle === MOST_IDLE) {
+        const message = `${MOST_IDLE} runs, one after the other, did not begin; the last: ${report.wrong.join('; ')}`;
+        throw new MultifdError('ERR_MULTIFD_WORKER', message);
+      }
     }
   } finally {
     await Promise.all([sides.source.end(), sides.destination.end()]);

@@ -22,6 +22,13 @@ export interface SideEvents {
   died(how: string): void;
 }
 
+/** Killed by somebody while it started, or too slow: that run's failure, and not the stress's. */
+export class SideNotStarted extends Error {}
+
+function howOf(code: number | null, signal: string | null): string {
+  return signal === null ? `exited with code ${code}` : `killed by ${signal}`;
+}
+
 export class SideProcess {
   readonly name: SideName;
   stderr = '';
@@ -55,7 +62,11 @@ export class SideProcess {
     return this.#child !== undefined && this.#child.exitCode === null && this.#child.signalCode === null;
   }
 
-  /** Starts it where it is not there. */
+  /**
+   * Starts it where it is not there.
+   *
+   * @throws SideNotStarted
+   */
   async ready(): Promise<void> {
     if (this.isAlive) return;
     this.runs = 0;
@@ -73,17 +84,21 @@ export class SideProcess {
       });
     process.on('exit', this.#kill);
     child.on('message', (message) => this.events?.said(message as FromSide));
+    // A signal that it is not there any more to get.
+    child.on('error', () => {});
     child.on('exit', (code, signal) => {
       process.off('exit', this.#kill);
-      if (!this.#ending)
-        this.events?.died(signal === null ? `exited with code ${code}` : `killed by ${signal}`);
+      if (!this.#ending) this.events?.died(howOf(code, signal));
     });
     const late = AbortSignal.timeout(READY_MS);
-    const failed = once(child, 'exit').then(() => {
-      throw new Error(`the ${this.name} process did not start: ${this.stderr}`);
+    const failed = once(child, 'exit').then(([code, signal]: unknown[]) => {
+      throw new SideNotStarted(howOf(code as number | null, signal as string | null));
     });
-    await Promise.race([once(child, 'message', { signal: late }), failed]);
     failed.catch(() => {});
+    const ready = once(child, 'message', { signal: late }).catch(() => {
+      throw new SideNotStarted(`nothing within ${READY_MS} ms`);
+    });
+    await Promise.race([ready, failed]);
   }
 
   send(message: ToSide): void {

@@ -20,6 +20,7 @@ interface StressEngineFlags extends OutputFlags {
   minutes?: number;
   seed?: number;
   run?: number;
+  runs?: number;
   fault?: FaultKind | 'no-fault';
 }
 
@@ -35,6 +36,8 @@ Without --minutes it goes on until Ctrl-C.
 Examples:
   $ multifd stress engine --minutes 10
   $ multifd stress engine --seed 7 --run 42    the same run again
+  $ multifd stress engine --seed 7 --run 0 --runs 43
+                                               as memory that grows is repeated
   $ multifd stress engine --fault reset --minutes 1
   $ multifd stress engine --json --minutes 1 | jq 'select(.type == "result")'
 
@@ -55,7 +58,14 @@ export function addStressEngineCommand(stress: Command): void {
         'of all that is left to chance; without it a new one, which is told',
       ).argParser(integerFrom(0, MAX_SEED)),
     )
-    .addOption(new Option('--run <n>', 'only this run of the seed').argParser(integerFrom(0, MAX_RUN)))
+    .addOption(
+      new Option('--run <n>', 'only this run of the seed, or the first of --runs').argParser(
+        integerFrom(0, MAX_RUN),
+      ),
+    )
+    .addOption(
+      new Option('--runs <n>', 'so many runs, from --run or 0 on').argParser(integerFrom(1, MAX_RUN)),
+    )
     .addOption(
       new Option('--fault <kind>', 'only faults of this kind').choices(KINDS).argParser(choiceOf(KINDS)),
     );
@@ -68,7 +78,7 @@ export function addStressEngineCommand(stress: Command): void {
 
 async function stressNow(flags: StressEngineFlags, output: Output, cancelled: AbortSignal): Promise<number> {
   const { stressEngine, EngineTotals } = await import('../../stress/engine.js');
-  const { seed = randomInt(MAX_SEED), run, fault, minutes } = flags;
+  const { seed = randomInt(MAX_SEED), run, runs, fault, minutes } = flags;
   const totals = new EngineTotals();
   const started = performance.now();
   const record = () => ({ seed, seconds: (performance.now() - started) / 1000, ...recordOf(totals) });
@@ -78,7 +88,7 @@ async function stressNow(flags: StressEngineFlags, output: Output, cancelled: Ab
       {
         seed,
         firstRun: run ?? 0,
-        count: run === undefined ? Infinity : 1,
+        count: runs ?? (run === undefined ? Infinity : 1),
         minutes: minutes ?? Infinity,
         only: fault,
       },
@@ -104,9 +114,14 @@ async function stressNow(flags: StressEngineFlags, output: Output, cancelled: Ab
   return EXIT_OK;
 }
 
-function sayFailed(output: Output, { plan, wrong, folder }: RunReport, fault: string | undefined): void {
+function sayFailed(
+  output: Output,
+  { plan, wrong, folder, repeat: again }: RunReport,
+  fault: string | undefined,
+): void {
   const only = fault === undefined ? '' : ` --fault ${fault}`;
-  const repeat = `multifd stress engine --seed ${plan.seed} --run ${plan.run}${only}`;
+  const runs = again.runs === 1 ? '' : ` --runs ${again.runs}`;
+  const repeat = `multifd stress engine --seed ${plan.seed} --run ${again.run}${runs}${only}`;
   const { run, way } = plan;
   const kind = plan.fault?.kind ?? 'no fault';
   const lines = [
