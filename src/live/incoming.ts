@@ -211,7 +211,10 @@ export class IncomingVm {
   /** Up to ram's END, with its footer. @returns all that comes behind it */
   async #receiveRam(main: MainConnection, stream: MainStreamReader): Promise<AsyncIterable<Buffer>> {
     const { receiver, life } = this;
-    const items = new ItemsAhead(stream);
+    const { stallTimeoutMs } = this.#options.receiver;
+    // Behind whatever it comes: the source has to wait to be told.
+    const tailError = (): MultifdError => closedUntold();
+    const items = new ItemsAhead(stream, { over: main.over, stallTimeoutMs, tailError });
     for (;;) {
       const item = await life.orFailed(items.next());
       if (item === undefined && this.#inTail) break;

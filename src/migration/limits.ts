@@ -2,7 +2,7 @@
 import { MultifdError, type ErrorCode } from '../errors.js';
 
 /** By choice: how long the other side may take to notice an end. */
-const LINGER_MS = 2000;
+export const LINGER_MS = 2000;
 
 /** Waits for `LINGER_MS` at the most, and never rejects. @returns whether it has come to pass */
 export async function settles(wait: Promise<unknown>): Promise<boolean> {

@@ -245,6 +245,13 @@ function refuseOfFiles(flags: Record<string, boolean | undefined>): void {
   }
 }
 
+/** A source that is killed ends its stream with an ordinary end of file. @returns what is wrong with one here, if anything is */
+function cutTail({ complete, endsWithFooterAndEof }: TailScanner): MultifdError | undefined {
+  if (complete || endsWithFooterAndEof) return undefined;
+  const message = "main stream ended inside the devices' state, without VM description";
+  return new MultifdError('ERR_MULTIFD_EOF', message);
+}
+
 class IncomingMigration {
   readonly #file: OutputFile | PackedOutput | DiscardedFile;
   readonly #whole: WholeFile | DiscardedFile;
@@ -297,7 +304,7 @@ class IncomingMigration {
       (error) => void receiver.abandon(error),
     );
     try {
-      return await this.#receive(receiver, main, unwatch);
+      return await this.#receive(receiver, main, stallTimeoutMs, unwatch);
     } finally {
       unwatch();
     }
@@ -307,6 +314,7 @@ class IncomingMigration {
   async #receive(
     receiver: Receiver,
     main: MainConnection,
+    stallTimeoutMs: number,
     allCame: () => void,
   ): Promise<Omit<ReceivedMigration, 'stats'>> {
     const { pageBytes: pageSize } = receiver;
@@ -314,8 +322,14 @@ class IncomingMigration {
     const stream = (this.#stream = new MainStreamReader(main.reader, { pageSize, bounds }));
     const writer = (this.#writer = new MappedRamWriter(this.#file.stream, { pageSize }));
     const state = (this.#state = new FileRam(receiver, this.#file));
-    const scanner = new TailScanner({ maxBytes: bounds.maxDescription });
-    const items = new ItemsAhead(stream);
+    const { maxDescription: maxBytes } = bounds;
+    const scanner = new TailScanner({ maxBytes });
+    const tailError = (tail: readonly Buffer[]): MultifdError | undefined => {
+      const look = new TailScanner({ maxBytes, keepJson: false });
+      for (const raw of tail) look.push(raw);
+      return cutTail(look);
+    };
+    const items = new ItemsAhead(stream, { over: main.over, stallTimeoutMs, tailError });
     for (;;) {
       const item = await receiver.orStopped(this.#next(items, scanner));
       if (item === undefined) break;
@@ -373,13 +387,8 @@ class IncomingMigration {
       }
     }
     if (!stream.inTail) throw new MultifdError('ERR_MULTIFD_EOF', "main stream ended before ram's END");
-    // A source that is killed ends its stream with an ordinary end of file.
-    if (!scanner.complete && !scanner.endsWithFooterAndEof) {
-      throw new MultifdError(
-        'ERR_MULTIFD_EOF',
-        "main stream ended inside the devices' state, without VM description",
-      );
-    }
+    const cut = cutTail(scanner);
+    if (cut !== undefined) throw cut;
     // Without return path nothing is read at the source: with TLS 1.3 its close is a reset, behind all of its bytes.
     const isReset = main.isSecure && !this.#returnPath && codeOf(main.broken?.cause) === 'ECONNRESET';
     if (main.broken !== undefined && !isReset) throw main.broken;

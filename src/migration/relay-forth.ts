@@ -46,6 +46,7 @@ export interface ForthOptions {
   bounds: Bounds;
   /** As it was given; the stream may tell it. */
   pageSize: number | undefined;
+  stallTimeoutMs: number;
   switchoverAck: SwitchoverAck;
 }
 
@@ -86,7 +87,10 @@ export class MainForth {
       if (this.#relay.isLoaded) return;
       await this.#relay.owed(sink.write(bytes));
     };
-    const items = new ItemsAhead(stream);
+    // Without a return path the destination is given what there is, and says what it makes of it.
+    const tailError = (): MultifdError | undefined => (this.returnPath ? closedUntold() : undefined);
+    const { stallTimeoutMs } = this.#options;
+    const items = new ItemsAhead(stream, { over: source.over, stallTimeoutMs, tailError });
     /**
      * Begins with the block list, since a relay before this one sends no more until the destination has answered; done at
      * the first sync point, which ends ram's START, where the items behind it are read meanwhile.

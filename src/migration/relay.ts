@@ -100,9 +100,11 @@ class Relay implements ReceiverHooks, ForthRelay {
   #uuid: string | undefined;
 
   constructor(options: CheckedRelay) {
-    const { bounds, switchoverAck, outgoing } = options;
+    const { bounds, switchoverAck, incoming, outgoing } = options;
+    const { stallTimeoutMs } = incoming;
+    const { pageSize } = outgoing;
     this.#options = options;
-    this.#forth = new MainForth({ bounds, switchoverAck, pageSize: outgoing.pageSize }, this.#errors, this);
+    this.#forth = new MainForth({ bounds, switchoverAck, pageSize, stallTimeoutMs }, this.#errors, this);
     this.#back = new MainBack(this.#forth, this.#errors, switchoverAck);
     this.#mainIn = new Promise((resolve) => (this.#sourceIn = resolve));
     this.receiver = new Receiver(options.incoming, this);

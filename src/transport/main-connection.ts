@@ -27,6 +27,9 @@ export class MainConnection {
   #ended = false;
   #broken: MultifdError | undefined;
   #wake: (() => void) | undefined;
+  #resolveOver!: () => void;
+  /** Resolves when the peer has ended it, or it has broken: all that will ever come is here. */
+  readonly over = new Promise<void>((resolve) => (this.#resolveOver = resolve));
 
   constructor(connection: Connection, begun: Buffer) {
     const { socket, raw, tls } = connection;
@@ -101,6 +104,7 @@ export class MainConnection {
 
   #end(): void {
     this.#ended = true;
+    this.#resolveOver();
     this.#wake?.();
   }
 

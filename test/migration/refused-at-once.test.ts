@@ -135,6 +135,9 @@ const ITEMS = hex(`'QEVM' 00000003 07 00000001 'm'
   02 00000007 0000000000000002 01 'a' 00 0000000000000010 7e 00000007
   03 00000007 0000000000000010 7e 00000007 00`);
 
+/** A connection that stays open. */
+const OPEN = { over: new Promise<void>(() => {}), stallTimeoutMs: 60_000 };
+
 /** A stream of these, and then of this error. */
 function streamOf(
   items: readonly (MainItem | undefined)[],
@@ -158,7 +161,7 @@ async function turns(): Promise<void> {
 
 t.test('items come in their order, whether they were read ahead or not', async (t) => {
   const items = [...(await parse(ITEMS)), undefined];
-  const ahead = new ItemsAhead(streamOf(items));
+  const ahead = new ItemsAhead(streamOf(items), OPEN);
   for (const item of items) {
     t.equal(await ahead.next(), item);
     if (item?.kind === 'eos') t.equal(await ahead.during(turns().then(() => 5)), 5);
@@ -168,20 +171,52 @@ t.test('items come in their order, whether they were read ahead or not', async (
 t.test('nothing is read ahead behind RAM, and no more than some items', async (t) => {
   const items = await parse(ITEMS);
   const stream = streamOf(items.slice(items.findIndex(({ kind }) => kind === 'footer')));
-  await new ItemsAhead(stream).during(turns());
+  await new ItemsAhead(stream, OPEN).during(turns());
   t.equal(stream.reads, 3, 'footer, head of PART, ZERO');
   const footer = items.find(({ kind }) => kind === 'footer');
   const endless = streamOf(Array.from({ length: 100 }, () => footer));
-  await new ItemsAhead(endless).during(turns());
+  await new ItemsAhead(endless, OPEN).during(turns());
   t.equal(endless.reads, 16);
 });
 
 t.test('what is refused ends the wait; an end of the stream is for who reads on', async (t) => {
   const refused = new MultifdError('ERR_MULTIFD_STREAM', 'refused');
-  await t.rejects(new ItemsAhead(streamOf([], refused)).during(new Promise(() => {})), refused);
+  await t.rejects(new ItemsAhead(streamOf([], refused), OPEN).during(new Promise(() => {})), refused);
   const ended = new MultifdError('ERR_MULTIFD_EOF', 'ended');
-  const ahead = new ItemsAhead(streamOf([], ended));
+  const ahead = new ItemsAhead(streamOf([], ended), OPEN);
   t.equal(await ahead.during(turns().then(() => 1)), 1);
   await t.rejects(ahead.next(), ended);
-  await t.rejects(new ItemsAhead(streamOf([])).during(Promise.reject(ended)), ended);
+  await t.rejects(new ItemsAhead(streamOf([]), OPEN).during(Promise.reject(ended)), ended);
+});
+
+t.test('an end that is too early ends the wait, a while later', async (t) => {
+  const over = Promise.resolve();
+  const items = await parse(ITEMS);
+  const footer = items.find(({ kind }) => kind === 'footer') as MainItem;
+  const eos = items.find(({ kind }) => kind === 'eos') as MainItem;
+  const ended = new MultifdError('ERR_MULTIFD_EOF', 'ended');
+  const early: [string, (MainItem | undefined)[], MultifdError | undefined][] = [
+    ['at once', [], ended],
+    ['behind items', [footer, footer], ended],
+    ['behind the next sync point', [{ ...eos, sync: true } as MainItem, footer], ended],
+    ['inside the tail', [{ kind: 'tail', at: 0, raw: Buffer.of(4) }, undefined], undefined],
+  ];
+  for (const [name, before, error] of early) {
+    const ahead = new ItemsAhead(streamOf(before, error), {
+      ...{ over, stallTimeoutMs: 1 },
+      tailError: (tail) => (tail.length === 1 ? ended : undefined),
+    });
+    await t.rejects(within(ahead.during(new Promise(() => {})), AT_ONCE_MS, name), ended, name);
+  }
+  const later = turns().then(() => 1);
+  t.equal(await new ItemsAhead(streamOf([], ended), { over, stallTimeoutMs: 60_000 }).during(later), 1);
+});
+
+t.test('nor does a stream without end cost more than some items', async (t) => {
+  const eos = (await parse(ITEMS)).find(({ kind }) => kind === 'eos') as MainItem;
+  const endless = streamOf(Array.from({ length: 10_000 }, () => ({ ...eos, sync: true }) as MainItem));
+  await new ItemsAhead(endless, { ...OPEN, over: Promise.resolve() }).during(
+    new Promise<void>((resolve) => setImmediate(() => setImmediate(resolve))),
+  );
+  t.equal(endless.reads, 4096);
 });
