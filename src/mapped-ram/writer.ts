@@ -31,6 +31,8 @@ import type { TailScanner } from '../stream/vm-description.js';
 const GATHER_BYTES = 65536;
 /** Of a bitmap at once: 1 MiB. */
 const BITMAP_PIECE_PAGES = 2 ** 23;
+/** What a file system gives a byte that is written, as most do. */
+const FILE_BLOCK_BYTES = 4096;
 /** Of blocks that are small. */
 const BITMAPS_A_TURN = 64;
 /** Of the VM description's length, which stands before it. */
@@ -131,13 +133,19 @@ export class MappedRamWriter {
     return this.#position;
   }
 
-  /** In pieces; one without a bit stays a hole, as a bitmap of 4 TiB has 128 MiB. */
+  /**
+   * In pieces, and of each only those blocks of the file that have a bit; the others stay holes. A bitmap of 4 TiB has 128 MiB,
+   * and with a bit here and there it would cost all of them.
+   */
   async #writeBitmap(words: Int32Array, { pageCount, bitmapOffset }: MappedRamBlock): Promise<void> {
     for (let page = 0; page < pageCount; page += BITMAP_PIECE_PAGES) {
       if (page > 0) await yieldToLoop();
       const count = Math.min(BITMAP_PIECE_PAGES, pageCount - page);
       const bytes = encodeBitmap(words.subarray(page / 32, Math.ceil((page + count) / 32)), count);
-      if (!isZeroRange(bytes, 0, bytes.length)) await writeAt(this.#file, bytes, bitmapOffset + page / 8);
+      const position = bitmapOffset + page / 8;
+      for (const [from, to] of rangesWithBits(bytes, position)) {
+        await writeAt(this.#file, bytes.subarray(from, to), position + from);
+      }
     }
   }
 
@@ -205,4 +213,20 @@ export class MappedRamWriter {
       throw MultifdError.wrap(error, STREAM_ERRORS.io, `length ${length} of the mapped-ram file`);
     }
   }
+}
+
+/** Runs of the file's blocks that are not all zero. @param position of `bytes` in the file */
+function* rangesWithBits(bytes: Buffer, position: number): Generator<[from: number, to: number]> {
+  let from = 0;
+  let to = 0;
+  for (let at = 0, next = 0; at < bytes.length; at = next) {
+    next = Math.min(bytes.length, at + FILE_BLOCK_BYTES - ((position + at) % FILE_BLOCK_BYTES));
+    if (isZeroRange(bytes, at, next - at)) continue;
+    if (at > to) {
+      if (to > from) yield [from, to];
+      from = at;
+    }
+    to = next;
+  }
+  if (to > from) yield [from, to];
 }

@@ -22,7 +22,14 @@ import {
   encodeMemSize,
   encodeSection,
 } from '../../src/stream/main-writer.js';
-import { eventually, failure, helloBytes, syncBytes, temporaryDirectory } from '../support/raw-channel.js';
+import {
+  eventually,
+  failure,
+  helloBytes,
+  packetBytes,
+  syncBytes,
+  temporaryDirectory,
+} from '../support/raw-channel.js';
 import { within } from '../support/within.js';
 import { play } from './captures.js';
 import { HandDestination } from './peers.js';
@@ -35,6 +42,8 @@ const TIB = 2 ** 40;
 const TAIL = Buffer.from('04000000000178000000000000000' + '17e0000000000', 'hex');
 
 interface Claims {
+  /** So many pages with data of the first block, as far apart as they can be. */
+  pages?: number;
   blocks?: number;
   /** Of each block. */
   size?: number;
@@ -42,7 +51,10 @@ interface Claims {
 }
 
 /** A source that claims, and sends no page. */
-function claiming({ blocks = 1, size = 4096, description }: Claims): { main: Buffer; channels: Buffer[] } {
+function claiming({ pages = 0, blocks = 1, size = 4096, description }: Claims): {
+  main: Buffer;
+  channels: Buffer[];
+} {
   const list = Array.from({ length: blocks }, (_, i) => ({ name: `b${i}`, usedLength: size }));
   const end = [encodeFlush(), encodeEos(), encodeFooter(2)];
   const json = Buffer.from(description ?? '');
@@ -56,7 +68,12 @@ function claiming({ blocks = 1, size = 4096, description }: Claims): { main: Buf
     TAIL,
     ...(description === undefined ? [] : [head, json]),
   ]);
-  const channels = [0, 1].map((id) => Buffer.concat([helloBytes({ id }), syncBytes(), syncBytes()]));
+  const packets = Array.from({ length: pages }, (_, i) =>
+    packetBytes({ ramblock: 'b0', normal: [(i * size) / pages], payload: Buffer.alloc(4096, 1) }),
+  );
+  const channels = [packets, []].map((before, id) =>
+    Buffer.concat([helloBytes({ id }), syncBytes(), ...before, syncBytes()]),
+  );
   return { main, channels };
 }
 
@@ -176,6 +193,13 @@ t.test('4 TiB that are only claimed are neither memory nor disk', async (t) => {
   t.ok(fs.statSync(out).blocks * 512 < 2 ** 20, 'the file is a hole');
   // Its bitmaps: two of 128 MiB.
   t.ok(process.resourceUsage().maxRSS - before < 96 * 1024, 'KiB');
+});
+
+t.test('pages that are far apart take twice their room on disk, and no more', async (t) => {
+  const pages = 128;
+  const { out, blocks } = await receive(t, { size: 4 * TIB, pages });
+  t.match(blocks, [{ presentPages: pages }]);
+  t.ok(fs.statSync(out).blocks * 512 < pages * 8192 + 2 ** 20);
 });
 
 t.test('descriptors do not grow with the blocks: one of the file is there for all of them', async (t) => {
