@@ -146,8 +146,11 @@ function fieldsOf(size: StateSize): { name: string; type: string; size: number }
 export interface Expected<D extends DeviceId> {
   /** Each of them, once, and no other; of this version at the most. */
   devices: readonly D[];
-  /** @throws MultifdError where so many bytes are too many, or some have come over the channels */
-  reserve(device: D, bytes: number): void;
+  /**
+   * @returns where they go, if it is to be in one
+   * @throws MultifdError where so many bytes are too many, or some have come over the channels
+   */
+  reserve(device: D, bytes: number): Buffer | undefined;
   /** What has come over the channels. @throws MultifdError unless it is exactly that */
   whole(device: D, size: StateSize): Buffer[];
 }
@@ -282,7 +285,12 @@ async function readState<D extends DeviceId>(
 ): Promise<Buffer[]> {
   const size = await readStateSize(reader);
   if (size.pieces > 0) return expected.whole(device, size);
-  expected.reserve(device, size.bytes);
+  const room = expected.reserve(device, size.bytes);
+  if (room !== undefined) {
+    let at = 0;
+    for await (const part of readBytes(reader, size.bytes)) at += part.copy(room, at);
+    return [room];
+  }
   // Memory is taken for what has come, and not for what is said to come.
   const parts: Buffer[] = [];
   for await (const part of readBytes(reader, size.bytes)) parts.push(Buffer.from(part));

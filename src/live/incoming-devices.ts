@@ -6,6 +6,9 @@
  *     main stream: section  --> whole(), reserve()     the pieces in order, if they are exactly those that it says; or room
  *     load()                --> a Buffer, or, with `stream`, part by part
  *
+ * What load() is given in one is made without a second copy of all: what comes over the main stream goes to its place in it at
+ * once, and each piece is given back to the system as soon as it is copied.
+ *
  * On the calling thread. The peer is not trusted: whatever comes is counted against `maxDeviceBytes` before it is kept.
  */
 import { constants } from 'node:buffer';
@@ -49,17 +52,20 @@ export class IncomingDevices implements Expected<Device> {
     this.#count(device, piece.data.length);
     let pieces = this.#pieces.get(device);
     if (pieces === undefined) this.#pieces.set(device, (pieces = new Pieces(device)));
-    // Not of Node's pool, in which others' bytes lie beside it.
-    const own = Buffer.allocUnsafeSlow(piece.data.length);
+    const { length } = piece.data;
+    // Not of Node's pool, in which others' bytes lie beside it; and what goes to load() itself is as any other Buffer.
+    const own = device.given.stream === true ? Buffer.allocUnsafeSlow(length) : givenBack(length);
     piece.data.copy(own);
     pieces.add(piece, own);
   }
 
-  reserve(device: Device, bytes: number): void {
+  reserve(device: Device, bytes: number): Buffer | undefined {
     const pieces = this.#pieces.get(device);
     if (pieces !== undefined) pieces.whole({ bytes: 0, pieces: 0 });
     requireOneBuffer(device, bytes);
     this.#count(device, bytes);
+    // Of memory that nobody has written the system gives none: it is taken as the bytes come, as with parts.
+    return device.given.stream === true ? undefined : Buffer.allocUnsafeSlow(bytes);
   }
 
   whole(device: Device, size: StateSize): Buffer[] {
@@ -86,9 +92,28 @@ function requireOneBuffer(device: Device, bytes: number): void {
 /** Calls its load(). The parts are given away: what it does not keep is free. */
 export function load({ device: { given }, version, parts }: ReceivedState<Device>): void | Promise<void> {
   if (given.stream === true) return given.load(oneByOne(parts), version);
-  const data = parts.length === 1 ? parts[0] : Buffer.concat(parts);
+  const data = parts.length === 1 && !isGivenBack(parts[0]) ? parts[0] : inOne(parts);
   parts.length = 0;
   return given.load(data, version);
+}
+
+/** Memory that inOne() can give back at once, and not only when it is collected. */
+function givenBack(bytes: number): Buffer {
+  return Buffer.from(new ArrayBuffer(bytes, { maxByteLength: bytes }), 0, bytes);
+}
+
+function isGivenBack({ buffer }: Buffer): boolean {
+  return buffer instanceof ArrayBuffer && buffer.resizable;
+}
+
+function inOne(parts: readonly Buffer[]): Buffer {
+  const data = Buffer.allocUnsafeSlow(parts.reduce((bytes, part) => bytes + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    at += part.copy(data, at);
+    if (isGivenBack(part)) (part.buffer as ArrayBuffer).resize(0);
+  }
+  return data;
 }
 
 async function* oneByOne(parts: Buffer[]): AsyncGenerator<Buffer, void, undefined> {

@@ -63,8 +63,8 @@ export class ExpectedWithProof<D extends DeviceId> implements Expected<D | Devic
     this.#bytes = proofBytes(blocks);
   }
 
-  reserve(device: D | DeviceId, bytes: number): void {
-    if (device !== PROOF_DEVICE) this.#expected.reserve(device as D, bytes);
+  reserve(device: D | DeviceId, bytes: number): Buffer | undefined {
+    if (device !== PROOF_DEVICE) return this.#expected.reserve(device as D, bytes);
     else if (bytes !== this.#bytes) throw this.#bad('bytes', bytes);
   }
 

@@ -30,7 +30,7 @@ export async function rehearseLoading(machine: string, pageSize: number): Promis
   const bytes = rehearseSaving({ machine }, pageSize);
   const source = (): Promise<Buffer> => Promise.resolve(bytes);
   await readDeviceSections(new ByteReader(source, { name: 'rehearsal' }), {
-    expected: { devices: [DEVICE], reserve: () => {}, whole: () => [] },
+    expected: { devices: [DEVICE], reserve: () => undefined, whole: () => [] },
     footers: true,
     maxDescription: bytes.length,
   });

@@ -14,7 +14,7 @@ t.test('what a source rehearses is what a device without a byte of state is sent
   t.same(bytes, Buffer.concat(expected));
   const reader = new ByteReader(() => Promise.resolve(bytes));
   const states = await readDeviceSections(reader, {
-    expected: { devices: [device], reserve: () => {}, whole: () => [] },
+    expected: { devices: [device], reserve: () => undefined, whole: () => [] },
     footers: true,
     maxDescription: 1000,
   });
