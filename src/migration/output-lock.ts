@@ -53,6 +53,21 @@ export class OutputLock implements AsyncDisposable {
     }
   }
 
+  /** What a dead one has left of a lock goes; a living one's stays, and nothing is made. Never fails. */
+  static async clear(out: string): Promise<void> {
+    try {
+      const beside = `${path.join(await realFolder(out), path.basename(path.resolve(out)))}.lock`;
+      for (const socket of [beside, await elsewhereOf(out)]) {
+        const there = await fs.lstat(socket).catch(() => undefined);
+        if (there?.isSocket() !== true) continue;
+        const lock = await OutputLock.#takeAt(socket, out);
+        await lock[Symbol.asyncDispose]();
+      }
+    } catch {
+      // It is somebody's.
+    }
+  }
+
   static async #takeAt(socket: string, out: string): Promise<OutputLock> {
     const there = await fs.lstat(socket).catch(() => undefined);
     if (there !== undefined && !there.isSocket()) {

@@ -12,6 +12,7 @@ import { readMappedRam } from '../mapped-ram/read.js';
 import { abortSignal, callback, checkKeys, fileName, flag, integer, wrong } from '../option-checks.js';
 import { MigrationFile } from '../packed/open.js';
 import { PACK_LEVEL, type OpenFile, packInto, unpackInto } from '../packed/pack.js';
+import type { ReadableFile } from '../stream/positioned-file.js';
 import { checkDirectIo } from '../ram/direct-io.js';
 import { callHook, requireOptions } from './options.js';
 import { OutputFile } from './output-file.js';
@@ -60,9 +61,7 @@ export async function packMigration(options: PackMigrationOptions): Promise<Pack
   await using from = await MigrationFile.open(file, directIo);
   if (from.packed !== undefined)
     throw wrong('file', file, `one that is not packed: it is already, in ${from.packed.table.count} frames`);
-  const image = await readSaveImage(from.handle);
-  if (image !== undefined) requireSparse(image, 'pack');
-  requireSound(await readMappedRam(from.handle, { offset: image?.streamOffset ?? 0 }));
+  await requireMappedRam(from.handle, 'pack');
   const out = options.out ?? `${file}${PACKED_SUFFIX}`;
   const before = await from.handle.stat({ bigint: true });
   const packedBytes = await make(options, out, directIo, async (to) => {
@@ -89,11 +88,20 @@ export async function unpackMigration(options: UnpackMigrationOptions): Promise<
   if (options.out === undefined && !file.endsWith(PACKED_SUFFIX))
     throw wrong('out', options.out, `a path: the name of the file does not end with ${PACKED_SUFFIX}`);
   const out = options.out ?? file.slice(0, -PACKED_SUFFIX.length);
+  // What another program has packed in this format may be anything.
+  await requireMappedRam(from.content, 'unpack');
   const packedBytes = (await from.handle.stat()).size;
   const plainBytes = await make(options, out, directIo, (to) =>
     unpackInto(from, table, to, { signal, onProgress: told(onProgress) }),
   );
   return { out, plainBytes, packedBytes };
+}
+
+/** @throws MultifdError ERR_MULTIFD_STREAM for a file that is none, or not sound */
+async function requireMappedRam(content: ReadableFile, what: string): Promise<void> {
+  const image = await readSaveImage(content);
+  if (image !== undefined) requireSparse(image, what);
+  requireSound(await readMappedRam(content, { offset: image?.streamOffset ?? 0 }));
 }
 
 /** A new file, whole and on disk before it has its name. @returns what `fill` returns */

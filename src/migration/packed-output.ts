@@ -13,6 +13,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { packInto } from '../packed/pack.js';
 import type { WritableFile } from '../stream/positioned-file.js';
 import { OutputFile } from './output-file.js';
+import { OutputLock } from './output-lock.js';
 
 export interface PackedOutputOptions {
   overwrite: boolean;
@@ -41,7 +42,14 @@ export class PackedOutput {
   /** @throws MultifdError as OutputFile.make() */
   static async make(out: string, options: PackedOutputOptions): Promise<PackedOutput> {
     const { overwrite, directIo } = options;
-    const packed = await OutputFile.make(out, overwrite, directIo);
+    let packed: OutputFile;
+    try {
+      packed = await OutputFile.make(out, overwrite, directIo);
+    } catch (error) {
+      // Of one that was killed the other lock is left as well.
+      await OutputLock.clear(`${out}.plain`);
+      throw error;
+    }
     try {
       const plain = await OutputFile.make(`${out}.plain`, overwrite, directIo);
       return new PackedOutput(plain, packed, options);

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError, describeThrown } from '../errors.js';
+import { printable } from '../printable.js';
 import { formatAddress, type Address } from '../transport/address.js';
 import { textOf } from './json.js';
 import { migrationOver, queryGuest, queryMigration } from './machine.js';
@@ -111,7 +112,7 @@ async function lastWords(qmp: Qmp): Promise<string> {
         await qmp.execute('query-migrate', {}, LAST_WORDS_MS),
       );
       if (answer.status === 'completed') return LOADED;
-      if (typeof answer['error-desc'] === 'string') return `QEMU says: ${answer['error-desc']}`;
+      if (typeof answer['error-desc'] === 'string') return `QEMU says: ${printable(answer['error-desc'])}`;
       if (answer.status === 'failed') return "QEMU's migration has failed, its log may say why";
       if (performance.now() > late) {
         return `QEMU's migration has not said that it failed, its log may say why`;

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
+import { printable } from '../printable.js';
 import { numberOf, textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 import { requireObject } from './settings.js';
@@ -43,7 +44,7 @@ export interface MigrationStatus {
 
 export async function queryGuest(qmp: Qmp): Promise<GuestStatus> {
   const { status, running } = requireObject(qmp, 'query-status', await qmp.execute('query-status'));
-  return { status: textOf(status), running: running === true };
+  return { status: printable(textOf(status)), running: running === true };
 }
 
 export async function queryMigration(qmp: Qmp): Promise<MigrationStatus> {
@@ -51,9 +52,9 @@ export async function queryMigration(qmp: Qmp): Promise<MigrationStatus> {
   const { status, 'error-desc': error, 'blocked-reasons': reasons, ram } = answer;
   const counts = ram !== null && typeof ram === 'object' ? (ram as Record<string, unknown>) : {};
   return {
-    status: typeof status === 'string' ? status : 'none',
-    error: typeof error === 'string' ? error : undefined,
-    blockedReasons: Array.isArray(reasons) ? reasons.map(textOf) : [],
+    status: typeof status === 'string' ? printable(status) : 'none',
+    error: typeof error === 'string' ? printable(error) : undefined,
+    blockedReasons: Array.isArray(reasons) ? reasons.map((reason) => printable(textOf(reason))) : [],
     totalBytes: numberOf(counts.total),
     remainingBytes: numberOf(counts.remaining),
     transferredBytes: numberOf(counts.transferred),

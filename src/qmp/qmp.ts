@@ -18,6 +18,7 @@
  */
 import { MultifdError } from '../errors.js';
 import { withLimit } from '../migration/limits.js';
+import { printable } from '../printable.js';
 import { formatAddress, type Address } from '../transport/address.js';
 import { connect, type Connection } from '../transport/connect.js';
 import { formatQmpJson, parseQmpJson } from './json.js';
@@ -258,7 +259,7 @@ export class Qmp {
     if (message.error === undefined) return pending.resolve(message.return);
     const { desc } = message.error ?? {};
     const words = typeof desc === 'string' ? desc : formatQmpJson(message.error);
-    pending.reject(this.#error(`QEMU refuses ${pending.command}: ${words}`));
+    pending.reject(this.#error(`QEMU refuses ${pending.command}: ${printable(words)}`));
   }
 
   #error(what: string): MultifdError {

@@ -229,3 +229,16 @@ for (const [name, [change, message]] of Object.entries(DAMAGE)) {
     t.ok(process.memoryUsage().rss - before < 100 * MIB, 'no more memory than a few frames');
   });
 }
+
+t.test(
+  'a sound file of another program, with no mapped-ram file in it, is refused as pack would',
+  async (t) => {
+    const file = await damaged((frames, sizes) => {
+      frames.splice(0, frames.length, bomb(8));
+      sizes.splice(0, sizes.length, 8 * 2 ** 17);
+    });
+    const refused = { code: 'ERR_MULTIFD_STREAM', message: /magic: received 0x5a5a5a5a, expected/ };
+    await t.rejects(unpackMigration({ file, out: at('none.mig') }), refused);
+    t.notOk(fs.existsSync(at('none.mig')));
+  },
+);

@@ -202,3 +202,28 @@ t.test('options that do not go together are refused before anybody is listened t
   await park(t, at('x.zst'), { overwrite: true });
   t.same(fs.readdirSync(at('.')), ['x.zst']);
 });
+
+t.test(
+  'what a killed one has left is refused, and neither of its locks stays; a living one keeps them',
+  async (t) => {
+    // A socket's path is short.
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
+    t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
+    const out = path.join(folder, 'x.zst');
+    for (const lock of [`${out}.lock`, `${out}.plain.lock`]) {
+      const script = `require('net').createServer().listen(${JSON.stringify(lock)}, () => process.kill(process.pid, 'SIGKILL'))`;
+      spawnSync(process.execPath, ['-e', script], { timeout: WAIT_MS });
+      t.ok(fs.existsSync(lock));
+    }
+    for (const part of ['x.zst.part', 'x.zst.plain.part']) fs.writeFileSync(path.join(folder, part), 'its');
+    await t.rejects(receiving(out), { code: 'ERR_MULTIFD_IO', message: /x\.zst\.part exists/ });
+    t.same(fs.readdirSync(folder).sort(), ['x.zst.part', 'x.zst.plain.part']);
+    const abort = new AbortController();
+    const { result } = await receiving(out, { overwrite: true, signal: abort.signal });
+    await t.rejects(receiving(out), { code: 'ERR_MULTIFD_IO', message: /being received by another process/ });
+    t.ok(fs.existsSync(`${out}.plain.lock`), 'who lives has it');
+    abort.abort();
+    await t.rejects(result, { code: 'ERR_MULTIFD_ABORTED' });
+    t.same(fs.readdirSync(folder), []);
+  },
+);

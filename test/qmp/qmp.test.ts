@@ -2,6 +2,7 @@
 import net from 'node:net';
 import t from 'tap';
 import { MultifdError } from '../../src/index.js';
+import { queryGuest, queryMigration } from '../../src/qmp/machine.js';
 import { Qmp } from '../../src/qmp/qmp.js';
 import { within } from '../support/within.js';
 import { GREETING, answer, fakeQmp, refusal } from './fake-qmp.js';
@@ -265,3 +266,18 @@ for (const [name, say] of [
     t.notOk(qmp.isOpen);
   });
 }
+
+t.test("QEMU's words stay in their line, whatever is in them", async (t) => {
+  const words = 'no\nmultifd: all is well\u001b[2J\u202e';
+  const shown = 'no\\x0amultifd: all is well\\x1b[2J\\u202e';
+  const { path } = await fakeQmp(t, (command) => {
+    if (command.execute === 'query-migrate')
+      return answer(command, { status: 'failed\n', 'error-desc': words, 'blocked-reasons': [words] });
+    return command.execute === 'query-status' ? answer(command, { status: words }) : refusal(command, words);
+  });
+  const qmp = await Qmp.connect({ path });
+  t.teardown(() => qmp.close());
+  await t.rejects(qmp.execute('stop'), { message: `unix:${path}: QEMU refuses stop: ${shown}` });
+  t.match(await queryMigration(qmp), { status: 'failed\\x0a', error: shown, blockedReasons: [shown] });
+  t.match(await queryGuest(qmp), { status: shown });
+});
