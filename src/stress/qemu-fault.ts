@@ -74,6 +74,11 @@ export class QemuFault {
     connection.connect();
   }
 
+  /** For a time, after which what it holds goes on. */
+  get holds(): boolean {
+    return this.#timers.size > 0;
+  }
+
   end(): void {
     for (const timer of this.#timers) clearTimeout(timer);
   }

@@ -11,7 +11,14 @@ import { MultifdError, describeThrown } from '../errors.js';
 import { withLimit } from '../migration/limits.js';
 import { receiveMigration } from '../migration/receive.js';
 import type { Compression } from '../options.js';
-import { isOver, migrationOver, queryGuest, queryMigration, runOn } from '../qmp/machine.js';
+import {
+  isOver,
+  migrationOver,
+  queryGuest,
+  queryMigration,
+  runOn,
+  type MigrationStatus,
+} from '../qmp/machine.js';
 import { PrivateFolder } from '../qmp/private-folder.js';
 import { Qmp } from '../qmp/qmp.js';
 import { QmpSchema } from '../qmp/schema.js';
@@ -22,6 +29,10 @@ import { oursOf, settled, type QemuRunReport, type Verdict } from './qemu-report
 
 const CAPABILITIES = ['multifd', 'return-path'];
 const CANCEL_MS = 10_000;
+/** So long a cancel may take before the connections are cut: they may be what holds it up. */
+const CUT_MS = 500;
+/** A guest that goes on writing is not waited for for ever. */
+const MOST_LIMITS = 6;
 
 export interface QemuSourceOptions {
   qmp: Address;
@@ -79,6 +90,12 @@ export class StressedSource implements AsyncDisposable {
     using folder = new PrivateFolder();
     const ended = new AbortController();
     let passOn: PassOn | undefined;
+    let isOursOver = false;
+    let closing: Promise<void> | undefined;
+    const cut = (): Promise<void> | undefined => (closing ??= passOn?.close());
+    let cutting: NodeJS.Timeout | undefined;
+    const cutSoon = (): void => void (cutting = setTimeout(() => void cut(), CUT_MS));
+    cancelled.addEventListener('abort', cutSoon, { once: true });
     let receiving: Promise<PromiseSettledResult<unknown>> | undefined;
     try {
       const inner = await new Promise<Address>((resolve, reject) => {
@@ -96,6 +113,7 @@ export class StressedSource implements AsyncDisposable {
             onListening: resolve,
           }),
         );
+        void receiving.then(() => (isOursOver = true));
         void receiving.then((result) => reject((result as PromiseRejectedResult).reason as Error));
       });
       passOn = await PassOn.listen(this.#listenAt(folder), inner, {
@@ -103,15 +121,14 @@ export class StressedSource implements AsyncDisposable {
       });
       fault.begin(passOn);
       await this.#qmp.execute('migrate', { uri: formatAddress(passOn.address) });
-      const watched = await this.#watch(fault, cancelled);
+      const watched = await this.#watch(fault, passOn, () => isOursOver, cancelled);
       const { words } = watched;
       let { verdict } = watched;
       const tookMs = fault.struckAt === undefined ? undefined : performance.now() - fault.struckAt;
       const result = await Promise.race([receiving, late(limitMs)]);
       cancelled.throwIfAborted();
       if (verdict === 'hung') {
-        await passOn.close();
-        passOn = undefined;
+        await cut();
         if (await this.#cancel()) verdict = 'hung until cut off';
       }
       if (verdict !== 'monitor dead' && verdict !== 'hung' && this.#wasRunning) await runOn(this.#qmp);
@@ -128,10 +145,14 @@ export class StressedSource implements AsyncDisposable {
       };
     } finally {
       fault.end();
-      if (cancelled.aborted) await this.#cancel();
+      const cancelling = cancelled.aborted ? this.#cancel() : undefined;
+      if (cancelling !== undefined) await Promise.race([cancelling, late(CUT_MS)]);
+      cancelled.removeEventListener('abort', cutSoon);
+      clearTimeout(cutting);
       ended.abort(new Error('the run is over'));
+      await cut();
       await receiving;
-      await passOn?.close();
+      await cancelling;
     }
   }
 
@@ -142,16 +163,32 @@ export class StressedSource implements AsyncDisposable {
   }
 
   /** Until its migration is over; one that is not so in time is cancelled, as a person would do. */
-  async #watch(fault: QemuFault, cancelled: AbortSignal): Promise<{ verdict: Verdict; words: string }> {
+  async #watch(
+    fault: QemuFault,
+    passOn: PassOn,
+    isOursOver: () => boolean,
+    cancelled: AbortSignal,
+  ): Promise<{ verdict: Verdict; words: string }> {
     const { limitMs } = this.#options;
-    const told = (): void => cancelled.throwIfAborted();
+    const began = performance.now();
+    let moved = { bytes: -1, hasEnded: false, at: began };
+    const told = (migration: MigrationStatus): void => {
+      cancelled.throwIfAborted();
+      const now = performance.now();
+      const { bytes } = passOn;
+      const hasEnded = isOursOver();
+      // What the fault holds back for a time is not QEMU's silence; and that we have gone it is to see in its time.
+      if (bytes !== moved.bytes || hasEnded !== moved.hasEnded || fault.holds)
+        moved = { bytes, hasEnded, at: now };
+      const quiet = now - moved.at > limitMs;
+      if (!quiet && now - began <= MOST_LIMITS * limitMs) return;
+      const why = quiet ? `nothing sent for ${limitMs} ms` : `not over in ${MOST_LIMITS * limitMs} ms`;
+      if (isOver(migration)) return;
+      const message = `received migration status ${migration.status}, ${why}, expected its end`;
+      throw new MultifdError('ERR_MULTIFD_TIMEOUT', message);
+    };
     try {
-      // As much again before the fault: the guest has its size.
-      const { status, error } = await migrationOver(
-        this.#qmp,
-        (fault.struckAt === undefined ? 3 : 1) * limitMs,
-        told,
-      );
+      const { status, error } = await migrationOver(this.#qmp, undefined, told);
       return { verdict: status === 'completed' ? 'completed' : 'failed', words: error ?? '' };
     } catch (error) {
       cancelled.throwIfAborted();

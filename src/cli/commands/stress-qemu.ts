@@ -85,7 +85,7 @@ export function addStressQemuCommand(stress: Command): void {
     .option('--yes-this-host <host>', 'the host of the address, where it is not this one')
     .optionsGroup('Stress:')
     .addOption(
-      new Option('--limit <seconds>', 'without a word from QEMU for so long, it hangs')
+      new Option('--limit <seconds>', 'without a word or a byte from QEMU for so long, it is taken to hang')
         .default(10)
         .argParser(integerFrom(1, MAX_LIMIT)),
     )
