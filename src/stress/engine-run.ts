@@ -24,6 +24,8 @@ const SLACK_MS = 5000;
 /** A session's end that hears nothing of the other's failure from its connections is told by the main stream. */
 const TELL_MS = 300;
 const LEFT_MS = 10_000;
+/** Of the limit: one that is late is told from one that never comes. */
+const LATE = 1.5;
 
 export interface RunReport extends RunFacts {
   wrong: string[];
@@ -209,8 +211,7 @@ export class EngineRun {
     for (;;) {
       const since = Math.max(this.#fault.struckAt ?? 0, this.#resumedAt ?? 0);
       const isFatal = this.#fault.struckAt !== undefined && !isMild(this.#plan.fault?.kind);
-      // A little above the limit, so that one that is late is told from one that never comes.
-      const until = isFatal ? since + limitMs * 1.5 : began + WHOLE_RUN_MS;
+      const until = isFatal ? since + limitMs * LATE : began + WHOLE_RUN_MS;
       const left = until - performance.now();
       if (left <= 0) return undefined;
       const result = await within(promise, Math.min(left, 200));
@@ -236,6 +237,7 @@ export class EngineRun {
       sides,
       reached: this.#reached,
       files: this.#strayFiles(sides),
+      waitedMs: struck === undefined || isMild(struck) ? WHOLE_RUN_MS : limitMs * LATE,
       limitMs,
     };
   }
@@ -307,7 +309,11 @@ export class EngineRun {
   }
 
   #log(text: string): void {
-    fs.appendFileSync(path.join(this.#folder, 'run.log'), `${performance.now().toFixed(1)} ${text}\n`);
+    try {
+      fs.appendFileSync(path.join(this.#folder, 'run.log'), `${performance.now().toFixed(1)} ${text}\n`);
+    } catch {
+      // A disk that is full is told by what has to be written, and not out of a callback.
+    }
   }
 }
 

@@ -7,6 +7,7 @@ import { enginePlan, type FaultKind, type SideName } from './engine-plan.js';
 import { EngineRun, type RunReport } from './engine-run.js';
 import { MemoryWatch } from './memory-watch.js';
 import { SideProcess } from './side-process.js';
+import { MAX_UNIX_PATH_BYTES } from '../transport/address.js';
 import { makeStressTls } from './throw-away-tls.js';
 
 /** Of runs whose processes do not start: whatever it is, it is not by chance. */
@@ -76,14 +77,40 @@ export class EngineTotals {
   }
 }
 
-/** @throws ERR_MULTIFD_WORKER if no process starts any more, and the reason of `cancelled`; nothing is left then but the evidence of runs that have failed */
+/** @throws MultifdError ERR_MULTIFD_IO: a socket in it would have too long a path, and its run would come to nothing */
+function checkTmp(folder: string): void {
+  const most = MAX_UNIX_PATH_BYTES - Buffer.byteLength('/multifd-stress-XXXXXX/2147483647/out.sock');
+  const bytes = Buffer.byteLength(folder);
+  if (bytes <= most) return;
+  const message = `TMPDIR ${folder}: received a path of ${bytes} bytes, expected at most ${most}: sockets lie in it, whose paths may have ${MAX_UNIX_PATH_BYTES}`;
+  throw new MultifdError('ERR_MULTIFD_IO', message);
+}
+
+/** @throws ERR_MULTIFD_IO if the folder for temporary files is of no use, ERR_MULTIFD_WORKER if no process starts any more, and the reason of `cancelled`; nothing is left then but the evidence of runs that have failed */
 export async function stressEngine(
   options: EngineStressOptions,
   events: EngineStressEvents,
   totals: EngineTotals,
   cancelled: AbortSignal,
 ): Promise<void> {
+  try {
+    await stressAll(options, events, totals, cancelled);
+  } catch (thrown) {
+    // Of the files of the stress itself: those of a run are the sides' to tell.
+    if (typeof (thrown as NodeJS.ErrnoException | null)?.errno !== 'number') throw thrown;
+    const what = `files of the stress in ${os.tmpdir()} (TMPDIR names another folder)`;
+    throw MultifdError.wrap(thrown, 'ERR_MULTIFD_IO', what);
+  }
+}
+
+async function stressAll(
+  options: EngineStressOptions,
+  events: EngineStressEvents,
+  totals: EngineTotals,
+  cancelled: AbortSignal,
+): Promise<void> {
   const { seed, firstRun, count, minutes, only, program } = options;
+  checkTmp(os.tmpdir());
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-stress-'));
   const removeAll = (): void => fs.rmSync(folder, { recursive: true, force: true });
   process.on('exit', removeAll);

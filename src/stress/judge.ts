@@ -36,6 +36,8 @@ export interface RunFacts {
   files: string[];
   /** From the word to connect to the source's end. */
   movedMs?: number | undefined;
+  /** How long was waited for each end, from the fault or from the begin; default: limitMs. */
+  waitedMs?: number;
   /** How long an error may take to come. */
   limitMs: number;
 }
@@ -92,10 +94,10 @@ function isUntold({ plan, struck, sides }: RunFacts): boolean {
 
 function aliveAndSaid(facts: RunFacts, side: SideName): string[] {
   const { outcome, died, tookMs } = facts.sides[side];
-  const { plan, struck, limitMs } = facts;
+  const { plan, struck, limitMs, waitedMs = limitMs } = facts;
   if (diedOf(facts, side)) return [];
   if (died !== undefined) return [`the ${side}'s process: ${died}`];
-  if (outcome === undefined) return [`the ${side} has not ended: nothing within ${limitMs} ms`];
+  if (outcome === undefined) return [`the ${side} has not ended: nothing within ${Math.round(waitedMs)} ms`];
   const wrong: string[] = [];
   if (tookMs !== undefined && tookMs > limitMs)
     wrong.push(`the ${side} took ${Math.round(tookMs)} ms to end, expected ${limitMs} at the most`);

@@ -125,7 +125,8 @@ export class StressedSource implements AsyncDisposable {
       const { words } = watched;
       let { verdict } = watched;
       const tookMs = fault.struckAt === undefined ? undefined : performance.now() - fault.struckAt;
-      const result = await Promise.race([receiving, late(limitMs)]);
+      // Twice: its own time-outs are as long, and begin when QEMU has ended.
+      const result = await Promise.race([receiving, late(2 * limitMs)]);
       cancelled.throwIfAborted();
       if (verdict === 'hung') {
         await cut();

@@ -128,6 +128,8 @@ t.test('whatever else it comes to is wrong, and said', async (t) => {
   add('late', facts('stall', late, brokenDestination), /took 5001 ms/);
   const silent = { outcome: undefined, died: undefined, tookMs: undefined, left: undefined };
   add('a hang', facts('cut', silent, brokenDestination), /source has not ended/);
+  const whole = { ...facts('delay', silent, destination), waitedMs: 60_000 };
+  add('a hang without a fault, by what was waited', whole, /source has not ended: nothing within 60000 ms/);
   add('a crash', facts('cut', { ...silent, died: 'killed by SIGSEGV' }, brokenDestination), /SIGSEGV/);
   add('a lost guest', facts('cut', source, failed('ERR_MULTIFD_EOF')), /the guest is lost/);
   add(

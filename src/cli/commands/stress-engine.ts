@@ -107,7 +107,9 @@ async function stressNow(flags: StressEngineFlags, output: Output, cancelled: Ab
     }
   } catch (thrown) {
     const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-    output.result(record(), () => resultText(seed, totals), error);
+    // Of no run there is nothing to tell.
+    if (totals.runs === 0) output.failed(error);
+    else output.result(record(), () => resultText(seed, totals), error);
     throw thrown;
   }
   output.result(record(), () => resultText(seed, totals));

@@ -5,7 +5,7 @@ import type { Compression } from '../../options.js';
 import { QEMU_FAULTS, type QemuFaultKind } from '../../stress/qemu-plan.js';
 import type { QemuRunReport, QemuTotals } from '../../stress/qemu-report.js';
 import type { QemuStressOptions } from '../../stress/qemu.js';
-import { checkAddress, type Address, type AddressText } from '../../transport/address.js';
+import { checkAddress, formatAddress, type Address, type AddressText } from '../../transport/address.js';
 import { isThisHost } from '../../transport/this-host.js';
 import { CliError, EXIT_OK, UsageError } from '../cli-error.js';
 import { outputFor, table, type Output, type OutputFlags } from '../terminal/output.js';
@@ -164,7 +164,12 @@ async function stressNow(
       only: fault,
       qemu,
     };
-    const problem = await stressQemu(options, totals, (report) => sayRun(output, report), cancelled);
+    const problem = await stressQemu(
+      options,
+      totals,
+      (report) => sayRun(output, report, repeatOf(flags, qemu, report.plan)),
+      cancelled,
+    );
     if (problem !== undefined) throw new CliError('ERR_CLI_STRESS', problem);
     if (totals.failed.length > 0) {
       const of = `${totals.failed.length} of ${totals.runs} runs`;
@@ -172,16 +177,43 @@ async function stressNow(
     }
   } catch (thrown) {
     const error = thrown instanceof Error ? thrown : new Error(String(thrown));
-    output.result(record(), () => resultText(seed, totals), error);
+    // Of no run there is nothing to tell.
+    if (totals.runs === 0) output.failed(error);
+    else output.result(record(), () => resultText(seed, totals), error);
     throw thrown;
   }
   output.result(record(), () => resultText(seed, totals));
   return EXIT_OK;
 }
 
+/** The command that plays a run again. */
+export function repeatOf(
+  flags: Pick<StressQemuFlags, 'limit' | 'fault' | 'yesThisHost'>,
+  qemu: QemuStressOptions['qemu'],
+  { seed, run }: { seed: number; run: number },
+): string {
+  const of =
+    qemu.role === 'source'
+      ? { qmp: formatAddress(qemu.qmp), pageSize: qemu.pageSize }
+      : { incoming: formatAddress(qemu.incoming), file: qemu.file, start: qemu.start };
+  const { channels, compression } = qemu;
+  const { limit, fault, yesThisHost } = flags;
+  const all = { ...of, channels, compression, limit, fault, yesThisHost, seed, run };
+  const words = Object.entries(all).flatMap(([name, value]) =>
+    value === undefined ? [] : [`--${name.replace(/[A-Z]/g, '-$&').toLowerCase()}`, quoted(`${value}`)],
+  );
+  return ['multifd stress qemu', ...words].join(' ');
+}
+
+/** For a shell. */
+function quoted(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
 function sayRun(
   output: Output,
   { plan, struck, what, verdict, words, ours, tookMs, wrong }: QemuRunReport,
+  repeat: string,
 ): void {
   const { run, kind } = plan;
   const where = struck ? (what === '' ? '' : ` at ${what}`) : ', which did not come to strike';
@@ -190,9 +222,10 @@ function sayRun(
   if (words !== '') lines.push(`  QEMU says: ${words}`);
   if (ours !== 'completed') lines.push(`  here: ${ours}`);
   lines.push(...wrong.map((text) => `  WRONG: ${text}`));
+  if (wrong.length > 0) lines.push(`  again: ${repeat}`);
   output.said(
     'run',
-    { run, kind, struck, what, verdict, words, ours, tookMs: tookMs ?? null, wrong },
+    { run, kind, struck, what, verdict, words, ours, tookMs: tookMs ?? null, wrong, repeat },
     lines.join('\n'),
   );
   output.note(`run ${run + 1}`);
