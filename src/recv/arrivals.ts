@@ -65,6 +65,8 @@ export class Arrivals {
   #resolveFirst!: () => void;
   #timer: NodeJS.Timeout | undefined;
   #tlsError: MultifdError | undefined;
+  /** How much that says: of credentials, of a connection that was closed, or nothing. */
+  #told = -1;
   #grace: NodeJS.Timeout | undefined;
 
   constructor(options: CheckedReceiverOptions, hooks: ArrivalsHooks | undefined, session: ArrivalsSession) {
@@ -221,9 +223,13 @@ export class Arrivals {
    * more often than not, and who waits for it shall be told.
    */
   #notSecured(error: MultifdError): void {
-    // A source that is refused closes its channels inside their handshakes: that says less than what came before.
-    const isClosed = codeOf(error.cause) === 'ECONNRESET';
-    if (!isClosed || this.#tlsError === undefined) this.#tlsError = error;
+    // A source that is refused closes its channels inside their handshakes: that says less than what came before. One that is
+    // silent or unreadable says nothing at all.
+    const told = !isOfCredentials(error) ? 0 : codeOf(error.cause) === 'ECONNRESET' ? 1 : 2;
+    if (told > this.#told || (told === this.#told && told !== 1)) {
+      this.#tlsError = error;
+      this.#told = told;
+    }
     if (!isOfCredentials(error) || this.#grace !== undefined || !this.#isEmpty) return;
     this.#endGrace(Math.min(REFUSED_GRACE_MS, this.#options.connectTimeoutMs));
   }

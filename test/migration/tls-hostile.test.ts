@@ -378,3 +378,19 @@ for (const [what, answer] of [
     },
   );
 }
+
+t.test(
+  'what is told of a wait that ends is why it ends, not what silent or garbled strangers did since',
+  async (t) => {
+    const migration = await receiving(t, { connectTimeoutMs: 1000 });
+    const [closing] = await strangers(t, migration.address, 1, hello);
+    await once(closing, 'data');
+    // Inside its handshake, as a source that does not like this side's credentials; then a ClientHello with nothing in it.
+    closing.destroy();
+    await strangers(t, migration.address, 3, Buffer.from('160301000401000000', 'hex'));
+    await t.rejects(within(migration.result, WAIT_MS, 'the end'), {
+      code: 'ERR_MULTIFD_TLS',
+      message: /closed the connection during the handshake/,
+    });
+  },
+);
