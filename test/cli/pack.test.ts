@@ -58,3 +58,13 @@ t.test('Ctrl-C in the middle: exit code 130, and nothing is left', async (t) => 
   t.equal(code, 130);
   t.same(fs.readdirSync(folder), ['vm.mig']);
 });
+
+t.test('nobody reads the result: it is done all the same, and that is said', async (t) => {
+  const folder = t.testdir({ 'vm.mig': MIG });
+  const packing = new Run(t, ['pack', path.join(folder, 'vm.mig'), '--no-progress']);
+  packing.child.stdout?.destroy();
+  const { code, stderr } = await packing.ended;
+  t.equal(code, 1);
+  t.match(stderr, /^multifd: ERR_CLI_STDOUT: it is done, but stdout was closed/m);
+  t.same(fs.readdirSync(folder), ['vm.mig', 'vm.mig.zst']);
+});

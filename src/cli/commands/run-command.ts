@@ -5,7 +5,7 @@
 import { inspect } from 'node:util';
 import { printable, printableLines } from '../../printable.js';
 import { cancelOnSignals } from './cancel.js';
-import { CliError, describeFailure, exitCodeOf } from '../cli-error.js';
+import { CliError, EXIT_OK, describeFailure, exitCodeOf } from '../cli-error.js';
 import { paintFor } from '../terminal/colour.js';
 
 /** @param command resolves with the exit code; ends early, rejecting with its reason, when `cancelled` fires */
@@ -24,7 +24,10 @@ export async function runCommand(
     await new Promise<void>((resolve) => process.stdout.write('', () => resolve()));
     // What was decided before a signal came stands. But what nobody could read has not been said.
     const reason: unknown = cancellation.signal.reason;
-    if (reason instanceof CliError && reason.code === 'ERR_CLI_STDOUT') throw reason;
+    if (reason instanceof CliError && reason.code === 'ERR_CLI_STDOUT') {
+      if (process.exitCode !== EXIT_OK) throw reason;
+      throw new CliError('ERR_CLI_STDOUT', `it is done, but ${reason.message}`, { cause: reason });
+    }
   } catch (error) {
     printError(error, verbose || Boolean(process.env.DEBUG));
     process.exitCode = exitCodeOf(error);
