@@ -4,6 +4,7 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process';
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -123,7 +124,9 @@ export async function run(
 
 /** A directory for temporary files that only this test's processes use. */
 export function tempRoot(t: Test): { env: NodeJS.ProcessEnv; path: string; left: () => string[] } {
-  const root = path.join(t.testdir({ tmp: {} }), 'tmp');
+  // Short, for sockets lie in it.
+  const root = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
+  t.teardown(() => fs.rmSync(root, { recursive: true, force: true }));
   return {
     env: { TMPDIR: root },
     path: root,
