@@ -146,7 +146,10 @@ t.test('stdout that is closed early ends the run, without a stack trace', async 
     started.child.stdout?.destroy();
     const { code, stderr } = await started.ended;
     t.equal(code, 1);
-    t.match(stderr, /^multifd: ERR_CLI_STDOUT: (it is done, but )?stdout was closed before everything was written: .*EPIPE\n$/);
+    t.match(
+      stderr,
+      /^multifd: ERR_CLI_STDOUT: (it is done, but )?stdout was closed before everything was written: .*EPIPE\n$/,
+    );
     t.strictSame(temp.left(), []);
   }
 });
