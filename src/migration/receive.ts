@@ -217,11 +217,15 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     // Before the threads are waited for: meanwhile a source without return path could complete.
     incoming.breakOff();
     // A source that gives up ends its channels itself; a QEMU before 9.0 hangs for good if they break while it waits for them.
-    if (receiver !== undefined && receiver.error === undefined && incoming.mainEnded)
+    let first = receiver?.error;
+    if (receiver !== undefined && first === undefined && incoming.mainEnded) {
+      // What the session makes of it meanwhile is a consequence.
+      first = error;
       await settles(receiver.channelsEnded());
+    }
     await receiver?.abandon(error);
     await incoming.giveUp(flags.keepPartial);
-    const first = receiver?.error ?? error;
+    first ??= receiver?.error ?? error;
     throw incoming.kept ?? (incoming.inTail ? first : brokenOff(first));
   }
 }

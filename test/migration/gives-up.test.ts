@@ -21,7 +21,11 @@ const LATER_MS = 300;
 const MAIN_BYTES = 20;
 
 /** The whole handshake. */
-async function begin(t: Test): Promise<{ source: HandSource; result: Promise<unknown>; out: string }> {
+async function begin(
+  t: Test,
+  options: { connectTimeoutMs?: number } = {},
+  connected?: number,
+): Promise<{ source: HandSource; result: Promise<unknown>; out: string }> {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
   t.teardown(() => fs.rmSync(folder, { recursive: true, force: true }));
   const out = path.join(folder, 'vm.mig');
@@ -33,11 +37,12 @@ async function begin(t: Test): Promise<{ source: HandSource; result: Promise<unk
     channels: channels.length,
     out,
     onListening: listens,
+    ...options,
   });
   result.catch(() => {});
-  const source = new HandSource(t, await listening, channels.length);
+  const source = new HandSource(t, await listening, connected ?? channels.length);
   source.main.write(main.subarray(0, MAIN_BYTES));
-  channels.forEach((bytes, i) => source.channels[i].write(bytes.subarray(0, HELLO_BYTES)));
+  source.channels.forEach((channel, i) => channel.write(channels[i].subarray(0, HELLO_BYTES)));
   await sleep(LATER_MS);
   return { source, result, out };
 }
@@ -60,4 +65,10 @@ t.test('but not for ever', async (t) => {
   source.main.end();
   await t.rejects(within(result, END_MS, 'the end'), { code: 'ERR_MULTIFD_EOF' });
   await source.broken();
+});
+
+t.test('and what is told is that it went, not what was waited for meanwhile', async (t) => {
+  const { source, result } = await begin(t, { connectTimeoutMs: 600 }, 0);
+  source.main.end();
+  await t.rejects(within(result, END_MS, 'the end'), { code: 'ERR_MULTIFD_EOF' });
 });
