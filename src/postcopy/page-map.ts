@@ -11,7 +11,7 @@
  *
  * Called on the calling thread. Nothing here goes over all pages one by one: 16 million of them are a small VM's.
  */
-import type { MappedRamBlockDescription } from '../mapped-ram/description.js';
+import type { MappedRamBlockDescription, MappedRamDescription } from '../mapped-ram/description.js';
 import { readBitmap } from '../mapped-ram/pages.js';
 import { PageBitmap, countWords, maskOf } from '../ram/bitmap.js';
 import { refusal, quote } from '../stream/codes.js';
@@ -40,6 +40,23 @@ export class PageMap {
     this.#present = new PageBitmap(block.pageCount);
     this.#taken = new PageBitmap(block.pageCount);
     this.#leftIn = new Int32Array(Math.ceil(this.#present.words.length / PART_WORDS));
+  }
+
+  /**
+   * Of all blocks, in their order.
+   *
+   * @param hostPageSizes at the destination, by the block's name
+   * @throws MultifdError STREAM_ERRORS.io, .eof
+   */
+  static async readAll(
+    file: ReadableFile,
+    { blocks, pageSize }: MappedRamDescription,
+    hostPageSizes: ReadonlyMap<string, number>,
+  ): Promise<PageMap[]> {
+    const maps: PageMap[] = [];
+    for (const block of blocks)
+      maps.push(await PageMap.read(file, block, pageSize, hostPageSizes.get(block.name) as number));
+    return maps;
   }
 
   /** @throws MultifdError STREAM_ERRORS.io, .eof */

@@ -96,11 +96,7 @@ export async function sendPostcopy(options: PostcopyOptions): Promise<PostcopyRe
     });
     requireSound(description);
     requirePageSizeTold(description.pageSize, pageSize);
-    const sizes = hostPageSizes(checked, description);
-    const maps: PageMap[] = [];
-    for (const block of description.blocks) {
-      maps.push(await PageMap.read(content, block, description.pageSize, sizes.get(block.name) as number));
-    }
+    const maps = await PageMap.readAll(content, description, hostPageSizes(checked, description));
     if (pages.direct !== undefined) await tryDirectReads(pages.direct, description);
     const warn = (message: string): void => callHook('onWarning', () => options.onWarning?.(message));
     const hot = checked.hot ? await HotPages.open(file, content, description, maps, warn) : undefined;

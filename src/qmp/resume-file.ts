@@ -66,9 +66,7 @@ export async function lookAtFile(
   if ('recover' in options) {
     const sizes = hostPageSizes(options, description);
     await deviceBytes(content, description);
-    const maps: PageMap[] = [];
-    for (const block of description.blocks)
-      maps.push(await PageMap.read(content, block, description.pageSize, sizes.get(block.name) as number));
+    const maps = await PageMap.readAll(content, description, sizes);
     const digest = await digestOf(content, description, maps);
     const wasHeld = await isHeld(content, description, libvirt);
     return { description, libvirt, wasHeld, digest, offset };

@@ -1,29 +1,9 @@
 /** Failures of `multifd stress engine` that are not one run's alone: memory that grows, a process that does not start. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import t, { type Test } from 'tap';
-import { EngineTotals, stressEngine } from '../../src/stress/engine.js';
+import t from 'tap';
 import { MemoryWatch } from '../../src/stress/memory-watch.js';
-import type { RunReport } from '../../src/stress/engine-run.js';
-
-const never = new AbortController().signal;
-const fixture = (name: string): string => fileURLToPath(new URL(`../fixtures/${name}.js`, import.meta.url));
-
-async function runs(
-  t: Test,
-  program: string,
-  count: number,
-): Promise<{ totals: EngineTotals; reports: RunReport[] }> {
-  const totals = new EngineTotals();
-  const reports: RunReport[] = [];
-  t.teardown(() => {
-    for (const { folder } of totals.failed) fs.rmSync(folder, { recursive: true, force: true });
-  });
-  const options = { seed: 1, firstRun: 0, count, minutes: 10, only: 'no-fault' as const, program };
-  await stressEngine(options, { run: (report) => reports.push(report) }, totals, never);
-  return { totals, reports };
-}
+import { fixture, runs } from './runs.js';
 
 t.test('growth is of all runs that a process has had, and is said once', async (t) => {
   const watch = new MemoryWatch();

@@ -1,28 +1,8 @@
 /** Memory that grows from run to run of `multifd stress engine`, from the first run to what is told of it. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { fileURLToPath } from 'node:url';
-import t, { type Test } from 'tap';
-import { EngineTotals, stressEngine } from '../../src/stress/engine.js';
-import type { RunReport } from '../../src/stress/engine-run.js';
-
-const never = new AbortController().signal;
-const fixture = (name: string): string => fileURLToPath(new URL(`../fixtures/${name}.js`, import.meta.url));
-
-async function runs(
-  t: Test,
-  program: string,
-  count: number,
-): Promise<{ totals: EngineTotals; reports: RunReport[] }> {
-  const totals = new EngineTotals();
-  const reports: RunReport[] = [];
-  t.teardown(() => {
-    for (const { folder } of totals.failed) fs.rmSync(folder, { recursive: true, force: true });
-  });
-  const options = { seed: 1, firstRun: 0, count, minutes: 10, only: 'no-fault' as const, program };
-  await stressEngine(options, { run: (report) => reports.push(report) }, totals, never);
-  return { totals, reports };
-}
+import t from 'tap';
+import { fixture, runs } from './runs.js';
 
 t.test('memory that grows is said once, with the runs that it took, and with evidence', async (t) => {
   const { totals, reports } = await runs(t, fixture('stress-growing-process'), 13);
