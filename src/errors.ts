@@ -73,6 +73,8 @@ export interface ErrorDetails {
   channel?: number | undefined;
   /** `packet_num` of the packet concerned, where there is one. */
   packetNum?: number | undefined;
+  /** The path of a file that is whole and has not got its name, where one is kept. */
+  kept?: string | undefined;
   cause?: unknown;
 }
 
@@ -82,6 +84,8 @@ export class MultifdError extends Error {
   readonly code: ErrorCode;
   readonly channel: number | undefined;
   readonly packetNum: number | undefined;
+  /** Where the guest has come in whole, and its file could not be given its name: the path at which it is kept. */
+  readonly kept: string | undefined;
   /** Later failures of the same session, which this one, the first, most likely caused. */
   readonly suppressed: MultifdError[] = [];
 
@@ -90,6 +94,7 @@ export class MultifdError extends Error {
     this.code = code;
     this.channel = details.channel;
     this.packetNum = details.packetNum;
+    this.kept = details.kept;
   }
 
   /** @internal The same error with the channel filled in, for code that does not know on which channel it runs. */

@@ -36,6 +36,11 @@ export interface SourceEnd {
   gone?: boolean;
 }
 
+/** What a message says of a file that is kept; the error's `kept` says it to programs. */
+export function keptWords(part: string): string {
+  return `; the whole file is kept as ${part}`;
+}
+
 export class WholeFile {
   /** Why a whole file has not got its name. */
   kept: MultifdError | undefined;
@@ -100,8 +105,10 @@ export class WholeFile {
 
   #untold(code: ErrorCode, why: string, cause?: unknown): MultifdError {
     const { part } = this.#file;
-    const fate = this.#file.keep() ? `kept as ${part}` : `lost: what is ${part} now is not it`;
-    this.kept = new MultifdError(code, `${why}; the whole file is ${fate}`, { cause });
+    const kept = this.#file.keep() ? part : undefined;
+    const fate =
+      kept === undefined ? `; the whole file is lost: what is ${part} now is not it` : keptWords(part);
+    this.kept = new MultifdError(code, `${why}${fate}`, { kept, cause });
     return this.kept;
   }
 }

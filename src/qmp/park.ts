@@ -35,6 +35,7 @@ import { MultifdError, describeThrown, type ErrorCode } from '../errors.js';
 import { withLimit } from '../migration/limits.js';
 import { callHook } from '../migration/options.js';
 import { receiveMigration, type ReceivedMigration } from '../migration/receive.js';
+import { keptWords } from '../migration/whole-file.js';
 import type { Receiver as PublicReceiver } from '../public-session.js';
 import { formatAddress, type Address } from '../transport/address.js';
 import { isOver, migrationOver, queryGuest, queryMigration, runOn, type MigrationStatus } from './machine.js';
@@ -56,8 +57,6 @@ const CANCEL_MS = 1_000;
 const OVER_MS = 2_000;
 const PROGRESS_MS = 200;
 const CAPABILITIES = ['multifd', 'return-path'];
-/** Of whole-file.ts. */
-const KEPT = /^(.*); the whole file is kept as (.+)$/s;
 /** Of a receiver: what it sees of a source that has failed or goes. */
 const CONSEQUENCES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_MULTIFD_CLOSED',
@@ -385,7 +384,7 @@ class Park {
     }
     if (problems.length === 0) return error;
     const message = `${error.message}; ${problems.join('; ')}`;
-    const whole = new MultifdError(error.code, message, { cause: error.cause ?? error });
+    const whole = new MultifdError(error.code, message, { ...error, cause: error.cause ?? error });
     whole.suppressed.push(...error.suppressed);
     return whole;
   }
@@ -395,17 +394,13 @@ class Park {
    * guest goes on.
    */
   async #dropKept(error: MultifdError, end: MigrationStatus | undefined): Promise<MultifdError> {
-    const [, what, part] = KEPT.exec(error.message) ?? [];
-    if (part === undefined || (end?.status !== 'failed' && end?.status !== 'cancelled')) return error;
+    const { code, kept } = error;
+    if (kept === undefined || (end?.status !== 'failed' && end?.status !== 'cancelled')) return error;
     if (this.#options.receive.keepPartial === true) return error;
-    await rm(part, { force: true });
-    const dropped = new MultifdError(
-      error.code,
-      `${what}; QEMU's migration is ${end.status}, so its guest goes on there`,
-      {
-        cause: error.cause,
-      },
-    );
+    await rm(kept, { force: true });
+    const what = error.message.replace(keptWords(kept), '');
+    const message = `${what}; QEMU's migration is ${end.status}, so its guest goes on there`;
+    const dropped = new MultifdError(code, message, { ...error, kept: undefined, cause: error.cause });
     dropped.suppressed.push(...error.suppressed);
     return dropped;
   }
@@ -428,7 +423,10 @@ class Park {
       await rm(out, { force: true });
       fate = `${out} is removed: QEMU's migration is ${end.status}, so its guest goes on there`;
     }
-    return new MultifdError(error.code, `${error.message}; ${fate}`, { cause: error.cause ?? error });
+    return new MultifdError(error.code, `${error.message}; ${fate}`, {
+      ...error,
+      cause: error.cause ?? error,
+    });
   }
 
   #lost(): string {

@@ -1,7 +1,7 @@
 /** Ways `live` and `file`: a guest that writes while it is moved, to a destination or into a file. */
 import { createHash } from 'node:crypto';
 import path from 'node:path';
-import { describeThrown } from '../errors.js';
+import { MultifdError } from '../errors.js';
 import { createMigrationDestination } from '../live/destination.js';
 import { createMigrationSource } from '../live/source.js';
 import { readMappedRam } from '../mapped-ram/read.js';
@@ -145,9 +145,8 @@ export async function fileDestination(side: Side): Promise<Outcome> {
       },
     });
   } catch (error) {
-    const part = `${out}.part`;
-    if (!describeThrown(error).endsWith(`kept as ${part}`)) throw error;
-    return { ...side.failed(error), kept: path.basename(part), digests: await digestsOf(part) };
+    if (!(error instanceof MultifdError) || error.kept === undefined) throw error;
+    return { ...side.failed(error), kept: path.basename(error.kept), digests: await digestsOf(error.kept) };
   }
   side.log(`${plan.blocks.length} blocks in ${OUT_FILE}`);
   return { completed: true, digests: await digestsOf(out), hooks: side.hooks, bytes: side.bytes() };

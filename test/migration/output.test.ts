@@ -313,6 +313,7 @@ t.test(
     await t.rejects(within(result, WAIT_MS, 'receive'), {
       code: 'ERR_MULTIFD_ABORTED',
       message: /; the whole file is kept as .*vm\.mig\.part$/,
+      kept: `${out}.part`,
     });
     t.same(fs.readdirSync(path.dirname(out)), ['vm.mig.part']);
     t.ok((await ramOf(`${out}.part`)).equals(PC_RAM));

@@ -110,6 +110,7 @@ t.test(
     await t.rejects(within(result, WAIT_MS, 'the destination'), {
       code: 'ERR_MULTIFD_CONNECTION',
       message: new RegExp(`the whole file is kept as ${kept}$`),
+      kept,
     });
     await gone;
     t.same(fs.readdirSync(at('.')), ['vm.mig.zst.plain.part']);

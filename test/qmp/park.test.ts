@@ -1,5 +1,6 @@
 /** parkVm() with a QEMU that is played: states that a real one passes through too fast, and what a strange one may say. */
 import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
 import { MultifdError, parkVm, type ParkVmOptions } from '../../src/index.js';
@@ -116,6 +117,20 @@ for (const status of ['failed', 'cancelled']) {
     },
   );
 }
+
+t.test('what QEMU calls its failure names no file to be removed', async (t) => {
+  const { vm, park } = await scene(t);
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'multifd-'));
+  t.teardown(() => fs.rmSync(folder, { recursive: true }));
+  const mine = path.join(folder, 'mine');
+  fs.writeFileSync(mine, '');
+  vm.onMigrate = () => {
+    vm.migration = { status: 'failed', 'error-desc': `no; the whole file is kept as ${mine}` };
+  };
+  const { message } = await park();
+  t.match(message, 'the whole file is kept as');
+  t.ok(fs.existsSync(mine));
+});
 
 t.test('a guest that was paused, or stands still for a reason of its own, is not let go', async (t) => {
   for (const [before, after] of [
