@@ -65,11 +65,8 @@ export type { BlockMemory, FixedMemory, WasmMemory, WasmMemoryRange } from './ra
 export type { ReceivedBitmap } from './ram/bitmap.js';
 export { ERROR_CODES, MultifdError, type ErrorCode } from './errors.js';
 export { TRACE_POINTS, type TracePoint } from './trace.js';
-export {
-  receiveMigration,
-  type ReceiveMigrationOptions,
-  type ReceivedMigration,
-} from './migration/receive.js';
+export { receiveMigration } from './migration/receive.js';
+export type { ReceiveMigrationOptions, ReceivedMigration } from './migration/receive-options.js';
 export {
   sendMigration,
   type OutgoingStart,

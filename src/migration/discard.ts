@@ -11,7 +11,7 @@
  *     accept     on             SHUT 0                         is given up: for a guest that is made for the test
  *     accept     off            nothing                        is given up
  *
- * Called on the calling thread by receive.ts, which has it for OutputFile and WholeFile.
+ * Called on the calling thread by receive.ts and incoming-migration.ts, which have it for OutputFile and WholeFile.
  */
 import { open, type FileHandle } from 'node:fs/promises';
 import { devNull } from 'node:os';

@@ -2,7 +2,7 @@
  * The file that a migration is received into where it is to be packed: a plain one while pages come in at any place and any
  * time, and the packed one when all is there.
  *
- *     OUT.plain.part     as receive.ts makes it, of all pages
+ *     OUT.plain.part     as incoming-migration.ts makes it, of all pages
  *     pack()             OUT.part, on disk: the source waits for it, and is told meanwhile that somebody is there
  *     name()             OUT.part is OUT, and the plain one goes
  *

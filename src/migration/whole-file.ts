@@ -15,7 +15,7 @@
  *
  * A source without return path is told nothing, and is done when it has sent all.
  *
- * Called on the calling thread by receive.ts, once each.
+ * Called on the calling thread by incoming-migration.ts, once each.
  */
 import { setImmediate as turnEventLoop } from 'node:timers/promises';
 import { MultifdError, type ErrorCode } from '../errors.js';

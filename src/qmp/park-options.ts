@@ -9,7 +9,7 @@ import {
   type ZeroPageDetection,
 } from '../options.js';
 import { requireOptions } from '../migration/options.js';
-import { type ReceiveMigrationOptions, type ReceivedMigration } from '../migration/receive.js';
+import type { ReceiveMigrationOptions, ReceivedMigration } from '../migration/receive-options.js';
 import type { ReceiverStats } from '../recv/receiver.js';
 import { BOUND_KEYS } from '../stream/bounds.js';
 import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
