@@ -110,6 +110,21 @@ export class MultifdError extends Error {
     return error;
   }
 
+  /**
+   * @internal What the session says that this one has ended, where that was broken by something of its own as well, such as the
+   * death of a thread. Copies: a session's error has this one among its own.
+   */
+  suppress(first: MultifdError | undefined): void {
+    if (first === undefined || first === this) return;
+    for (const one of [first, ...first.suppressed]) {
+      const isKnown = this.suppressed.some(
+        ({ code, message }) => code === one.code && message === one.message,
+      );
+      if (one === this || one.cause === this || isKnown) continue;
+      this.suppressed.push(new MultifdError(one.code, one.message, { ...one, cause: one.cause }));
+    }
+  }
+
   /** @internal */
   toPlain(): PlainError {
     const cause: unknown = this.cause;

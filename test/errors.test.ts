@@ -177,3 +177,17 @@ t.test('a 32-bit word in hex has eight digits, also with the sign bit', async (t
   t.equal(hex32(0x80000000 | 0), '0x80000000');
   t.equal(hex32(0xab), '0x000000ab');
 });
+
+t.test('what is told beside an error goes round in no circle', (t) => {
+  const first = new MultifdError('ERR_MULTIFD_EOF', 'first');
+  const error = new MultifdError('ERR_MULTIFD_STREAM', 'of another session');
+  first.suppressed.push(error, new MultifdError('ERR_MULTIFD_WORKER', 'died', { channel: 1 }));
+  error.suppress(first);
+  error.suppress(first);
+  error.suppress(error);
+  error.suppress(undefined);
+  t.match(error.suppressed, [{ message: 'first' }, { message: 'died', channel: 1 }]);
+  t.equal(error.suppressed.length, 2);
+  t.doesNotThrow(() => JSON.stringify(error));
+  t.end();
+});

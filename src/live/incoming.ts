@@ -388,6 +388,7 @@ export class IncomingVm {
       main.breakOff();
     }
     await receiver.abandon(error);
+    error.suppress(receiver.error);
     // A device that is being loaded is not to be touched by whoever comes next.
     await life.hookOver(lateHookMs(this.#options.receiver.stallTimeoutMs));
     life.enterAnyway(life.isCancelled ? 'cancelled' : 'failed');

@@ -321,6 +321,7 @@ export class OutgoingVm implements SourceSession {
     figures.guestRuns();
     figures.over();
     await closing;
+    error.suppress(this.#sender?.error);
     const explained = this.#explained(error);
     life.enterAnyway(life.isCancelled ? 'cancelled' : 'failed');
     life.endFailed(explained);

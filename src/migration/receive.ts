@@ -72,6 +72,7 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     await receiver?.abandon(error);
     await incoming.giveUp(output.keepPartial);
     first ??= receiver?.error ?? error;
+    first.suppress(receiver?.error);
     throw incoming.kept ?? (incoming.inTail ? first : brokenOff(first));
   }
 }
