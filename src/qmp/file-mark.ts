@@ -6,6 +6,9 @@
  *     recover      qom-list /objects                              another's: refused. None: nobody knows
  *     completed    object-del
  *
+ * As long QEMU has our settings, and who goes on does not know its own. So a second object, multifd-tls-off, says that its
+ * tls-creds were switched off, for a private socket.
+ *
  * A QEMU that takes no such object is none the worse for it.
  */
 import { wrong } from '../option-checks.js';
@@ -13,6 +16,7 @@ import { textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 
 const PREFIX = 'multifd-file-';
+const TLS_OFF = 'multifd-tls-off';
 /** Of the digest's 64 characters. */
 const ID_CHARACTERS = 32;
 
@@ -26,17 +30,19 @@ export class FileMark {
     this.#id = `${PREFIX}${digest.replace(/^sha256:/, '').slice(0, ID_CHARACTERS)}`;
   }
 
-  async add(): Promise<void> {
-    await this.#attempt('object-add', { 'qom-type': 'secret', id: this.#id, data: 'multifd' });
+  async add(isTlsOff: boolean): Promise<void> {
+    for (const id of [this.#id, ...(isTlsOff ? [TLS_OFF] : [])]) {
+      await this.#attempt('object-add', { 'qom-type': 'secret', id, data: 'multifd' });
+    }
+  }
+
+  async isTlsOff(): Promise<boolean> {
+    return (await this.#objects()).includes(TLS_OFF);
   }
 
   /** @throws MultifdError ERR_MULTIFD_OPTION if the guest is known to be another file's */
   async requireSame(file: string): Promise<void> {
-    const objects = await this.#attempt('qom-list', { path: '/objects' });
-    if (!Array.isArray(objects)) return;
-    const marks = (objects as ({ name?: unknown } | null)[])
-      .map((object) => textOf(object?.name))
-      .filter((name) => name.startsWith(PREFIX));
+    const marks = (await this.#objects()).filter((name) => name.startsWith(PREFIX));
     if (marks.length === 0 || marks.includes(this.#id)) return;
     const allowed =
       "the file that the guest was started from: this one is another parking's, or has changed since";
@@ -45,6 +51,13 @@ export class FileMark {
 
   async remove(): Promise<void> {
     await this.#attempt('object-del', { id: this.#id });
+    await this.#attempt('object-del', { id: TLS_OFF });
+  }
+
+  async #objects(): Promise<string[]> {
+    const objects = await this.#attempt('qom-list', { path: '/objects' });
+    if (!Array.isArray(objects)) return [];
+    return (objects as ({ name?: unknown } | null)[]).map((object) => textOf(object?.name));
   }
 
   async #attempt(command: string, args: object): Promise<unknown> {

@@ -65,7 +65,10 @@ export interface ParkedVm extends ReceivedMigration {
    */
   source: string;
   then: ParkThen;
-  /** Capabilities that the VM had on and that were off for the run: another stream, or one that waits. */
+  /**
+   * Capabilities that the VM had on and that were off for the run: another stream, or one that waits. And `tls-creds`, if they were:
+   * behind a private socket.
+   */
   switchedOff: string[];
   /** What could not be put back of the VM's settings, and why. Undefined if all is as it was, or QEMU was ended. */
   problem: string | undefined;

@@ -163,7 +163,7 @@ class Park {
 
   /** Can this VM be parked? @returns the parameters for that */
   async #ask(qmp: Qmp): Promise<Record<string, unknown>> {
-    const { channels, compression, zeroPageDetection, receive, qemuTls } = this.#options;
+    const { channels, compression, zeroPageDetection, receive, qemuTls, listen } = this.#options;
     const schema = await QmpSchema.query(qmp);
     requireMultifd(qmp, schema, compression);
     const guest = await queryGuest(qmp);
@@ -180,11 +180,19 @@ class Park {
     if (blockedReasons.length > 0) {
       throw this.#error(`this VM cannot be migrated, QEMU says: ${blockedReasons.join('; ')}`);
     }
+    const settings = (this.#settings = await MigrationSettings.remember(qmp));
+    const tls = await qemuTlsParameters(qmp, {
+      qemuTls,
+      ours: receive.tls !== undefined,
+      endpoint: 'client',
+      present: settings.tlsCreds,
+      address: listen,
+    });
     const parameters: Record<string, unknown> = {
       'multifd-channels': channels,
       'multifd-compression': compression,
       ...this.#options.parameters,
-      ...(await qemuTlsParameters(qmp, qemuTls, receive.tls !== undefined)),
+      ...tls,
     };
     if (schema.parameters.has('mode')) parameters.mode = 'normal';
     if (schema.parameters.has('zero-page-detection')) {
@@ -194,7 +202,6 @@ class Park {
         `this QEMU has no zero-page-detection: given ${zeroPageDetection}, allowed legacy, its only way`,
       );
     }
-    this.#settings = await MigrationSettings.remember(qmp);
     return parameters;
   }
 

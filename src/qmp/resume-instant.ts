@@ -22,7 +22,13 @@ import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../po
 import { SOUND_COPY } from '../postcopy/fate.js';
 import { sendPostcopy } from '../postcopy/send.js';
 import type { PostcopyResult, PostcopySession } from '../postcopy/session.js';
-import { checkAddress, checkToldAddress, type Address, type AddressText } from '../transport/address.js';
+import {
+  checkAddress,
+  checkToldAddress,
+  formatAddress,
+  type Address,
+  type AddressText,
+} from '../transport/address.js';
 import { FileMark } from './file-mark.js';
 import { explainRefusal, requireFit } from './fit.js';
 import {
@@ -36,7 +42,7 @@ import {
 } from './incoming.js';
 import { queryGuest, queryMigration } from './machine.js';
 import type { PrivateFolder } from './private-folder.js';
-import { checkQemuTls, qemuTlsParameters, type QemuTlsOptions } from './qemu-tls.js';
+import { checkQemuTls, qemuTlsParameters, requireNoCreds, type QemuTlsOptions } from './qemu-tls.js';
 import type { Qmp } from './qmp.js';
 import { addressToBe } from './resume-options.js';
 import { QmpSchema } from './schema.js';
@@ -61,7 +67,7 @@ export interface InstantResumeOptions extends Omit<PostcopyOptions, 'to'> {
 export interface InstantlyResumedVm extends PostcopyResult {
   /** QEMU's RunState in the end, such as `running`. */
   status: string;
-  /** Capabilities that QEMU had on and that were off for the run. */
+  /** Capabilities that QEMU had on and that were off for the run; `tls-creds`, if they were, behind a private socket. */
   switchedOff: string[];
   /** Settings of QEMU that could not be put back: its words. Undefined if all is as it was. */
   problem: string | undefined;
@@ -162,19 +168,26 @@ class Resuming {
     await requireWaiting(qmp);
     await requireFit(qmp, this.#description);
     const settings = await MigrationSettings.remember(qmp);
-    const { send, qemuTls } = this.#resume;
+    const { send, qemuTls, to } = this.#resume;
+    const tls = await qemuTlsParameters(qmp, {
+      qemuTls,
+      ours: send.tls !== undefined,
+      endpoint: 'server',
+      present: settings.tlsCreds,
+      address: to,
+    });
     try {
       requireGoing(send.signal);
       await settings.set(CAPABILITIES, {
         ...(schema.parameters.has('mode') && { mode: 'normal' }),
-        ...(await qemuTlsParameters(qmp, qemuTls, send.tls !== undefined)),
+        ...tls,
       });
       requireGoing(send.signal);
     } catch (error) {
       await settings.putBack().catch(() => {});
       throw error;
     }
-    await this.#mark.add();
+    await this.#mark.add(settings.isTlsOff);
     return settings;
   }
 
@@ -185,6 +198,7 @@ class Resuming {
       await this.#requirePaused();
       await requireFit(qmp, this.#description);
       await this.#mark.requireSame(send.file);
+      if (send.tls === undefined) await this.#requirePlain();
     }
     const command = settings === undefined ? 'migrate-recover' : 'migrate-incoming';
     const to = await listenAt(qmp, command, this.#listen);
@@ -252,6 +266,17 @@ class Resuming {
       }
       await sleep(POLL_MS);
     }
+  }
+
+  /** Nothing is set in a QEMU that goes on: it speaks TLS, or does not, as the one did whose connection broke. */
+  async #requirePlain(): Promise<void> {
+    const { tlsCreds } = await MigrationSettings.remember(this.#qmp);
+    requireNoCreds(this.#qmp, tlsCreds, this.#listen);
+    if (this.#resume.to === undefined || !(await this.#mark.isTlsOff())) return;
+    const message =
+      "QEMU's tls-creds were switched off for a private socket, and there are no credentials here: the guest's RAM would go " +
+      `through ${formatAddress(this.#resume.to)} in plain text: give no address (to, --to), so that it goes on through a private one`;
+    throw new MultifdError('ERR_MULTIFD_TLS', `${this.#qmp.address}: ${message}`);
   }
 
   async #explained(thrown: unknown, settings: MigrationSettings | undefined): Promise<MultifdError> {

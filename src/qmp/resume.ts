@@ -42,7 +42,7 @@ const CAPABILITIES = ['multifd'];
 export interface ResumedVm extends SentMigration {
   /** QEMU's RunState in the end, such as `running`. */
   status: string;
-  /** Capabilities that QEMU had on and that were off for the run. */
+  /** Capabilities that QEMU had on and that were off for the run; `tls-creds`, if they were, behind a private socket. */
   switchedOff: string[];
   /** Settings of QEMU that could not be put back: its words. Undefined if all is as it was. */
   problem: string | undefined;
@@ -110,11 +110,18 @@ async function resume(
     if (description !== undefined) await requireFit(qmp, description);
     const uuid = send.uuid ?? (await uuidOf(qmp));
     const settings = await MigrationSettings.remember(qmp);
+    const tls = await qemuTlsParameters(qmp, {
+      qemuTls: options.qemuTls,
+      ours: send.tls !== undefined,
+      endpoint: 'server',
+      present: settings.tlsCreds,
+      address: options.to,
+    });
     const parameters = {
       'multifd-channels': channels,
       'multifd-compression': compression,
       ...(schema.parameters.has('mode') && { mode: 'normal' }),
-      ...(await qemuTlsParameters(qmp, options.qemuTls, send.tls !== undefined)),
+      ...tls,
     };
     return { schema, uuid, settings, parameters };
   });

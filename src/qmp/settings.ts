@@ -13,7 +13,7 @@
  * call. While a migration is under way, `cancelling` included, capabilities cannot be set.
  */
 import { MultifdError, describeThrown } from '../errors.js';
-import { formatQmpJson } from './json.js';
+import { formatQmpJson, textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 import type { QmpSchema } from './schema.js';
 
@@ -42,8 +42,8 @@ export class MigrationSettings {
   readonly #qmp: Qmp;
   readonly #capabilities: Capabilities;
   readonly #parameters: Parameters;
-  /** Parameters that set() has touched. */
-  readonly #ours = new Set<string>();
+  /** Parameters that set() has touched, with the values that it gave them. */
+  readonly #ours: Parameters = {};
   #isSet = false;
 
   private constructor(qmp: Qmp, capabilities: Capabilities, parameters: Parameters) {
@@ -57,8 +57,22 @@ export class MigrationSettings {
     return new MigrationSettings(qmp, await queryCapabilities(qmp), await queryParameters(qmp));
   }
 
-  /** Capabilities that the operator has on and that are off for the run. */
+  /** Its credentials as they were; empty if it had none. */
+  get tlsCreds(): string {
+    return textOf(settable('tls-creds', this.#parameters['tls-creds']));
+  }
+
+  /** Are they off for the run? */
+  get isTlsOff(): boolean {
+    return this.tlsCreds !== '' && this.#ours['tls-creds'] === '';
+  }
+
+  /** What the operator has on and that is off for the run: capabilities, and `tls-creds`. */
   switchedOff(on: readonly string[]): string[] {
+    return [...this.#capabilitiesOff(on), ...(this.isTlsOff ? ['tls-creds'] : [])];
+  }
+
+  #capabilitiesOff(on: readonly string[]): string[] {
     return [...this.#capabilities]
       .filter(([name, state]) => state && !HARMLESS.has(name) && !on.includes(name))
       .map(([name]) => name);
@@ -70,12 +84,12 @@ export class MigrationSettings {
    */
   async set(on: readonly string[], parameters: Parameters): Promise<void> {
     this.#isSet = true;
-    const off = this.switchedOff(on);
+    const off = this.#capabilitiesOff(on);
     await this.#setCapabilities([
       ...off.map((name): [string, boolean] => [name, false]),
       ...on.map((name): [string, boolean] => [name, true]),
     ]);
-    for (const name of Object.keys(parameters)) this.#ours.add(name);
+    Object.assign(this.#ours, parameters);
     await this.#qmp.execute('migrate-set-parameters', parameters);
   }
 
@@ -88,8 +102,14 @@ export class MigrationSettings {
   /** What they were, for who has to put them back by hand; undefined if they were never touched. */
   describe(on: readonly string[]): string | undefined {
     if (!this.#isSet) return undefined;
-    const changed = [...on.filter((name) => this.#capabilities.get(name) === false), ...this.switchedOff(on)];
-    const parameters = [...this.#ours].map((name): [string, unknown] => [name, this.#parameters[name]]);
+    const changed = [
+      ...on.filter((name) => this.#capabilities.get(name) === false),
+      ...this.#capabilitiesOff(on),
+    ];
+    const parameters = Object.keys(this.#ours).map((name): [string, unknown] => [
+      name,
+      this.#parameters[name],
+    ]);
     return [...changed.map((name): [string, unknown] => [name, this.#capabilities.get(name)]), ...parameters]
       .filter(([, value]) => value !== undefined)
       .map(([name, value]) => `${name} ${formatQmpJson(value)}`)
@@ -147,7 +167,7 @@ export class MigrationSettings {
   async #parametersToPutBack(): Promise<Parameters> {
     const now = await queryParameters(this.#qmp);
     const differing: Parameters = {};
-    for (const name of this.#ours) {
+    for (const name of Object.keys(this.#ours)) {
       const [was, is] = [settable(name, this.#parameters[name]), settable(name, now[name])];
       if (was !== undefined && formatQmpJson(was) !== formatQmpJson(is)) differing[name] = was;
     }

@@ -30,8 +30,8 @@ t.test('a signal that comes too late does not hide where the guest is', async (t
 });
 
 t.test("options are told by the command line's names", async (t) => {
-  const error = new MultifdError('ERR_MULTIFD_OPTION', 'option qemuTls.creds: given undefined');
+  const error = new MultifdError('ERR_MULTIFD_OPTION', 'option qemuTls.creds: not given');
   t.match(toldByQmp(error, new AbortController().signal), {
-    message: 'option --qemu-tls-creds: given undefined',
+    message: 'option --qemu-tls-creds: not given',
   });
 });

@@ -44,7 +44,14 @@ t.test('in place of a state, of reasons, of counts', async (t) => {
 t.test('in place of an object and of its type', async (t) => {
   const qmp = await talking(t, [{ type: NO_TEXT, name: NO_TEXT }]);
   const error = { code: 'ERR_MULTIFD_OPTION', message: 'it has none' };
-  await t.rejects(qemuTlsParameters(qmp, undefined, true), error);
+  const asked = {
+    qemuTls: undefined,
+    ours: true,
+    endpoint: 'client',
+    present: '',
+    address: undefined,
+  } as const;
+  await t.rejects(qemuTlsParameters(qmp, asked), error);
 });
 
 t.test('a port that is none', async (t) => {
