@@ -86,7 +86,10 @@ export class MultifdError extends Error {
   readonly packetNum: number | undefined;
   /** Where the guest has come in whole, and its file could not be given its name: the path at which it is kept. */
   readonly kept: string | undefined;
-  /** Later failures of the same session, which this one, the first, most likely caused. */
+  /**
+   * Later failures of the same session, which this one, the first, most likely caused; of one that was aborted also the
+   * handshake that failed while it waited for a source.
+   */
   readonly suppressed: MultifdError[] = [];
 
   constructor(code: ErrorCode, message: string, details: ErrorDetails = {}) {

@@ -73,6 +73,8 @@ export async function receiveMigration(options: ReceiveMigrationOptions): Promis
     await incoming.giveUp(output.keepPartial);
     first ??= receiver?.error ?? error;
     first.suppress(receiver?.error);
+    const refused = receiver?.refused;
+    if (first.code === 'ERR_MULTIFD_ABORTED' && refused !== undefined) first.suppressed.push(refused);
     throw incoming.kept ?? (incoming.inTail ? first : brokenOff(first));
   }
 }

@@ -360,10 +360,11 @@ class Park {
       await attempt(async () => (end = await migrationOver(qmp as Qmp, END_MS)));
     }
     let error = await this.#dropKept(MultifdError.wrap(thrown, 'ERR_MULTIFD_QMP', 'park'), end);
-    const refused = await result?.then(
+    const ended = await result?.then(
       (received) => void (this.#received = received),
       (reasonToo: unknown) => (reasonToo === thrown ? undefined : reasonToo),
     );
+    const refused = ended === undefined || reason !== undefined ? ended : reasonOf(ended);
     if (refused instanceof MultifdError && refused.code !== 'ERR_MULTIFD_ABORTED') {
       const here = await this.#dropKept(refused, end);
       // QEMU's words for a connection that was broken here say nothing of why.
@@ -470,4 +471,10 @@ class Park {
   #error(what: string): MultifdError {
     return new MultifdError('ERR_MULTIFD_QMP', `${formatAddress(this.#options.qmp)}: ${what}`);
   }
+}
+
+/** QEMU says that it has failed before the receiver gives up to wait for another source: why it has refused that one, it knows. */
+function reasonOf(ended: unknown): unknown {
+  if (!(ended instanceof MultifdError) || ended.code !== 'ERR_MULTIFD_ABORTED') return ended;
+  return ended.suppressed.find(({ code }) => code === 'ERR_MULTIFD_TLS') ?? ended;
 }

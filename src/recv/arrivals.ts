@@ -171,6 +171,11 @@ export class Arrivals {
     return new MultifdError('ERR_MULTIFD_TIMEOUT', `${fewer}${none}${channels}${main}${tls}`);
   }
 
+  /** While nobody is in: why somebody was refused, who is the source more often than not. */
+  get refused(): MultifdError | undefined {
+    return this.#isEmpty && this.#told > 0 ? this.#tlsError : undefined;
+  }
+
   /** Neither main nor a channel is in. */
   get #isEmpty(): boolean {
     return this.#admission.count === 0 && this.#mainDue === this.#hasMain;

@@ -428,6 +428,11 @@ export class Receiver extends Session {
     await this.endOnce(() => this.endOrderly());
   }
 
+  /** @internal As in arrivals.ts: what a session that is aborted while a good source is waited for has not told yet. */
+  get refused(): MultifdError | undefined {
+    return this.#arrivals.refused;
+  }
+
   override stats(): ReceiverStats {
     return { ...super.stats(), strays: this.#arrivals.strays };
   }

@@ -32,6 +32,8 @@ export class FakeVm {
     this.connected = net.connect(this.uri);
     this.connected.on('error', () => {});
   };
+  /** Its tls-creds objects: id and endpoint. */
+  tlsCreds: Record<string, string> = {};
   /** How often it answers that it has something left of its migration; undefined: it does not know the command. */
   putsAway: number | undefined;
   /** Commands that QEMU refuses, with its words. */
@@ -71,6 +73,13 @@ export class FakeVm {
         this.migration = { status: this.cancelled.status };
         this.guest = this.cancelled.guest;
         return answer(command);
+      case 'qom-list':
+        return answer(
+          command,
+          Object.keys(this.tlsCreds).map((name) => ({ name, type: 'child<tls-creds-psk>' })),
+        );
+      case 'qom-get':
+        return answer(command, this.tlsCreds[(args.path as string).slice('/objects/'.length)]);
       case 'query-yank':
         if (this.putsAway === undefined) break;
         return answer(command, [

@@ -1,5 +1,6 @@
 /** parkVm() with a QEMU that is played: states that a real one passes through too fast, and what a strange one may say. */
 import fs from 'node:fs';
+import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import t, { type Test } from 'tap';
@@ -8,6 +9,7 @@ import { Qmp } from '../../src/qmp/qmp.js';
 import { CAPTURES, streamsOf } from '../migration/captures.js';
 import { HandSource, askingMain } from '../migration/peers.js';
 import { eventually } from '../support/raw-channel.js';
+import { CREDENTIALS, WRONG_KEY, beginTls } from '../support/tls-peers.js';
 import { within } from '../support/within.js';
 import { answer, fakeQmp, type FakeQmp } from './fake-qmp.js';
 import { FakeVm } from './fake-vm.js';
@@ -117,6 +119,36 @@ for (const status of ['failed', 'cancelled']) {
     },
   );
 }
+
+t.test(
+  "QEMU's migration fails because it was refused here: the reason that is known here comes first",
+  async (t) => {
+    for (const how of ['QEMU fails', 'is aborted']) {
+      const { vm, park } = await scene(t);
+      const controller = new AbortController();
+      vm.tlsCreds = { tls0: 'client' };
+      const words = 'TLS handshake failed: A TLS fatal alert has been received.';
+      vm.connect = () => {
+        vm.connected = net.connect(vm.uri);
+        const secure = beginTls(vm.connected, { key: WRONG_KEY });
+        vm.connected.on('close', () => {
+          if (how === 'QEMU fails') vm.migration = { status: 'failed', 'error-desc': words };
+          else controller.abort(new Error('enough'));
+        });
+        secure.on('error', () => {});
+      };
+      const tls = { tls: CREDENTIALS, qemuTls: { creds: 'tls0' } };
+      const error = await park({ ...tls, signal: controller.signal });
+      if (how === 'QEMU fails') {
+        t.match(error, {
+          code: 'ERR_MULTIFD_TLS',
+          message: /^TLS as server: .*keys \(PSK\).*differ.*; QEMU says: TLS handshake failed: A TLS fatal/,
+          suppressed: [{ code: 'ERR_MULTIFD_QMP' }],
+        });
+      } else t.match(error, { code: 'ERR_MULTIFD_ABORTED', cause: { message: 'enough' } });
+    }
+  },
+);
 
 t.test('what QEMU calls its failure names no file to be removed', async (t) => {
   const { vm, park } = await scene(t);
