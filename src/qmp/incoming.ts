@@ -7,7 +7,7 @@ import { MultifdError, describeThrown } from '../errors.js';
 import { printable } from '../printable.js';
 import { formatAddress, type Address } from '../transport/address.js';
 import { textOf } from './json.js';
-import { migrationOver, queryGuest, queryMigration } from './machine.js';
+import { endWords, migrationOver, queryGuest, queryMigration } from './machine.js';
 import type { Qmp } from './qmp.js';
 import { regainSoon } from './regain.js';
 import { requireObject, type MigrationSettings } from './settings.js';
@@ -76,7 +76,7 @@ export async function finishLoaded(
     try {
       const { status: end } = await migrationOver(qmp, END_MS);
       // It may be one in its place that answers: that one has loaded nothing.
-      if (end !== 'completed') throw qmpError(qmp, `QEMU's migration has ${end === 'none' ? 'gone' : end}`);
+      if (end !== 'completed') throw qmpError(qmp, `QEMU's migration ${endWords(end)}`);
       const problem = await settings?.putBackOrSay();
       return { status: await guestIn(qmp, run), problem };
     } catch (error) {

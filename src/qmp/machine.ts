@@ -62,6 +62,12 @@ export async function queryMigration(qmp: Qmp): Promise<MigrationStatus> {
   };
 }
 
+/** How a migration has ended, as words for `QEMU's migration ...`. */
+export function endWords(status: string): string {
+  if (status === 'none') return 'has gone';
+  return status === 'cancelled' ? 'was cancelled' : `has ${status}`;
+}
+
 export function isOver({ status }: MigrationStatus): boolean {
   return OVER.includes(status);
 }

@@ -39,7 +39,15 @@ import { receiveMigration } from '../migration/receive.js';
 import { keptWords } from '../migration/whole-file.js';
 import type { Receiver as PublicReceiver } from '../public-session.js';
 import { formatAddress, type Address } from '../transport/address.js';
-import { isOver, migrationOver, queryGuest, queryMigration, runOn, type MigrationStatus } from './machine.js';
+import {
+  endWords,
+  isOver,
+  migrationOver,
+  queryGuest,
+  queryMigration,
+  runOn,
+  type MigrationStatus,
+} from './machine.js';
 import { checkParkOptions, type CheckedPark, type ParkVmOptions, type ParkedVm } from './park-options.js';
 import { requireGoing } from './incoming.js';
 import { PrivateFolder } from './private-folder.js';
@@ -57,6 +65,7 @@ const END_MS = 30_000;
 const CANCEL_MS = 1_000;
 const OVER_MS = 2_000;
 const PROGRESS_MS = 200;
+const NOT_FROM_HERE = ', not from here: another of its monitors has said migrate_cancel';
 const CAPABILITIES = ['multifd', 'return-path'];
 /** Of a receiver: what it sees of a source that has failed or goes. */
 const CONSEQUENCES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
@@ -91,6 +100,8 @@ class Park {
   /** Has QEMU been told to migrate? And has it said yes? */
   #migrating = false;
   #migrates = false;
+  /** Has it been told here to cancel? */
+  #cancels = false;
   /** QEMU's word that its guest has been given up. */
   #completed = false;
   /** Is the guest in the file? */
@@ -320,6 +331,7 @@ class Park {
   async #abort(reason: unknown): Promise<void> {
     const qmp = this.#qmp;
     if (this.#migrating && qmp?.isOpen === true) {
+      this.#cancels = true;
       // One that does not answer waits for us, in 11.1 with its guest standing still.
       const cancelled = qmp.execute('migrate_cancel', {}, CANCEL_MS);
       const over = cancelled.then(async () => migrationOver(qmp, OVER_MS));
@@ -355,7 +367,10 @@ class Park {
     let end: MigrationStatus | undefined;
     if (this.#migrating) {
       await attempt(async () => {
-        if (!isOver(await queryMigration(qmp as Qmp))) await (qmp as Qmp).execute('migrate_cancel');
+        const now = await queryMigration(qmp as Qmp);
+        if (isOver(now)) return;
+        if (now.status !== 'cancelling') this.#cancels = true;
+        await (qmp as Qmp).execute('migrate_cancel');
       });
       await attempt(async () => (end = await migrationOver(qmp as Qmp, END_MS)));
     }
@@ -378,6 +393,9 @@ class Park {
       error = await this.#undoReceived(error, this.#received, end);
     } else if (end?.error !== undefined && !error.message.includes(end.error) && reason === undefined) {
       problems.unshift(`QEMU says: ${end.error}`);
+    }
+    if (end?.status === 'cancelled' && !this.#cancels && !error.message.includes(NOT_FROM_HERE)) {
+      problems.unshift(`QEMU's migration ${this.#endWords(end)}`);
     }
     const isParked = this.#received !== undefined && end?.status === 'completed';
     if (this.#migrating && this.#wasRunning && !isParked) {
@@ -465,7 +483,11 @@ class Park {
       isOurs && /failed to connect|permission denied|no such file/i.test(words)
         ? '. It runs as another user, or elsewhere: give an address that it reaches (listen, --listen)'
         : '';
-    return this.#error(`QEMU's migration has ${status === 'none' ? 'ended' : status}${words}${hint}`);
+    return this.#error(`QEMU's migration ${this.#endWords({ status })}${words}${hint}`);
+  }
+
+  #endWords({ status }: Pick<MigrationStatus, 'status'>): string {
+    return `${endWords(status)}${status === 'cancelled' && !this.#cancels ? NOT_FROM_HERE : ''}`;
   }
 
   #error(what: string): MultifdError {

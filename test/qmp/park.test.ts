@@ -115,7 +115,7 @@ for (const status of ['failed', 'cancelled']) {
       };
       const { message } = await park({ channels: channels.length });
       t.notMatch(message, /kept as/);
-      t.match(message, new RegExp(`QEMU's migration (is|has) ${status}`));
+      t.match(message, new RegExp(`QEMU's migration (is|has|was) ${status}`));
     },
   );
 }
@@ -149,6 +149,25 @@ t.test(
     }
   },
 );
+
+t.test("another monitor's migrate_cancel is told as such, ours is not", async (t) => {
+  for (const how of ['theirs', 'theirs, with a connection that broke', 'ours']) {
+    const { vm, park } = await scene(t);
+    const controller = new AbortController();
+    const cancelled = { status: 'cancelled', 'error-desc': 'Channel error: Input/output error' };
+    vm.onMigrate = () => {
+      vm.migration = { status: 'active' };
+      setTimeout(() => {
+        if (how === 'ours') return controller.abort(new Error('enough'));
+        vm.migration = cancelled;
+        if (how !== 'theirs') vm.connected?.end('QEVM');
+      }, 200);
+    };
+    const { message } = await park({ signal: controller.signal });
+    if (how === 'ours') t.notMatch(message, 'not from here');
+    else t.match(message, /QEMU's migration was cancelled, not from here.*monitor/, how);
+  }
+});
 
 t.test('what QEMU calls its failure names no file to be removed', async (t) => {
   const { vm, park } = await scene(t);
