@@ -14,7 +14,7 @@ Examples:
 
 \`multifd help COMMAND\` has a command's options and more examples.
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by
-SIGTERM.`;
+SIGTERM, 129 by SIGHUP.`;
 
 const HELP = 'help';
 

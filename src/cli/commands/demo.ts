@@ -76,7 +76,7 @@ Examples:
   $ multifd demo --json | jq 'select(.type == "result")'
 
 Exit codes: 0 the RAM is equal, 1 failed, 2 wrong usage, 130 cancelled by
-Ctrl-C, 143 by SIGTERM.`;
+Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addDemoCommand(program: Command): void {
   const command = program

@@ -29,7 +29,7 @@ Examples:
   $ multifd pack vm.mig --pack-level 12 --out /backup/vm.mig.zst
 
 Exit codes: 0 the packed file is there, 1 failed, 2 wrong usage, 130 cancelled
-by Ctrl-C, 143 by SIGTERM.`;
+by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 const UNPACK_EXAMPLES = `
 The file that is read stays. Pages that are zero become holes.
@@ -38,7 +38,7 @@ Examples:
   $ multifd unpack vm.mig.zst                  makes vm.mig
 
 Exit codes: 0 the plain file is there, 1 failed, 2 wrong usage, 130 cancelled
-by Ctrl-C, 143 by SIGTERM.`;
+by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addPackCommand(program: Command): void {
   const command = program

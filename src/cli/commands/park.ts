@@ -66,7 +66,7 @@ Examples:
                                      a QEMU on another host
 
 Exit codes: 0 the guest is in the file, 1 failed, 2 wrong usage, 130 cancelled
-by Ctrl-C, 143 by SIGTERM.`;
+by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addParkCommand(program: Command): void {
   const command = program

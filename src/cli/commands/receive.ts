@@ -71,7 +71,7 @@ Examples:
                                      how fast a source is; its guest runs on
 
 Exit codes: 0 the file is there, 1 failed, 2 wrong usage, 130 cancelled by
-Ctrl-C, 143 by SIGTERM.`;
+Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addReceiveCommand(program: Command): void {
   const command = program

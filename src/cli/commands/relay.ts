@@ -67,7 +67,7 @@ Examples:
                                      plain on this host, TLS between hosts
 
 Exit codes: 0 passed on to the end, 1 failed, 2 wrong usage, 130 cancelled by
-Ctrl-C, 143 by SIGTERM.`;
+Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addRelayCommand(program: Command): void {
   const command = program

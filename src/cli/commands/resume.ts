@@ -76,7 +76,7 @@ Examples:
                                      a QEMU on another host
 
 Exit codes: 0 QEMU has loaded it, 1 failed, 2 wrong usage, 130 cancelled by
-Ctrl-C, 143 by SIGTERM.`;
+Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addResumeCommand(program: Command): void {
   const command = program

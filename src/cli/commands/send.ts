@@ -99,7 +99,7 @@ Examples:
                                      on, multifd off
 
 Exit codes: 0 the destination has loaded it, 1 failed, 2 wrong usage, 130
-cancelled by Ctrl-C, 143 by SIGTERM.`;
+cancelled by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addSendCommand(program: Command): void {
   const command = program

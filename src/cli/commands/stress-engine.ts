@@ -42,7 +42,7 @@ Examples:
   $ multifd stress engine --json --minutes 1 | jq 'select(.type == "result")'
 
 Exit codes: 0 all runs were well, 1 some were not, 2 wrong usage, 130 cancelled
-by Ctrl-C, 143 by SIGTERM.`;
+by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addStressEngineCommand(stress: Command): void {
   const command = stress

@@ -60,7 +60,7 @@ Examples:
   $ multifd stress qemu --qmp unix:/run/vm.qmp --seed 7 --run 42
 
 Exit codes: 0 this side did as it should, whatever QEMU did, 1 failed, 2 wrong
-usage, 130 cancelled by Ctrl-C, 143 by SIGTERM.`;
+usage, 130 cancelled by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addStressQemuCommand(stress: Command): void {
   const command = stress

@@ -13,7 +13,7 @@ Examples:
   $ multifd stress qemu --qmp unix:/run/vm.qmp
 
 Exit codes: 0 all ended as they have to, 1 some did not, 2 wrong usage, 130
-cancelled by Ctrl-C, 143 by SIGTERM.`;
+cancelled by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.`;
 
 export function addStressCommand(program: Command): void {
   const stress = program

@@ -41,7 +41,7 @@ Examples:
       --tls-creds /etc/multifd/tls
 
 Exit codes: 0 written, 1 failed, 2 wrong usage, 130 cancelled by Ctrl-C, 143 by
-SIGTERM.`;
+SIGTERM, 129 by SIGHUP.`;
 
 export function addTlsCredsCommand(program: Command): void {
   const command = program
