@@ -9,7 +9,7 @@ import { formatAddress, type Address } from '../transport/address.js';
 import { textOf } from './json.js';
 import { endWords, migrationOver, queryGuest, queryMigration } from './machine.js';
 import type { Qmp } from './qmp.js';
-import { regainSoon } from './regain.js';
+import { Regaining, lostWords } from './regain.js';
 import { requireObject, type MigrationSettings } from './settings.js';
 
 /** For QEMU to say that it is done, or why not, when all has been sent. */
@@ -21,9 +21,6 @@ const MAX_PORT = 65535;
 const LOADED =
   'but QEMU says that it has loaded all: the guest is there, and may run (query-status). See to it that it does not before the ' +
   'file is resumed in another QEMU';
-const NOT_HEARD =
-  'the guest is loaded, QEMU has accepted all of it, and is not heard of at its monitor any more: if it lives, it has the guest, ' +
-  'which may run (query-status). See to it that it does not before the file is resumed in another QEMU';
 
 /** @throws MultifdError ERR_MULTIFD_QMP unless it waits for a migration to come in, and for its address */
 export async function requireWaiting(qmp: Qmp): Promise<void> {
@@ -63,16 +60,20 @@ export async function listenAt(
 
 /**
  * When all has been sent, and accepted by QEMU's SHUT 0: it says so by its monitor as well, gets its settings back, and is told
- * what becomes of the guest. A monitor that is lost meanwhile is looked for.
+ * what becomes of the guest. A monitor that is lost meanwhile is looked for, for one time, however often it is lost; an abort
+ * ends that.
  *
- * @throws MultifdError ERR_MULTIFD_QMP, which says what is known where the monitor is not found again; ERR_MULTIFD_TIMEOUT
+ * @param on capabilities that `settings` has switched on
+ * @throws MultifdError ERR_MULTIFD_QMP, or ERR_MULTIFD_ABORTED, which say what is known where the monitor is not found again;
+ *   ERR_MULTIFD_TIMEOUT
  */
 export async function finishLoaded(
   qmp: Qmp,
   settings: MigrationSettings | undefined,
-  run: boolean | undefined,
+  { on, run, signal }: { on: readonly string[]; run: boolean | undefined; signal: AbortSignal | undefined },
 ): Promise<{ status: string; problem: string | undefined }> {
-  while (qmp.isOpen || (await regainSoon(qmp))) {
+  const regaining = new Regaining(qmp);
+  while (await regaining.isThere(signal)) {
     try {
       const { status: end } = await migrationOver(qmp, END_MS);
       // It may be one in its place that answers: that one has loaded nothing.
@@ -83,7 +84,9 @@ export async function finishLoaded(
       if (qmp.isOpen) throw error;
     }
   }
-  throw qmpError(qmp, NOT_HEARD);
+  const words = `the guest is loaded, QEMU has accepted all of it; ${lostWords('loaded', settings?.describe(on))}`;
+  if (signal?.aborted !== true) throw qmpError(qmp, words);
+  throw new MultifdError('ERR_MULTIFD_ABORTED', `aborted; ${words}`, { cause: signal.reason });
 }
 
 /** The guest's state in the end. */
@@ -102,7 +105,7 @@ async function guestIn(qmp: Qmp, run: boolean | undefined): Promise<string> {
 
 /** Why it has failed, as far as it says that. */
 async function lastWords(qmp: Qmp): Promise<string> {
-  await regainSoon(qmp, LAST_WORDS_MS);
+  await new Regaining(qmp, LAST_WORDS_MS).isThere();
   const late = performance.now() + LAST_WORDS_MS;
   try {
     for (;;) {

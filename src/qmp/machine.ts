@@ -12,7 +12,7 @@ import { requireObject } from './settings.js';
 const POLL_MS = 50;
 /** For QEMU to let its guest run on by itself, when its migration has ended. */
 const RUN_ON_MS = 2_000;
-/** For `cont` to be taken: it is refused while QEMU finishes. */
+/** For `cont` to be taken, and to do something: it is refused while QEMU finishes. */
 const CONT_MS = 10_000;
 
 /** Migrations that are over; QEMU leaves `status` out if there has been none. */
@@ -121,10 +121,11 @@ export async function migrationOver(
  * status is told; where it does not, such as when the devices had been saved already, it is helped. A guest that stands still
  * for a reason of its own (a disk's error, a panic) is left as it is.
  *
+ * @param contMs so long `cont` may do nothing
  * @returns the guest's status by then
  * @throws MultifdError ERR_MULTIFD_QMP with QEMU's words if it cannot go on
  */
-export async function runOn(qmp: Qmp): Promise<GuestStatus> {
+export async function runOn(qmp: Qmp, contMs = CONT_MS): Promise<GuestStatus> {
   const since = performance.now();
   for (;;) {
     const guest = await queryGuest(qmp);
@@ -133,8 +134,10 @@ export async function runOn(qmp: Qmp): Promise<GuestStatus> {
     if (waited > RUN_ON_MS) {
       try {
         await qmp.execute('cont');
+        // It may say yes each time, and stand still all the same.
+        if (waited > contMs) return await queryGuest(qmp);
       } catch (error) {
-        if (!qmp.isOpen || waited > CONT_MS) throw error;
+        if (!qmp.isOpen || waited > contMs) throw error;
       }
     }
     await sleep(POLL_MS);

@@ -26,6 +26,9 @@
  *     when OUT has its name             told to stand still     told             there; the error says what to look at first
  *     when QEMU has said `completed`    stands still: parked    told             there; an error only if it was to `quit`
  *
+ * From `completed` on it is looked for for one time, however often it is lost, and an abort ends that: of a call that had an answer
+ * to come the settings may be back, and who was told to quit may have ended.
+ *
  * A guest that was paused stays so. The return path is always on: without it a source would give its guest up before the
  * file is on disk.
  */
@@ -49,12 +52,12 @@ import {
   type MigrationStatus,
 } from './machine.js';
 import { checkParkOptions, type CheckedPark, type ParkVmOptions, type ParkedVm } from './park-options.js';
-import { requireGoing } from './incoming.js';
+import { requireGoing, withWords } from './incoming.js';
 import { PrivateFolder } from './private-folder.js';
 import { qemuTlsParameters } from './qemu-tls.js';
 import { Qmp } from './qmp.js';
 import { QmpSchema } from './schema.js';
-import { REGAIN_MS, lostWords, regain, regainSoon } from './regain.js';
+import { REGAIN_MS, Regaining, lostWords, regain } from './regain.js';
 import { MigrationSettings, requireMultifd } from './settings.js';
 
 /** A QEMU that cannot reach us stays in state `setup` for long. */
@@ -67,6 +70,7 @@ const OVER_MS = 2_000;
 const PROGRESS_MS = 200;
 const NOT_FROM_HERE = ', not from here: another of its monitors has said migrate_cancel';
 const CAPABILITIES = ['multifd', 'return-path'];
+const NO_ANSWER = 'quit was not answered';
 /** Of a receiver: what it sees of a source that has failed or goes. */
 const CONSEQUENCES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_MULTIFD_CLOSED',
@@ -95,6 +99,7 @@ class Park {
   readonly #receiving = new AbortController();
   #session: PublicReceiver | undefined;
   #qmp: Qmp | undefined;
+  #regaining: Regaining | undefined;
   #settings: MigrationSettings | undefined;
   #wasRunning = false;
   /** Has QEMU been told to migrate? And has it said yes? */
@@ -271,13 +276,20 @@ class Park {
     }
   }
 
-  /** Is the monitor there, or there again, and the same QEMU's? Another one is left alone. */
-  async #regainSame(): Promise<boolean> {
+  /**
+   * Is the monitor there, or there again, and the same QEMU's? Another one is left alone.
+   *
+   * @throws MultifdError ERR_MULTIFD_ABORTED
+   */
+  async #regainSame(signal?: AbortSignal): Promise<boolean> {
     const qmp = this.#qmp as Qmp;
+    requireGoing(signal);
     if (qmp.isOpen) return true;
     // Once is enough: each time takes a while.
     if (this.#isLost) return false;
-    const isThere = await regainSoon(qmp);
+    this.#regaining ??= new Regaining(qmp);
+    const isThere = await this.#regaining.isThere(signal);
+    requireGoing(signal);
     const isSame =
       isThere &&
       (await this.#requireSame().then(
@@ -302,17 +314,15 @@ class Park {
     const qmp = this.#qmp as Qmp;
     const { then, signal } = this.#options;
     const received = this.#received as ReceivedMigration;
-    if (signal?.aborted === true)
-      throw new MultifdError('ERR_MULTIFD_ABORTED', 'aborted', { cause: signal.reason });
     if (then === 'quit') {
-      if (!(await this.#regainSame())) throw this.#error('QEMU was not told to quit');
-      while (await this.#regainSame()) {
+      if (!(await this.#regainSame(signal))) throw this.#error('QEMU was not told to quit');
+      do {
         if (await qmp.quit()) return { ...received, source: 'gone', then, problem: undefined };
         // Without an answer it may have been the monitor alone that ended.
-      }
-      return { ...received, source: 'unknown', then, problem: `quit was not answered: ${this.#lost()}` };
+      } while (await this.#regainSame(signal).catch(unanswered));
+      return { ...received, source: 'unknown', then, problem: `${NO_ANSWER}: ${this.#lost()}` };
     }
-    while (await this.#regainSame()) {
+    while (await this.#regainSame(signal)) {
       try {
         const problem = await this.#settings?.putBackOrSay();
         if (then === 'stop' && (await queryGuest(qmp)).running) await qmp.execute('stop');
@@ -499,4 +509,9 @@ class Park {
 function reasonOf(ended: unknown): unknown {
   if (!(ended instanceof MultifdError) || ended.code !== 'ERR_MULTIFD_ABORTED') return ended;
   return ended.suppressed.find(({ code }) => code === 'ERR_MULTIFD_TLS') ?? ended;
+}
+
+/** An abort behind a `quit` that may have been heard. */
+function unanswered(error: MultifdError): never {
+  throw withWords(error, [NO_ANSWER]);
 }

@@ -96,10 +96,11 @@ export class Qmp {
   /**
    * The same again, when the connection is lost. Whether it is the same QEMU that answers is for the caller to find out.
    *
+   * @param signal of who asks first, where two ask at a time
    * @throws as connect()
    */
-  async reconnect(): Promise<void> {
-    this.#reconnecting ??= this.#open().finally(() => (this.#reconnecting = undefined));
+  async reconnect(signal?: AbortSignal): Promise<void> {
+    this.#reconnecting ??= this.#open(signal).finally(() => (this.#reconnecting = undefined));
     await this.#reconnecting;
   }
 

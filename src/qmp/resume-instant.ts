@@ -155,7 +155,7 @@ class Resuming {
       await this.#told;
     }
     await this.#mark.remove();
-    const end = await finishLoaded(this.#qmp, settings, run);
+    const end = await finishLoaded(this.#qmp, settings, { on: CAPABILITIES, run, signal });
     if (this.#hookError !== undefined) throw this.#hookError;
     return { ...sent, ...end, switchedOff: settings?.switchedOff(CAPABILITIES) ?? [] };
   }

@@ -144,7 +144,7 @@ async function resume(
     if (run === false) await qmp.execute('stop');
     requireGoing(signal);
     sent = await sendMigration({ ...send, to, ...(uuid !== undefined && { uuid }) });
-    const end = await finishLoaded(qmp, settings, run);
+    const end = await finishLoaded(qmp, settings, { on: CAPABILITIES, run, signal });
     return { ...sent, ...end, switchedOff: settings.switchedOff(CAPABILITIES) };
   } catch (thrown) {
     // Its words say all that is known.

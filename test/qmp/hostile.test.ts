@@ -3,7 +3,7 @@ import t, { type Test } from 'tap';
 import { MultifdError } from '../../src/index.js';
 import { listenAt } from '../../src/qmp/incoming.js';
 import { formatQmpJson, numberOf, parseQmpJson, textOf } from '../../src/qmp/json.js';
-import { queryGuest, queryMigration } from '../../src/qmp/machine.js';
+import { queryGuest, queryMigration, runOn } from '../../src/qmp/machine.js';
 import { qemuTlsParameters } from '../../src/qmp/qemu-tls.js';
 import { Qmp } from '../../src/qmp/qmp.js';
 import { answer, fakeQmp, type Command } from './fake-qmp.js';
@@ -87,4 +87,9 @@ t.test('nesting is taken as deep as QEMU takes it, and text with brackets is tex
 t.test('what is no JSON is refused as soon as it has been read, however many quotes it has', async (t) => {
   // By the square of their number it would be hours.
   t.throws(() => parseQmpJson(`[9223372036853727232, "${'\\"'.repeat(2 ** 21)}`), { name: 'SyntaxError' });
+});
+
+t.test('a guest that stands still after each cont that was taken is not told so without end', async (t) => {
+  const qmp = await talking(t, { status: 'paused', running: false });
+  t.same(await runOn(qmp, 0), { status: 'paused', running: false });
 });

@@ -19,6 +19,8 @@ import { fakeQmp, type Command, type FakeQmp } from './fake-qmp.js';
 import { FakeVm } from './fake-vm.js';
 
 const WAIT_MS = 20_000;
+/** In the time for which a monitor is looked for, with a pause before each time. */
+const MOST_LOSSES = 50;
 
 interface Scene {
   vm: FakeVm;
@@ -33,6 +35,7 @@ async function scene(
   t: Test,
   run?: boolean,
   on: (command: Command, vm: FakeVm) => void = () => {},
+  signal?: AbortSignal,
 ): Promise<Scene> {
   const file = path.join(t.testdir({}), 'vm.mig');
   fs.writeFileSync(file, readBytes('q100-mappedram-multifd.mig'));
@@ -49,6 +52,7 @@ async function scene(
     qmp: { path: fake.path },
     to: destination.address,
     ...(run !== undefined && { run }),
+    ...(signal && { signal }),
   }).catch((error: unknown) => {
     if (error instanceof MultifdError) return error;
     throw error;
@@ -104,18 +108,47 @@ t.test('a destination that refuses, its monitor lost: QEMU is not said to have e
   t.match(await it.resumed, { message: /QEMU says: no such device/ });
 });
 
-t.test(
-  'a monitor that is lost for good: the guest is there, and no second QEMU is to be started',
-  async (t) => {
+/** Each waits as long as it takes to give the monitor up: at once, so that they wait once. */
+const FOR_GOOD: Record<string, (t: Test) => Promise<void>> = {
+  'the guest is there, and no second QEMU is to be started': async (t) => {
     const it = await scene(t, true);
     await it.sent();
     it.fake.end();
     load(it);
     const error = (await it.resumed) as MultifdError;
     t.match(error, { code: 'ERR_MULTIFD_QMP', message: /the guest is loaded, QEMU has accepted all of it/ });
+    t.match(error.message, /its settings .* they were multifd false, .*multifd-channels 7/);
     t.notMatch(error.message, /start a new QEMU/);
   },
-);
+  'again and again, as its settings are put back': async (t) => {
+    const it = await scene(t, true, ({ execute }, vm) => {
+      if (vm.migration.status === 'completed' && execute === 'query-migrate-parameters') it.fake.cut();
+    });
+    await it.sent();
+    load(it);
+    t.match(await it.resumed, { code: 'ERR_MULTIFD_QMP', message: /the guest is loaded, QEMU has accepted/ });
+    const times = it.fake.commands.filter(({ execute }) => execute === 'qmp_capabilities').length;
+    t.ok(times > 1 && times < MOST_LOSSES, `${times} times`);
+  },
+};
+
+t.test('a monitor that is lost for good', { jobs: 2 }, async (t) => {
+  await Promise.all(Object.entries(FOR_GOOD).map(([name, act]) => t.test(name, { buffered: true }, act)));
+});
+
+t.test('an abort ends the search for a monitor: what is known of the guest is said', async (t) => {
+  const controller = new AbortController();
+  const it = await scene(t, true, () => {}, controller.signal);
+  await it.sent();
+  it.fake.end();
+  load(it);
+  setTimeout(() => controller.abort(new Error('enough')), 500);
+  t.match(await it.resumed, {
+    code: 'ERR_MULTIFD_ABORTED',
+    cause: { message: 'enough' },
+    message: /^aborted; the guest is loaded, QEMU has accepted all of it; .* they were multifd false/,
+  });
+});
 
 t.test('--paused: a QEMU that cannot listen is left as it was', async (t) => {
   const it = await scene(t, false, ({ execute }, vm) => {

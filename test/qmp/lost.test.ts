@@ -14,6 +14,8 @@ import { fakeQmp, type Command, type FakeQmp } from './fake-qmp.js';
 import { FakeVm } from './fake-vm.js';
 
 const WAIT_MS = 20_000;
+/** In the time for which a monitor is looked for, with a pause before each time. */
+const MOST_LOSSES = 50;
 const streams = streamsOf(CAPTURES[0]);
 
 class Scene {
@@ -170,6 +172,30 @@ t.test(
   },
 );
 
+t.test(
+  'an abort ends the search for a monitor that is lost at each quit, and says that quit was told',
+  async (t) => {
+    const controller = new AbortController();
+    let quits = 0;
+    const scene = await Scene.make(t, ({ execute }, { fake }) => {
+      if (execute !== 'quit') return;
+      fake.cut();
+      if (++quits === 2) setTimeout(() => controller.abort(new Error('enough')), 50);
+    });
+    const parked = scene.park({ then: 'quit', signal: controller.signal });
+    await scene.migrating();
+    await scene.sendAll();
+    t.match(await parked, {
+      code: 'ERR_MULTIFD_ABORTED',
+      cause: { message: 'enough' },
+      message: /^aborted; quit was not answered; too late: the guest is whole in .*vm\.mig/,
+    });
+    t.equal(quits, 2);
+    t.match(scene.vm.parameters, OWN);
+    t.same(scene.files, ['vm.mig']);
+  },
+);
+
 t.test('another QEMU that answers in its place is told nothing', async (t) => {
   for (const then of ['quit', 'stop'] as const) {
     const scene = await Scene.make(t);
@@ -239,6 +265,30 @@ const FOR_GOOD: Record<string, (t: Test) => Promise<void>> = {
     await scene.sendAll();
     t.match(await parked, { source: 'unknown', problem: /^quit was not answered: .* stands still there/ });
     t.same(scene.files, ['vm.mig']);
+  },
+  'again and again, at each quit': async (t) => {
+    const scene = await Scene.make(t, ({ execute }, { fake }) => {
+      if (execute === 'quit') fake.cut();
+    });
+    const parked = scene.park({ then: 'quit' });
+    await scene.migrating();
+    await scene.sendAll();
+    t.match(await parked, { source: 'unknown', problem: /^quit was not answered: .* stands still there/ });
+    const quits = scene.commands().filter((name) => name === 'quit').length;
+    t.ok(quits > 1 && quits < MOST_LOSSES, `${quits} times`);
+  },
+  'again and again, as its settings are put back': async (t) => {
+    let losses = 0;
+    const scene = await Scene.make(t, ({ execute }, { vm, fake }) => {
+      if (vm.migration.status !== 'completed' || execute !== 'query-migrate-parameters') return;
+      losses++;
+      fake.cut();
+    });
+    const parked = scene.park();
+    await scene.migrating();
+    await scene.sendAll();
+    t.match(await parked, { source: 'unknown', problem: /its guest stands still there, and its settings/ });
+    t.ok(losses > 1 && losses < MOST_LOSSES, `${losses} times`);
   },
 };
 
