@@ -1,11 +1,12 @@
 /** What a stranger may say in QMP's own words: what `npm run fuzz -- qmp` has found, each with its kind. */
+import { spawnSync } from 'node:child_process';
 import t, { type Test } from 'tap';
 import { MultifdError } from '../../src/index.js';
 import { listenAt } from '../../src/qmp/incoming.js';
 import { formatQmpJson, numberOf, parseQmpJson, textOf } from '../../src/qmp/json.js';
 import { queryGuest, queryMigration, runOn } from '../../src/qmp/machine.js';
 import { qemuTlsParameters } from '../../src/qmp/qemu-tls.js';
-import { Qmp } from '../../src/qmp/qmp.js';
+import { MAX_LINE_CHARACTERS, Qmp } from '../../src/qmp/qmp.js';
 import { answer, fakeQmp, type Command } from './fake-qmp.js';
 
 const LIMITS = { greetingMs: 5000, commandMs: 5000 };
@@ -92,4 +93,23 @@ t.test('what is no JSON is refused as soon as it has been read, however many quo
 t.test('a guest that stands still after each cont that was taken is not told so without end', async (t) => {
   const qmp = await talking(t, { status: 'paused', running: false });
   t.same(await runOn(qmp, 0), { status: 'paused', running: false });
+});
+
+/** In a process of its own: of a peak nothing is given back. */
+const PEAK = `
+  const { parseQmpJson } = await import(process.argv[1]);
+  const line = '[9007199254740993' + ',{}'.repeat(Number(process.argv[2]) / 3 - 6) + ']';
+  const before = process.resourceUsage().maxRSS;
+  const parsed = parseQmpJson(Buffer.from(line).toString());
+  if (parsed[0] !== 9007199254740993n) throw new Error('wrong');
+  console.log(process.resourceUsage().maxRSS - before);
+`;
+const MOST_KIB = 0.2 * 2 ** 20;
+
+t.test('the longest line takes no more memory than is said, with an integer of 64 bits in it', async (t) => {
+  const { href } = new URL('../../src/qmp/json.js', import.meta.url);
+  const args = ['--input-type=module', '-e', PEAK, href, `${MAX_LINE_CHARACTERS}`];
+  const { stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' });
+  t.equal(stderr, '');
+  t.ok(Number(stdout) > 0 && Number(stdout) < MOST_KIB, `${stdout.trim()} KiB`);
 });

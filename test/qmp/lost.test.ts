@@ -292,6 +292,6 @@ const FOR_GOOD: Record<string, (t: Test) => Promise<void>> = {
   },
 };
 
-t.test('a monitor that is lost for good', { jobs: 4 }, async (t) => {
+t.test('a monitor that is lost for good', { jobs: 6 }, async (t) => {
   await Promise.all(Object.entries(FOR_GOOD).map(([name, act]) => t.test(name, { buffered: true }, act)));
 });
