@@ -5,16 +5,20 @@
  *
  *     sendMigration() --> pass-on, fault --> ADDRESS: QEMU, waiting with -incoming
  *
+ * Whether anybody listens at ADDRESS is seen by the pass-on's own first connection: one that were made to find that out, and
+ * closed, a QEMU would take for the migration.
+ *
  * Who has had a fault is of no more use: for more than one run a command starts it anew, see started-qemu.ts.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { MultifdError } from '../errors.js';
 import { sendMigration } from '../migration/send.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { MigrationFile } from '../packed/open.js';
 import type { Compression } from '../options.js';
 import { PrivateFolder } from '../qmp/private-folder.js';
-import type { Address } from '../transport/address.js';
-import { PassOn } from '../transport/pass-on.js';
+import { formatAddress, type Address } from '../transport/address.js';
+import { PassOn, type PassedConnection } from '../transport/pass-on.js';
 import { QemuFault, type Given } from './qemu-fault.js';
 import type { QemuPlan } from './qemu-plan.js';
 import { oursOf, settled, type QemuRunReport, type Verdict } from './qemu-report.js';
@@ -68,6 +72,7 @@ export async function stressDestination(
     const result = await Promise.race([sending, sleep(6 * limitMs, undefined, { ref: false })]);
     ended.abort(new Error('the limit is over'));
     cancelled.throwIfAborted();
+    if (start === undefined) requireReached(through, incoming, limitMs);
     const struckAt = fault.struckAt ?? began;
     const { ours, wrong } = oursOf(result);
     const did =
@@ -105,6 +110,21 @@ function loadedAs({ effect, given }: QemuFault): Verdict {
   // What was cut off behind the end has nothing of the guest.
   if (effect === 'same' || given === 'yes') return 'loaded';
   return effect === 'wrong' ? 'loaded wrong RAM' : 'loaded, RAM not known';
+}
+
+/** @throws MultifdError ERR_MULTIFD_CONNECT, ERR_MULTIFD_TIMEOUT if nobody was there: that is no QEMU that did something */
+export function requireReached(
+  { connections }: { connections: readonly Pick<PassedConnection, 'hasReached' | 'refused'>[] },
+  to: Address,
+  limitMs: number,
+): void {
+  if (connections.some(({ hasReached }) => hasReached === true)) return;
+  const where = formatAddress(to);
+  const refused = connections.find((connection) => connection.refused !== undefined)?.refused;
+  if (refused !== undefined)
+    throw MultifdError.wrap(refused, 'ERR_MULTIFD_CONNECT', `cannot connect to ${where}`);
+  if (connections.length > 0 && connections.every(({ hasReached }) => hasReached === undefined))
+    throw new MultifdError('ERR_MULTIFD_TIMEOUT', `no connection to ${where} within ${limitMs} ms`);
 }
 
 /** A guest that has been loaded may have switched itself off. */

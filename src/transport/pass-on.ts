@@ -107,6 +107,10 @@ export class PassedConnection {
   readonly #near: net.Socket;
   readonly #far: net.Socket;
   readonly #to: Address;
+  /** Has the other side been reached? Undefined: not yet. */
+  hasReached: boolean | undefined;
+  /** Why not. */
+  refused: Error | undefined;
   readonly #resetNear: () => void;
   readonly #resetFar: () => void;
 
@@ -122,7 +126,15 @@ export class PassedConnection {
     this.#resetNear = () => reset(near, isTcp);
     this.#resetFar = () => reset(this.#far, to.path === undefined);
     near.on('error', this.#resetFar).on('close', () => this.release());
-    this.#far.on('error', this.#resetNear).on('close', () => this.release());
+    this.#far.on('connect', () => (this.hasReached = true));
+    this.#far.on('error', (error) => {
+      if (this.hasReached !== true) this.refused = error;
+      this.#resetNear();
+    });
+    this.#far.on('close', () => {
+      this.hasReached ??= false;
+      this.release();
+    });
   }
 
   /** Has the other side ended or closed it? */
