@@ -31,7 +31,11 @@ export type Verdict =
   | 'hung until cancelled'
   | 'hung until cut off'
   /** Its monitor does not answer any more. */
-  | 'monitor dead';
+  | 'monitor dead'
+  /** Its monitor has closed, and is not there again some seconds later: it has crashed, as far as can be seen from here. */
+  | 'gone'
+  /** It is there again, and the same QEMU's: what became of the migration nobody has seen. */
+  | 'monitor lost';
 
 export interface QemuRunReport {
   plan: QemuPlan;

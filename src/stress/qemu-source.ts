@@ -1,6 +1,7 @@
 /**
  * A QEMU as source, told by its QMP socket: it migrates to us, with a fault on the way, and is watched until its migration is over.
- * Nothing of the guest is kept, and the source is told in the end that it has failed: its guest runs on, for the next run.
+ * Nothing of the guest is kept, and the source is told in the end that it has failed: its guest runs on, for the next run. A QEMU
+ * that goes in a run is what that run has come to, and the last one; what it had for settings is told, for it may live.
  *
  *     QEMU --> pass-on, fault --> receiveMigration({ discard: 'refuse' })
  */
@@ -19,8 +20,10 @@ import {
   runOn,
   type MigrationStatus,
 } from '../qmp/machine.js';
+import { withWords } from '../qmp/incoming.js';
 import { PrivateFolder } from '../qmp/private-folder.js';
 import { Qmp } from '../qmp/qmp.js';
+import { Regaining, lostWords } from '../qmp/regain.js';
 import { QmpSchema } from '../qmp/schema.js';
 import { MigrationSettings, requireMultifd } from '../qmp/settings.js';
 import { QemuFault } from './qemu-fault.js';
@@ -33,6 +36,14 @@ const CANCEL_MS = 10_000;
 const CUT_MS = 500;
 /** A guest that goes on writing is not waited for for ever. */
 const MOST_LIMITS = 6;
+
+/** Then there is nobody to say more to. */
+const WITHOUT_MONITOR: readonly Verdict[] = ['monitor dead', 'gone', 'hung'];
+
+interface Found {
+  verdict: Verdict;
+  words: string;
+}
 
 export interface QemuSourceOptions {
   qmp: Address;
@@ -67,6 +78,7 @@ export class StressedSource implements AsyncDisposable {
   static async open(options: QemuSourceOptions, cancelled: AbortSignal): Promise<StressedSource> {
     const { channels, compression } = options;
     const qmp = await Qmp.connect(options.qmp, { commandMs: options.limitMs }, cancelled);
+    let settings: MigrationSettings | undefined;
     try {
       requireMultifd(qmp, await QmpSchema.query(qmp), compression);
       const { status, running } = await queryGuest(qmp);
@@ -74,13 +86,14 @@ export class StressedSource implements AsyncDisposable {
         const message = `${qmp.address}: QEMU is in state inmigrate, expected a VM that is there; a destination is stressed with --incoming`;
         throw new MultifdError('ERR_MULTIFD_QMP', message);
       }
-      const settings = await MigrationSettings.remember(qmp);
+      settings = await MigrationSettings.remember(qmp);
       const parameters = { 'multifd-channels': channels, 'multifd-compression': compression };
       await settings.set(CAPABILITIES, parameters);
       return new StressedSource(options, qmp, settings, running);
     } catch (error) {
+      const problem = await leftBehind(qmp, settings, 'untouched');
       qmp.close();
-      throw error;
+      throw problem === undefined || !(error instanceof MultifdError) ? error : withWords(error, [problem]);
     }
   }
 
@@ -120,19 +133,23 @@ export class StressedSource implements AsyncDisposable {
         connection: (connection) => fault.connection(connection),
       });
       fault.begin(passOn);
-      await this.#qmp.execute('migrate', { uri: formatAddress(passOn.address) });
-      const watched = await this.#watch(fault, passOn, () => isOursOver, cancelled);
-      const { words } = watched;
-      let { verdict } = watched;
+      const through = passOn;
+      let { verdict, words } = await this.#orLost(cancelled, async () => {
+        await this.#qmp.execute('migrate', { uri: formatAddress(through.address) });
+        return this.#watch(fault, through, () => isOursOver, cancelled);
+      });
       const tookMs = fault.struckAt === undefined ? undefined : performance.now() - fault.struckAt;
       // Twice: its own time-outs are as long, and begin when QEMU has ended.
       const result = await Promise.race([receiving, late(2 * limitMs)]);
       cancelled.throwIfAborted();
-      if (verdict === 'hung') {
+      if (verdict === 'hung' || verdict === 'monitor lost') {
         await cut();
-        if (await this.#cancel()) verdict = 'hung until cut off';
+        if ((await this.#cancel()) && verdict === 'hung') verdict = 'hung until cut off';
       }
-      if (verdict !== 'monitor dead' && verdict !== 'hung' && this.#wasRunning) await runOn(this.#qmp);
+      if (!WITHOUT_MONITOR.includes(verdict) && this.#wasRunning) {
+        const found = { verdict, words };
+        ({ verdict, words } = await this.#orLost(cancelled, async () => runOn(this.#qmp).then(() => found)));
+      }
       if (verdict === 'failed' && result?.status === 'fulfilled') verdict = 'failed as told';
       const hasEnded = ['completed', 'failed', 'failed as told'].includes(verdict);
       return {
@@ -157,6 +174,29 @@ export class StressedSource implements AsyncDisposable {
     }
   }
 
+  /** What is found out by its monitor, or what became of that. */
+  async #orLost(cancelled: AbortSignal, ask: () => Promise<Found>): Promise<Found> {
+    try {
+      return await ask();
+    } catch (error) {
+      cancelled.throwIfAborted();
+      const words = describeThrown(error);
+      if (!this.#qmp.isOpen)
+        return { verdict: (await this.#isBack(cancelled)) ? 'monitor lost' : 'gone', words };
+      if (!(error instanceof MultifdError) || error.code !== 'ERR_MULTIFD_TIMEOUT') throw error;
+      return { verdict: 'monitor dead', words };
+    }
+  }
+
+  /** Is its monitor there again, and not another QEMU's? */
+  async #isBack(cancelled: AbortSignal): Promise<boolean> {
+    const isThere = await new Regaining(this.#qmp).isThere(cancelled);
+    cancelled.throwIfAborted();
+    const isSame = isThere && (await this.#settings.areSet(CAPABILITIES).catch(() => false));
+    if (!isSame) this.#qmp.close();
+    return isSame;
+  }
+
   /** QEMU has to reach it. */
   #listenAt(folder: PrivateFolder): Address {
     const { localHost } = this.#qmp;
@@ -169,7 +209,7 @@ export class StressedSource implements AsyncDisposable {
     passOn: PassOn,
     isOursOver: () => boolean,
     cancelled: AbortSignal,
-  ): Promise<{ verdict: Verdict; words: string }> {
+  ): Promise<Found> {
     const { limitMs } = this.#options;
     const began = performance.now();
     let moved = { bytes: -1, hasEnded: false, at: began };
@@ -211,13 +251,22 @@ export class StressedSource implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    if (this.#qmp.isOpen) {
-      this.problem = await this.#settings.putBackOrSay();
-      if (this.#wasRunning)
-        await withLimit(runOn(this.#qmp), CANCEL_MS, 'ERR_MULTIFD_TIMEOUT', '').catch(() => {});
-    }
+    this.problem = await leftBehind(this.#qmp, this.#settings, 'migrating');
+    if (this.#qmp.isOpen && this.#wasRunning)
+      await withLimit(runOn(this.#qmp), CANCEL_MS, 'ERR_MULTIFD_TIMEOUT', '').catch(() => {});
     this.#qmp.close();
   }
+}
+
+/** Puts its settings back. @returns what could not be put back, or may be left */
+async function leftBehind(
+  qmp: Qmp,
+  settings: MigrationSettings | undefined,
+  state: 'untouched' | 'migrating',
+): Promise<string | undefined> {
+  const were = settings?.describe(CAPABILITIES);
+  const problem = qmp.isOpen ? await settings?.putBackOrSay() : undefined;
+  return qmp.isOpen || were === undefined ? problem : lostWords(state, were);
 }
 
 function late(ms: number): Promise<undefined> {

@@ -16,7 +16,7 @@ export interface QemuStressOptions {
 }
 
 /** QEMU does not answer any more, or its migration cannot be ended: what was asked of it next would say nothing. */
-const LAST = ['monitor dead', 'hung'];
+const LAST = ['monitor dead', 'monitor lost', 'gone', 'hung'];
 
 /**
  * @param told each report

@@ -6,6 +6,8 @@ import t, { type Test } from 'tap';
 import { requireReached } from '../../src/stress/qemu-destination.js';
 import { run } from '../cli/cli.js';
 import { readBytes } from '../migration/captures.js';
+import { fakeQmp } from '../qmp/fake-qmp.js';
+import { FakeVm } from '../qmp/fake-vm.js';
 
 function shortFolder(t: Test): string {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'mfd-'));
@@ -46,3 +48,56 @@ t.test('who was reached once may turn away what comes later, and that is a findi
   );
   t.doesNotThrow(() => reached());
 });
+
+/** Its monitor closes in the run with this number. */
+async function losing(t: Test, onRun: number, isForGood: boolean, args: string[]) {
+  const vm = new FakeVm();
+  let runs = 0;
+  vm.connect = () => (vm.migration = { status: 'failed' });
+  const fake = await fakeQmp(t, (command) => {
+    const said = vm.say(command);
+    if (command.execute !== 'migrate' || runs++ !== onRun) return said;
+    if (isForGood) fake.end();
+    else fake.cut();
+    return undefined;
+  });
+  const all = ['--qmp', `unix:${fake.path}`, '--limit', '1', '--seed', '9', '--fault', 'none', ...args];
+  return { ...(await run(t, ['stress', 'qemu', ...all])), vm, qmp: fake.path };
+}
+
+t.test(
+  'a source whose monitor closes in a run: the run is told, and how it is repeated',
+  { jobs: 3 },
+  async (t) => {
+    await Promise.all([
+      t.test('for good, to people', { buffered: true }, async (t) => {
+        const { code, stdout, stderr, qmp } = await losing(t, 1, true, ['--minutes', '1']);
+        t.equal(code, 1);
+        t.match(
+          stderr,
+          /run 1: none: QEMU gone\n  QEMU says: .*QEMU has closed QMP, while migrate was under way/,
+        );
+        t.match(stderr, new RegExp(`  again: multifd stress qemu --qmp unix:${qmp} .*--seed 9 --run 1\n`));
+        t.match(stderr, /ERR_CLI_STRESS: .*if it lives, .* they were multifd false, .*multifd-channels 7/);
+        t.match(stdout, /left behind/);
+        t.match(stdout, /none +2 +failed 1, gone 1/);
+      }),
+      t.test('for good, to machines', { buffered: true }, async (t) => {
+        const { code, lines, result } = await losing(t, 0, true, ['--minutes', '1', '--json']);
+        t.equal(code, 1);
+        t.match(
+          lines.find(({ type }) => type === 'run'),
+          { run: 0, verdict: 'gone', repeat: /--seed 9 --run 0$/ },
+        );
+        t.match(result, { ok: false, runs: 1, error: { code: 'ERR_CLI_STRESS', message: /not heard of/ } });
+      }),
+      t.test('and is there again: its settings are put back', { buffered: true }, async (t) => {
+        const { code, result, vm } = await losing(t, 0, false, ['--minutes', '1', '--json']);
+        t.equal(code, 0);
+        t.match(result, { ok: true, runs: 1, faults: { none: { verdicts: { 'monitor lost': 1 } } } });
+        t.match(vm.parameters, { 'multifd-channels': 7, 'multifd-compression': 'zlib' });
+        t.equal(vm.capabilities.multifd, false);
+      }),
+    ]);
+  },
+);

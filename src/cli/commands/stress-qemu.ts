@@ -3,7 +3,7 @@ import { randomInt } from 'node:crypto';
 import { Option, type Command } from 'commander';
 import type { Compression } from '../../options.js';
 import { QEMU_FAULTS, type QemuFaultKind } from '../../stress/qemu-plan.js';
-import type { QemuRunReport, QemuTotals } from '../../stress/qemu-report.js';
+import type { QemuRunReport, QemuTotals, Verdict } from '../../stress/qemu-report.js';
 import type { QemuStressOptions } from '../../stress/qemu.js';
 import { checkAddress, formatAddress, type Address, type AddressText } from '../../transport/address.js';
 import { isThisHost } from '../../transport/this-host.js';
@@ -24,6 +24,8 @@ const MAX_SEED = 2 ** 32 - 1;
 const MAX_RUN = 2 ** 31 - 1;
 const MAX_MINUTES = 100_000;
 const MAX_LIMIT = 3600;
+/** Of QEMU: what somebody will look for, with the same run again. */
+const TO_REPEAT: readonly Verdict[] = ['crashed', 'gone', 'hung', 'monitor dead', 'monitor lost'];
 
 interface StressQemuFlags extends OutputFlags {
   incoming?: AddressText;
@@ -153,6 +155,7 @@ async function stressNow(
   const isOnce = run !== undefined || (qemu.role === 'destination' && qemu.start === undefined);
   const totals: QemuTotals = { runs: 0, faults: {}, failed: [] };
   const started = performance.now();
+  let problem: string | undefined;
   const record = () => ({ seed, role: qemu.role, seconds: (performance.now() - started) / 1000, ...totals });
   output.said('start', { seed, role: qemu.role, fault: fault ?? null }, `seed ${seed}`);
   try {
@@ -164,7 +167,7 @@ async function stressNow(
       only: fault,
       qemu,
     };
-    const problem = await stressQemu(
+    problem = await stressQemu(
       options,
       totals,
       (report) => sayRun(output, report, repeatOf(flags, qemu, report.plan)),
@@ -179,7 +182,7 @@ async function stressNow(
     const error = thrown instanceof Error ? thrown : new Error(String(thrown));
     // Of no run there is nothing to tell.
     if (totals.runs === 0) output.failed(error);
-    else output.result(record(), () => resultText(seed, totals), error);
+    else output.result(record(), () => resultText(seed, totals, problem), error);
     throw thrown;
   }
   output.result(record(), () => resultText(seed, totals));
@@ -222,7 +225,7 @@ function sayRun(
   if (words !== '') lines.push(`  QEMU says: ${words}`);
   if (ours !== 'completed') lines.push(`  here: ${ours}`);
   lines.push(...wrong.map((text) => `  WRONG: ${text}`));
-  if (wrong.length > 0) lines.push(`  again: ${repeat}`);
+  if (wrong.length > 0 || TO_REPEAT.includes(verdict)) lines.push(`  again: ${repeat}`);
   output.said(
     'run',
     { run, kind, struck, what, verdict, words, ours, tookMs: tookMs ?? null, wrong, repeat },
@@ -231,7 +234,7 @@ function sayRun(
   output.note(`run ${run + 1}`);
 }
 
-function resultText(seed: number, { runs, faults, failed }: QemuTotals): string {
+function resultText(seed: number, { runs, faults, failed }: QemuTotals, problem?: string): string {
   const rows: [string, string][] = [
     ['seed', `${seed}`],
     ['runs', `${runs}`],
@@ -239,6 +242,7 @@ function resultText(seed: number, { runs, faults, failed }: QemuTotals): string 
       'this side',
       failed.length === 0 ? 'did as it should' : `WRONG in runs ${failed.map(({ run }) => run).join(', ')}`,
     ],
+    ...(problem === undefined ? [] : [['left behind', problem] as [string, string]]),
   ];
   const kinds = Object.entries(faults);
   const width = Math.max(...kinds.map(([kind]) => kind.length), 'fault'.length);
