@@ -4,15 +4,16 @@
  *
  *     type              data
  *       2  PONG         u32, as in the PING
- *       3  REQ_PAGES_ID u64 start, u32 length, u8 n, n bytes block      whole host pages of it
+ *       3  REQ_PAGES_ID u64 start, u32 length, u8 n, n bytes block      one host page of it, as each QEMU asks
  *       4  REQ_PAGES    u64 start, u32 length                           of the block that was asked for last
  *       5  RECV_BITMAP  u8 n, n bytes block; then, in no message: u64 bytes, the bitmap (little-endian, a bit a page of the
  *                       target, bytes a multiple of 8), u64 0123456789abcdef
  *       6  RESUME_ACK   u32 1
  *       1  SHUT         u32 0: all is there
  *
- * The peer is not trusted: an address is held against its block, what nobody asked for is refused, and nothing is kept but
- * the bitmaps that are waited for, whose sizes are known here.
+ * The peer is not trusted: an address is held against its block, and a request is one host page and no more, so that a few
+ * bytes cost no more than a few steps; what nobody asked for is refused, and nothing is kept but the bitmaps that are waited
+ * for, whose sizes are known here.
  */
 import { MultifdError, hex32 } from '../errors.js';
 import type { ByteReader } from '../stream/byte-reader.js';
@@ -32,8 +33,8 @@ const BITMAP_CHUNK = 2 ** 16;
 const REQ_BYTES = 12;
 
 export interface PostcopyHooks {
-  /** @param count pages of the target, from `page` on: whole host pages, within the block */
-  request: (map: PageMap, page: number, count: number) => Promise<void>;
+  /** @param page of the target: the first of a host page, within the block */
+  request: (map: PageMap, page: number) => Promise<void>;
   pong: (value: number) => void;
   /** A block's bitmap of pages that the destination has. */
   bitmap: (map: PageMap, bytes: Buffer) => void;
@@ -118,19 +119,19 @@ export class PostcopyAnswers {
     const length = data.readUInt32BE(8);
     const { usedLength, name } = map.block;
     const hostPageSize = map.hostPages * map.pageSize;
-    if (start % hostPageSize !== 0 || length % hostPageSize !== 0 || length === 0) {
+    if (start % hostPageSize !== 0 || length !== hostPageSize) {
       const received = `${length} bytes from ${start} on`;
       throw refusal(
         'returnPath',
         `${what} of ${quote(name)}`,
         received,
-        `whole pages of ${hostPageSize} bytes`,
+        `one whole page of ${hostPageSize} bytes, as each QEMU asks`,
       );
     }
     if (start + length > usedLength) {
       throw refusal('returnPath', `${what} of ${quote(name)}: end`, start + length, `at most ${usedLength}`);
     }
-    await this.#hooks.request(map, start / map.pageSize, length / map.pageSize);
+    await this.#hooks.request(map, start / map.pageSize);
   }
 
   async #bitmap(reader: ByteReader, data: Buffer): Promise<void> {

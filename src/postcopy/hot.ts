@@ -63,11 +63,9 @@ export class HotPages {
     return this.#all.slice(0, this.#knownPages);
   }
 
-  /** @param count pages of the target, from `page` on: whole host pages */
-  asked(map: PageMap, page: number, count: number): void {
-    for (let at = page; at < page + count && this.#all.length < MAX_HOT_PAGES; at += map.hostPages) {
-      if (this.#add(map, at)) this.#isNew = true;
-    }
+  /** @param page of the target: the first of a host page */
+  asked(map: PageMap, page: number): void {
+    if (this.#all.length < MAX_HOT_PAGES && this.#add(map, page)) this.#isNew = true;
   }
 
   #add(map: PageMap, page: number): boolean {

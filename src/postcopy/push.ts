@@ -89,12 +89,12 @@ export class Pusher {
   }
 
   /**
-   * A request for whole host pages. Who has asked for very much waits until that has gone out.
+   * A request for a host page. Who has asked for very much waits until that has gone out.
    *
-   * @param count pages of the target, from `page` on
+   * @param page of the target: the first of the host page
    */
-  async request(map: PageMap, page: number, count: number): Promise<void> {
-    if (count === map.hostPages && map.isTaken(page)) {
+  async request(map: PageMap, page: number): Promise<void> {
+    if (map.isTaken(page)) {
       this.counts.requestsRepeated++;
       this.#hurry(map, page);
       return;
@@ -102,7 +102,7 @@ export class Pusher {
     while (this.#schedule.isFull && this.#error === undefined) {
       await new Promise<void>((resolve) => (this.#room = resolve));
     }
-    this.#schedule.request(map, page, count);
+    this.#schedule.request(map, page);
     // Read at once, while a piece is being written perhaps.
     this.#fill();
     this.wake();

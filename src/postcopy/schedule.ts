@@ -10,7 +10,8 @@
  *
  * A page is taken (page-map.ts) as soon as it is in a batch, and what is asked for then is on its way already.
  *
- * Bounds: MAX_REQUESTS ranges that wait, MAX_NEAR neighbourhoods; who asks for more waits (isFull).
+ * Bounds: MAX_REQUESTS host pages that wait, MAX_NEAR neighbourhoods; who asks for more waits (isFull). A request is one host
+ * page, as QEMU's are, so that what it costs does not depend on what it says.
  */
 import type { HotPage } from './hot-file.js';
 import type { PageMap } from './page-map.js';
@@ -47,7 +48,7 @@ const HOT_TURN = 1024;
 
 export class Schedule {
   readonly #maps: readonly PageMap[];
-  readonly #requests: Range[] = [];
+  readonly #requests: HotPage[] = [];
   readonly #near: Range[] = [];
   readonly #hot: readonly HotPage[];
   #hotAt = 0;
@@ -75,9 +76,9 @@ export class Schedule {
     return left;
   }
 
-  /** @param count pages of the target, from `page` on: whole host pages */
-  request(map: PageMap, page: number, count: number): void {
-    this.#requests.push({ map, page, end: page + count });
+  /** @param page of the target: the first of a host page */
+  request(map: PageMap, page: number): void {
+    this.#requests.push({ map, page });
   }
 
   /** Undefined when nothing is left, but for what may be asked for still. */
@@ -124,21 +125,11 @@ export class Schedule {
   }
 
   #nextRequested(): Batch | undefined {
-    for (let range = this.#requests[0]; range !== undefined; range = this.#requests[0]) {
-      const { map } = range;
-      while (range.page < range.end && map.isTaken(range.page)) range.page += map.hostPages;
-      if (range.page >= range.end) {
-        this.#requests.shift();
-        continue;
-      }
-      this.#addNear(map, range.page);
-      if (map.hostPages > 1) return this.#begin(map, range.page, 'requested');
-      const pages: number[] = [];
-      const most = PIECE_BYTES / map.pageSize;
-      for (; range.page < range.end && pages.length < most; range.page++) {
-        if (!map.isTaken(range.page)) pages.push(range.page);
-      }
-      return this.#taken(map, pages, 'requested');
+    for (let next = this.#requests.shift(); next !== undefined; next = this.#requests.shift()) {
+      const { map, page } = next;
+      if (map.isTaken(page)) continue;
+      this.#addNear(map, page);
+      return map.hostPages > 1 ? this.#begin(map, page, 'requested') : this.#taken(map, [page], 'requested');
     }
     return undefined;
   }

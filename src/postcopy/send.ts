@@ -147,9 +147,9 @@ class PostcopyMigration {
     this.#pusher = new Pusher({ write }, pages, maps, pageSize, checked.maxBandwidth, known);
     this.#bitmapsDue = checked.recover ? maps.length : 0;
     this.#answers = new PostcopyAnswers(main.reader, new Map(maps.map((map) => [map.block.name, map])), {
-      request: async (map, page, count) => {
-        hot?.asked(map, page, count);
-        await this.#pusher.request(map, page, count);
+      request: async (map, page) => {
+        hot?.asked(map, page);
+        await this.#pusher.request(map, page);
       },
       pong: (value) => {
         this.#pong = value;

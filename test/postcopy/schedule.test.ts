@@ -34,8 +34,8 @@ t.test('what is asked for, then what lies around it, then all others, each once'
   const schedule = new Schedule([map]);
   const all = map.left;
   t.equal(all, PAGES - Math.ceil(PAGES / 5));
-  schedule.request(map, 3001, 1);
-  schedule.request(map, 2000, 1);
+  schedule.request(map, 3001);
+  schedule.request(map, 2000);
   const requested = [schedule.next(true), schedule.next(true)];
   t.match(requested, [
     { kind: 'requested', pages: [3001] },
@@ -60,6 +60,23 @@ t.test('what is asked for, then what lies around it, then all others, each once'
   t.equal(seen.size, all, 'and the absent one that was asked for is not among them');
   t.ok(kinds.lastIndexOf('near') < kinds.indexOf('background'), 'neighbours come before the rest');
   t.equal(map.left, 0);
-  schedule.request(map, 3001, 1);
+  schedule.request(map, 3001);
   t.equal(schedule.next(true), undefined, 'what is there is not sent again');
+});
+
+t.test('what a request costs does not grow with the block, nor with what waits', async (t) => {
+  const map = await mapOf();
+  let looks = 0;
+  const isTaken = map.isTaken.bind(map);
+  map.isTaken = (page) => {
+    looks++;
+    return isTaken(page);
+  };
+  const schedule = new Schedule([map]);
+  map.take(0, PAGES);
+  const requests = 4096;
+  for (let i = 0; i < requests; i++) schedule.request(map, 0);
+  t.equal(schedule.isFull, true);
+  t.equal(schedule.next(false), undefined);
+  t.ok(looks <= requests, `${looks} looks`);
 });

@@ -173,6 +173,8 @@ const HOSTILE: { [what: string]: (destination: PostcopyDestination) => void } = 
   'of a block that was never named': (it) => it.request(undefined, 0),
   'that is not aligned': (it) => it.request('pc.ram', 1),
   'of no bytes': (it) => it.request('pc.ram', 0, 0),
+  'of two pages': (it) => it.request('pc.ram', 0, 2 * PAGE),
+  'of a whole block': (it) => it.request('pc.ram', 0, 2 ** 32 - PAGE),
   'that is cut': (it) => it.say(4, Buffer.alloc(5)),
   'for a bitmap that nobody asked for': (it) => it.say(5, Buffer.from('\x06pc.ram')),
   'with an end before the last page': (it) => it.shut(0),
