@@ -4,14 +4,15 @@
  *
  *     C0, DEL, C1                  \x1b \x7f \x9b    escape sequences; C1 are such as well, of one character
  *     U+2028, U+2029               \u2028            line ends to some
- *     bidirectional controls       \u202e            what stands there is not what is read
+ *     format, as bidirectional     \u202e            what stands there is not what is read
+ *     what is not seen, tags       \u200b            two names that look the same are not
+ *     halves of a character        \ud800            no text
  *
  * Every output of the commands goes through one of these, whoever made the text; messages of errors have names in quotes
  * already.
  */
-const CONTROLS = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]/g;
-const CONTROLS_IN_LINES =
-  /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]/g;
+const CONTROLS = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
+const CONTROLS_IN_LINES = /(?!\n)[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/gu;
 /** Elements of a list in one piece of JSON. */
 const BATCH = 1024;
 
@@ -62,6 +63,9 @@ function visible(char: string): string {
   return code > 0xff ? escaped(char) : `\\x${code.toString(16).padStart(2, '0')}`;
 }
 
+/** As JSON has it: of a character above U+FFFF both halves. */
 function escaped(char: string): string {
-  return `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  let text = '';
+  for (let at = 0; at < char.length; at++) text += `\\u${char.charCodeAt(at).toString(16).padStart(4, '0')}`;
+  return text;
 }
