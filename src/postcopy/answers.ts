@@ -9,7 +9,7 @@
  *       5  RECV_BITMAP  u8 n, n bytes block; then, in no message: u64 bytes, the bitmap (little-endian, a bit a page of the
  *                       target, bytes a multiple of 8), u64 0123456789abcdef
  *       6  RESUME_ACK   u32 1
- *       1  SHUT         u32 0: all is there
+ *       1  SHUT         u32 0: all is there; not before PONG 3, or RESUME_ACK
  *
  * The peer is not trusted: an address is held against its block, and a request is one host page and no more, so that a few
  * bytes cost no more than a few steps; what nobody asked for is refused, and nothing is kept but the bitmaps that are waited
@@ -26,6 +26,7 @@ import {
   readReturnPath,
 } from '../stream/return-path.js';
 import type { PageMap } from './page-map.js';
+import { PONG_LOADED } from './stream.js';
 
 const RESUME_ACK_VALUE = 1;
 const BITMAP_ENDING = 0x0123456789abcdefn;
@@ -52,6 +53,8 @@ export class PostcopyAnswers {
   #mayRequest = false;
   #resumeDue = false;
   #shutDue = false;
+  /** The devices' package is loaded, now or before a recovery, and the guest told to run. */
+  #isLoaded = false;
 
   constructor(reader: ByteReader, maps: ReadonlyMap<string, PageMap>, hooks: PostcopyHooks) {
     this.#maps = maps;
@@ -83,10 +86,13 @@ export class PostcopyAnswers {
 
   async #read(reader: ByteReader): Promise<number> {
     for await (const message of readReturnPath(reader)) {
-      if (message.kind === 'pong') this.#hooks.pong(message.value);
+      if (message.kind === 'pong') {
+        if (message.value === PONG_LOADED && this.#mayRequest) this.#isLoaded = true;
+        this.#hooks.pong(message.value);
+      }
       if (message.kind === 'shut') {
-        if (message.status !== 0 || this.#shutDue) return message.status;
-        throw refusal('returnPath', "the destination's SHUT 0", 'before the last page', 'after it');
+        if (message.status === 0) this.#requireAll();
+        return message.status;
       }
       if (message.kind !== 'other') continue;
       const { type, data } = message;
@@ -99,6 +105,13 @@ export class PostcopyAnswers {
       'ERR_MULTIFD_CONNECTION',
       'the destination closed the main stream before it had all pages',
     );
+  }
+
+  /** A guest that has not been told to run, or that lacks a page, is not done. */
+  #requireAll(): void {
+    const what = "the destination's SHUT 0";
+    if (!this.#shutDue) throw refusal('returnPath', what, 'before the last page', 'after it');
+    if (!this.#isLoaded) throw refusal('returnPath', what, `before PONG ${PONG_LOADED}`, 'after it');
   }
 
   async #request(type: number, data: Buffer): Promise<void> {
@@ -163,6 +176,7 @@ export class PostcopyAnswers {
     if (value !== RESUME_ACK_VALUE) {
       throw refusal('returnPath', 'RESUME_ACK', hex32(value), hex32(RESUME_ACK_VALUE));
     }
+    this.#isLoaded = true;
     this.#hooks.resumed();
   }
 }

@@ -199,6 +199,16 @@ for (const [what, act] of Object.entries(HOSTILE)) {
   });
 }
 
+t.test('a SHUT 0 of a destination that was not told to run its guest is refused', async (t) => {
+  const it = await scene(t, {}, { silent: [3] });
+  await eventually(() => it.destination.isWhole, 'END');
+  it.destination.shut(0);
+  await t.rejects(within(it.result, WAIT_MS, 'the refusal'), {
+    code: 'ERR_MULTIFD_PROTOCOL',
+    message: /SHUT 0: received before PONG 3, expected after it; the destination has not said that it loaded/,
+  });
+});
+
 t.test('requests without end cost no memory, and do not keep a stalled migration alive', async (t) => {
   const it = await scene(t, { stallTimeoutMs: 1500 }, { stops: true });
   await it.destination.runs();
