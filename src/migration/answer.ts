@@ -1,12 +1,14 @@
 /**
  * What a destination says to a source of ours on the return path, read from the first byte on: the PONG, which says that its
  * channels are all in, whether it carries on (stream/resume-section.ts), and the SHUT, which decides. A SHUT 0 before that which it answers has begun to go out (the devices' state,
- * or the last of it) is refused: nobody can have loaded what was not sent.
+ * or the last of it) is refused: nobody can have loaded what was not sent. A message of a type that is none is refused, as a QEMU's
+ * source does it.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { ByteReader } from '../stream/byte-reader.js';
 import type { ResumeAnswer } from '../stream/resume-section.js';
-import { readReturnPath } from '../stream/return-path.js';
+import { refusal } from '../stream/codes.js';
+import { RP_SWITCHOVER_ACK, readReturnPath } from '../stream/return-path.js';
 
 export class Answer {
   readonly pong: Promise<void>;
@@ -60,6 +62,8 @@ export class Answer {
       }
       if (message.kind === 'resume') this.#told(message);
       if (message.kind === 'resume-pages') this.#onPages?.(message.data);
+      if (message.kind === 'other' && message.type > RP_SWITCHOVER_ACK)
+        throw refusal('returnPath', 'return path: message', `type ${message.type}`, 'type 1 to 7');
       if (message.kind !== 'shut') continue;
       if (message.status === 0 && !this.#isDue) {
         const early = receivedExpected("the destination's SHUT 0", "before the devices' state", 'after it');

@@ -12,8 +12,12 @@
  * `maxBytes`, so a peer makes the reader hold `maxBytes` and one chunk, or what is recorded and one chunk; whoever
  * records bounds that (main-stream.ts bounds every count before it reads).
  *
+ * Turns: bytes that are here are given out in microtasks, and a megabyte may hold a quarter of a million messages. So whatever
+ * reads by calls lets the event loop have its turn each TURN_CALLS of them, wherever the bytes come from.
+ *
  * One consumer, one call at a time.
  */
+import { setImmediate as yieldToLoop } from 'node:timers/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { STREAM_ERRORS, refusal } from './codes.js';
 
@@ -21,6 +25,8 @@ import { STREAM_ERRORS, refusal } from './codes.js';
 export const CHUNK_BYTES = 65536;
 /** The largest piece of the main stream that is read at once is a command's data or a page of 64 KiB. */
 const MAX_BYTES = 2 ** 20;
+/** Some hundred messages or records, a few milliseconds of work; by choice. */
+export const TURN_CALLS = 1024;
 const TWO_32 = 2 ** 32;
 const EMPTY = Buffer.alloc(0);
 
@@ -55,6 +61,8 @@ export class ByteReader {
   /** Is #buffer the reader's own, with room behind #end, or a chunk of the source? */
   #grown = false;
   #ended = false;
+  /** Calls until the next turn. */
+  #untilTurn = TURN_CALLS;
   /** Where recording began in #buffer; -1 when nothing is recorded. */
   #mark = -1;
   /** Recorded bytes from before a seek(). */
@@ -97,6 +105,7 @@ export class ByteReader {
    * @throws MultifdError STREAM_ERRORS.eof, with the position
    */
   async exactly(count: number, what = 'bytes'): Promise<Buffer> {
+    if (--this.#untilTurn === 0) await this.#turn();
     if (this.#end - this.#at < count) await this.#fill(count, what);
     this.#at += count;
     return this.#buffer.subarray(this.#at - count, this.#at);
@@ -132,6 +141,7 @@ export class ByteReader {
 
   /** The next `count` bytes, fewer only at the end, without taking them. */
   async peek(count: number): Promise<Buffer> {
+    if (--this.#untilTurn === 0) await this.#turn();
     if (this.#end - this.#at < count) await this.#pull(count);
     return this.#buffer.subarray(this.#at, Math.min(this.#end, this.#at + count));
   }
@@ -182,6 +192,11 @@ export class ByteReader {
     this.#source.seek(position);
     this.#ended = false;
     this.#adopt(EMPTY, position);
+  }
+
+  async #turn(): Promise<void> {
+    this.#untilTurn = TURN_CALLS;
+    await yieldToLoop();
   }
 
   async #fill(count: number, what: string): Promise<void> {
