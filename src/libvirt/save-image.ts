@@ -25,8 +25,11 @@ export const SAVE_HEADER_BYTES = 92;
 const MAGIC = 'LibvirtQemudSave';
 const MAGIC_PARTIAL = 'LibvirtQemudPart';
 const MAX_VERSION = 2;
-/** The data of a domain with hundreds of devices has a few hundred KiB; by choice. */
-export const MAX_DATA_BYTES = 2 ** 26;
+/**
+ * What libvirt's clients and its daemon hand each other is at most 4 MiB of text, so no domain has a longer XML; that of one
+ * with hundreds of devices has a few hundred KiB. By choice as much again for cookie and padding.
+ */
+export const MAX_DATA_BYTES = 2 ** 23;
 
 /** By their numbers. */
 export const SAVE_FORMATS = ['raw', 'gzip', 'bzip2', 'xz', 'lzop', 'zstd', 'sparse'] as const;
@@ -86,7 +89,8 @@ export async function readSaveImage(file: ReadableFile, offset = 0): Promise<Sav
     throw refuse('format', 'place of the cookie', cookie, `0, or ${end + 1} to ${dataBytes - 1}`);
   }
   const xml = data.toString('utf8', 0, end);
-  return { format, wasRunning: u32(24) !== 0, ...describeDomain(xml), xml, streamOffset };
+  const identity = await describeDomain(xml);
+  return { format, wasRunning: u32(24) !== 0, ...identity, xml, streamOffset };
 }
 
 function requireBytes(what: string, received: number, expected: number): void {

@@ -68,7 +68,7 @@ const fuzzer: Fuzzer = {
   ],
   open: () => ({
     async run(input) {
-      describeDomain(input.toString('latin1', HEADER_BYTES));
+      await describeDomain(input.toString('latin1', HEADER_BYTES));
       const image = await readSaveImage(new MemoryFile(input));
       if (image !== undefined && image.streamOffset > input.length)
         throw new Fault(`a stream from ${image.streamOffset} on`);
