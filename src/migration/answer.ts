@@ -1,14 +1,15 @@
 /**
  * What a destination says to a source of ours on the return path, read from the first byte on: the PONG, which says that its
- * channels are all in, whether it carries on (stream/resume-section.ts), and the SHUT, which decides. A SHUT 0 before that which it answers has begun to go out (the devices' state,
- * or the last of it) is refused: nobody can have loaded what was not sent. A message of a type that is none is refused, as a QEMU's
- * source does it.
+ * channels are all in, whether it carries on (stream/resume-section.ts), and the SHUT, which decides. A SHUT 0 before that which
+ * it answers has begun to go out (the devices' state, or the last of it) is refused: nobody can have loaded what was not sent.
+ * So is a message of a type that is none, as a QEMU's source does it.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { ByteReader } from '../stream/byte-reader.js';
 import type { ResumeAnswer } from '../stream/resume-section.js';
 import { refusal } from '../stream/codes.js';
 import { RP_SWITCHOVER_ACK, readReturnPath } from '../stream/return-path.js';
+import type { MainConnection } from '../transport/main-connection.js';
 
 export class Answer {
   readonly pong: Promise<void>;
@@ -46,6 +47,14 @@ export class Answer {
   /** From here on the destination may come to have all. */
   expectShut(): void {
     this.#isDue = true;
+  }
+
+  /**
+   * What shows that the destination gets on, in bytes: what it has taken, and once it may come to have all also that it says that
+   * it is loading. What it says before is progress of nothing: it could say so for ever.
+   */
+  moved(main: Pick<MainConnection, 'moved' | 'written'>): number {
+    return this.#isDue ? main.moved : main.written;
   }
 
   /** From here on nothing that the destination says counts. */

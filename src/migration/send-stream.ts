@@ -123,11 +123,12 @@ export async function sendStream(to: StreamToSend): Promise<SentMigration> {
     );
     const session = sender;
     callHook('onSession', () => options.onSession?.(publicSender(session)));
+    const { answer } = outgoing;
     outgoing.watch(session);
     await allChannelsIn(session.orStopped(outgoing.answer.pong), connectTimeoutMs);
     const unwatch = watchMigration(
       stallTimeoutMs,
-      () => session.stats().bytes + main.moved,
+      () => session.stats().bytes + answer.moved(main),
       (error) => void session.abandon(error),
     );
     try {

@@ -263,12 +263,12 @@ async function sendAll(options: SendMigrationOptions): Promise<SentMigration> {
     );
     const session = sender;
     callHook('onSession', () => onSession?.(publicSender(session)));
-    outgoing = new OutgoingMigration({ sender, main, builder, content, description });
+    const migration = (outgoing = new OutgoingMigration({ sender, main, builder, content, description }));
     await outgoing.ready(connectTimeoutMs);
     const { stallTimeoutMs = STALL_TIMEOUT_MS } = options;
     const unwatch = watchMigration(
       stallTimeoutMs,
-      () => session.stats().bytes + main.moved,
+      () => session.stats().bytes + migration.moved,
       (error) => void session.abandon(error),
     );
     try {
@@ -331,6 +331,11 @@ class OutgoingMigration {
   /** Has the destination said that all is loaded? */
   get loaded(): boolean {
     return this.#answer.isLoaded;
+  }
+
+  /** On the main stream, in bytes: what shows that the destination gets on. */
+  get moved(): number {
+    return this.#answer.moved(this.#parts.main);
   }
 
   /** From here on nothing that the destination says counts. */

@@ -21,6 +21,7 @@ export class MainConnection {
   readonly #isTcp: boolean;
   #buffered = 0;
   #moved = 0;
+  #written = 0;
   #taken = 0;
   /** This side has ended it. */
   #isOver = false;
@@ -81,6 +82,11 @@ export class MainConnection {
     return this.#moved;
   }
 
+  /** Of them those that went out: what the peer has taken. */
+  get written(): number {
+    return this.#written;
+  }
+
   #take(chunk: Buffer): void {
     this.#chunks.push(chunk);
     this.#moved += chunk.length;
@@ -132,6 +138,7 @@ export class MainConnection {
       this.#socket.write(bytes, (error) => {
         if (error === undefined || error === null) {
           this.#moved += bytes.length;
+          this.#written += bytes.length;
           resolve();
         } else {
           // It may be known before the peer's end is read.

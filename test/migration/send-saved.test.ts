@@ -20,6 +20,7 @@ import { ByteReader } from '../../src/stream/byte-reader.js';
 import { readMainStream } from '../../src/stream/main-stream.js';
 import type { MainItem } from '../../src/stream/records.js';
 import { encodeEos, encodeFooter, encodePageRecord, encodeSection } from '../../src/stream/main-writer.js';
+import { encodePong } from '../../src/stream/return-path.js';
 import { FORMATS, HEAD, NAME, RAW, STREAM, UUID, imageOf, pack, readImage } from '../libvirt/images.js';
 import { eventually } from '../support/raw-channel.js';
 import { within } from '../support/within.js';
@@ -305,3 +306,23 @@ t.test(
     await eventually(() => early.open === 0, 'every connection is closed');
   },
 );
+
+t.test('a destination that reads nothing stalls the migration, whatever it says meanwhile', async (t) => {
+  const items: MainItem[] = [];
+  for await (const item of readMainStream(new ByteReader(Readable.from([STREAM])))) items.push(item);
+  const [{ sectionId }, { at }] = items.filter((item) => item.kind === 'section');
+  const page = Buffer.concat([encodePageRecord('pc.ram', 0, false), Buffer.alloc(PAGE, 1)]);
+  // More than sockets hold.
+  const pages = Array<Buffer>(6000).fill(page);
+  const more = [encodeSection('part', sectionId), ...pages, encodeEos(), encodeFooter(sectionId)];
+  const file = write(imageOf('raw', Buffer.concat([STREAM.subarray(0, at), ...more, STREAM.subarray(at)])));
+  const destination = await HandDestination.listen(t);
+  destination.onChannel = () => destination.main.pause();
+  const saying = setInterval(() => destination.main?.write(encodePong(0)), 50);
+  t.teardown(() => clearInterval(saying));
+  const sending = sendMigration({ file, to: destination.address, stallTimeoutMs: 500 });
+  await t.rejects(within(sending, WAIT_MS, 'sendMigration()'), {
+    code: 'ERR_MULTIFD_STALL',
+    message: /nothing has moved/,
+  });
+});
