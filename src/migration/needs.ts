@@ -2,6 +2,7 @@
  * What a QEMU must be started with to take a file in, as far as the file tells: its command line is not in it. Told by
  * `multifd inspect` before, and by resumeVm() when a QEMU refuses, whose own words may be in its log alone.
  */
+import { optionValue, shellWord } from '../shell-word.js';
 import { parseUuid } from '../wire/hello.js';
 
 /** Of a description: what is looked at here. */
@@ -44,14 +45,19 @@ function isMachineMemory(name: string): boolean {
   return !name.includes('/') && /(?:^|\.)ram$/.test(name);
 }
 
-/** As its command line has it. */
+/** As its command line has it, for a shell: whoever made the file has chosen the names. */
 export function commandLineOf({ machine, memoryBytes, uuid }: QemuNeeds): string {
   return [
-    ...(machine === '' ? [] : [`-machine ${machine}`]),
+    ...(machine === '' ? [] : [`-machine ${shellWord(machineOption(machine))}`]),
     ...(memoryBytes === undefined ? [] : [`-m ${inSuffix(memoryBytes)}`]),
-    ...(uuid === undefined || parseUuid(uuid) === undefined ? [] : [`-uuid ${uuid}`]),
+    ...(uuid === undefined || parseUuid(uuid) === undefined ? [] : [`-uuid ${shellWord(uuid)}`]),
     '-incoming defer',
   ].join(' ');
+}
+
+/** With its key where it would be taken for other keys than the type. */
+function machineOption(machine: string): string {
+  return /^[\w.-]+$/.test(machine) ? machine : `type=${optionValue(machine)}`;
 }
 
 function inSuffix(bytes: number): string {

@@ -5,6 +5,7 @@
 import { MultifdError, receivedExpected } from '../errors.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
 import { commandLineOf, qemuNeeds } from '../migration/needs.js';
+import { quote } from '../printable.js';
 import { textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 
@@ -25,9 +26,10 @@ export async function requireFit(qmp: Qmp, description: MappedRamDescription): P
 /** What may be the matter, where QEMU does not say it. */
 export function explainRefusal(description: MappedRamDescription, how: string): string {
   const needs = qemuNeeds(description);
-  const devices = needs.devices.length === 0 ? '' : `, with the devices ${needs.devices.join(', ')}`;
+  const devices =
+    needs.devices.length === 0 ? '' : `, with the devices ${needs.devices.map(named).join(', ')}`;
   const blocks = description.blocks
-    .map(({ name, usedLength }) => `${name} of ${usedLength} bytes`)
+    .map(({ name, usedLength }) => `${named(name)} of ${usedLength} bytes`)
     .join(', ');
   return `the file is of a QEMU with ${commandLineOf(needs)}${devices}, and RAM blocks ${blocks}; sent with ${how}`;
 }
@@ -43,7 +45,9 @@ async function asked(qmp: Qmp, command: string, args: object = {}): Promise<unkn
 function wrongMachine(type: unknown, { machine }: MappedRamDescription): string[] {
   if (typeof type !== 'string' || machine === '') return [];
   const name = type.replace(/-machine$/, '');
-  return name === machine ? [] : [receivedExpected('machine type', name, `${machine}, the file's`)];
+  return name === machine
+    ? []
+    : [receivedExpected('machine type', named(name), `${named(machine)}, the file's`)];
 }
 
 /** Of memory that has a block in the file. By default the object's name is the block's; older machines' have it in a path. */
@@ -54,7 +58,16 @@ function wrongMemory(memdevs: unknown, { blocks }: MappedRamDescription): string
     if (block === undefined || typeof memdev?.size !== 'number' || memdev.size === block.usedLength)
       return [];
     return [
-      receivedExpected(`bytes of RAM block ${block.name}`, memdev.size, `${block.usedLength}, the file's`),
+      receivedExpected(
+        `bytes of RAM block ${named(block.name)}`,
+        memdev.size,
+        `${block.usedLength}, the file's`,
+      ),
     ];
   });
+}
+
+/** They stand beside a command that may be copied: one that a shell would take for more is in quotes. */
+function named(name: string): string {
+  return /^[\w./:@-]+$/.test(name) ? name : quote(name);
 }

@@ -52,6 +52,18 @@ t.test('names of devices and of the file itself: none of them reaches the termin
   t.notMatch(wrong.stdout + wrong.stderr, RAW, 'wrong usage');
 });
 
+t.test('a machine type that is a command to a shell: what may be copied has it in quotes', async (t) => {
+  const machine = 'pc$(reboot);reboot #';
+  const main = readBytes('q100-none.main.bin');
+  const behind = 13 + main.readUInt32BE(9);
+  const head = Buffer.from(main.subarray(0, 13));
+  head.writeUInt32BE(machine.length, 9);
+  const file = path.join(temporaryDirectory(t), 'main.bin');
+  fs.writeFileSync(file, Buffer.concat([head, Buffer.from(machine), main.subarray(behind)]));
+  const { stdout } = await run(t, ['inspect', file]);
+  t.match(stdout, /^resume in +qemu-system-\.\.\. -machine 'type=pc\$\(reboot\);reboot #' -m /m);
+});
+
 t.test("a channel's packet with such a name: receive says it, with and without a trace", async (t) => {
   const folder = temporaryDirectory(t);
   const { main, channels } = streamsOf({ name: 'q100-none', compression: 'none' });

@@ -27,6 +27,16 @@ t.test('a PSK for its owner alone, which is told by nobody and replaced with --f
   }
 });
 
+t.test(
+  'a folder whose name is several words, or keys to QEMU: what may be copied has it in quotes',
+  async (t) => {
+    const dir = path.join(t.testdir({}), 'a b,c');
+    const { stdout } = await run(t, ['tls-creds', dir]);
+    t.match(stdout, `receive ... --tls-creds '${dir}'\n`);
+    t.match(stdout, `-object 'tls-creds-psk,id=tls0,endpoint=server,dir=${dir.replace(',', ',,')}'\n`);
+  },
+);
+
 t.test('certificates: a folder for each host, and the key that signs kept apart', async (t) => {
   const dir = path.join(t.testdir({}), 'tls');
   const { code, result, stderr } = await run(t, ['tls-creds', dir, '--x509', 'host1,10.0.0.2', '--json']);

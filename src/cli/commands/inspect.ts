@@ -213,7 +213,8 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
   ]);
   const needs = qemuNeeds(description);
   rows.push(['resume in', `qemu-system-... ${commandLineOf(needs)}`]);
-  for (const { name, size } of needs.otherMemory) rows.push(['with memory', `${name}, ${formatSize(size)}`]);
+  for (const { name, size } of needs.otherMemory)
+    rows.push(['with memory', `${plain(name)}, ${formatSize(size)}`]);
   if (needs.devices.length > 0) {
     const shown = needs.devices.slice(0, MAX_LINES).map(plain).join(', ');
     rows.push(['with devices', `${shown}${needs.devices.length > MAX_LINES ? ', ...' : ''}`]);

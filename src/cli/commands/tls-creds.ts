@@ -7,6 +7,7 @@ import path from 'node:path';
 import type { Command } from 'commander';
 import { MultifdError } from '../../errors.js';
 import { CliError, EXIT_OK } from '../cli-error.js';
+import { optionValue, shellWord } from '../../shell-word.js';
 import { outputFor, type OutputFlags } from '../terminal/output.js';
 import { addOutputOptions } from './migration-options.js';
 import { runCommand } from './run-command.js';
@@ -112,8 +113,10 @@ function textOf(written: Written): string {
 
 function pskText({ folders: [{ path: dir }], identity }: Written): string {
   const file = path.join(dir, 'keys.psk');
-  const other = identity === DEFAULT_IDENTITY ? '' : ` --tls-identity ${identity}`;
-  const username = identity === DEFAULT_IDENTITY ? '' : `,username=${identity}`;
+  const other = identity === DEFAULT_IDENTITY ? '' : ` --tls-identity ${shellWord(identity ?? '')}`;
+  const username = identity === DEFAULT_IDENTITY ? '' : `,username=${optionValue(identity ?? '')}`;
+  const object = (endpoint: string, more = ''): string =>
+    shellWord(`tls-creds-psk,id=tls0,endpoint=${endpoint},dir=${optionValue(dir)}${more}`);
   return [
     `${file}: a key of the identity ${identity}`,
     '',
@@ -121,12 +124,12 @@ function pskText({ folders: [{ path: dir }], identity }: Written): string {
     'in a way that nobody reads along (scp). Whoever has it can be either host.',
     '',
     'Destination',
-    `  multifd    receive ... --tls-creds ${dir}`,
-    `  QEMU       -object tls-creds-psk,id=tls0,endpoint=server,dir=${dir}`,
+    `  multifd    receive ... --tls-creds ${shellWord(dir)}`,
+    `  QEMU       -object ${object('server')}`,
     '             migrate_set_parameter tls-creds tls0',
     'Source',
-    `  multifd    send ... --tls-creds ${dir}${other}`,
-    `  QEMU       -object tls-creds-psk,id=tls0,endpoint=client,dir=${dir}${username}`,
+    `  multifd    send ... --tls-creds ${shellWord(dir)}${other}`,
+    `  QEMU       -object ${object('client', username)}`,
     '             migrate_set_parameter tls-creds tls0',
     '',
   ].join('\n');
@@ -143,7 +146,7 @@ function x509Text({ folders, authority }: Written): string {
     `${authority} signs more hosts: keep it away from them all.`,
     '',
     'Destination',
-    `  multifd    receive ... --tls-creds ${dir} --tls-authz 'CN=${path.basename(first)}'`,
+    `  multifd    receive ... --tls-creds ${dir} --tls-authz ${shellWord(`CN=${path.basename(first)}`)}`,
     `  QEMU       -object tls-creds-x509,id=tls0,endpoint=server,dir=${dir}`,
     '             migrate_set_parameter tls-creds tls0',
     'Source',
