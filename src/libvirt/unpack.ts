@@ -135,9 +135,3 @@ function broken(format: SaveFormat, error: unknown): MultifdError {
     { cause: error },
   );
 }
-
-/** What is wrong with a stream whose devices' state has no end. */
-export function cutTail(tailBytes: number): MultifdError {
-  const message = `${UNPACKED_NAME}: end at byte ${tailBytes} of the devices' state: received neither a VM description nor EOF, expected one: the file may be cut`;
-  return new MultifdError(STREAM_ERRORS.eof, message);
-}

@@ -166,11 +166,7 @@ class MappedRamFile {
     description.pageSize = stream.pageSize;
     description.sectionId = stream.sectionId ?? 0;
     description.footers = stream.footers ?? true;
-    if (!stream.mappedRam) {
-      const what =
-        description.machine === '' ? 'no configuration' : 'a migration stream without capability mapped-ram';
-      throw new MultifdError(STREAM_ERRORS.file, `mapped-ram file: received ${what}, expected mapped-ram`);
-    }
+    if (!stream.mappedRam) throw notMappedRam(description.machine);
   }
 
   /** Neighbours become one, so that a bitmap of many pieces takes no more room than one of few. */
@@ -296,4 +292,10 @@ class MappedRamFile {
     if (this.#problems.length >= MAX_PROBLEMS) return;
     this.#problems.push({ kind, fatal, message, ...(block !== undefined && { block }) });
   }
+}
+
+/** @param machine of the stream's configuration; empty if it has none */
+export function notMappedRam(machine: string): MultifdError {
+  const what = machine === '' ? 'no configuration' : 'a migration stream without capability mapped-ram';
+  return new MultifdError(STREAM_ERRORS.file, `mapped-ram file: received ${what}, expected mapped-ram`);
 }

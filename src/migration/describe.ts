@@ -5,7 +5,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import { MultifdError } from '../errors.js';
 import { type SaveImage, readSaveImage } from '../libvirt/save-image.js';
-import { UNPACKED_NAME, cutTail, unpack } from '../libvirt/unpack.js';
+import { UNPACKED_NAME, unpack } from '../libvirt/unpack.js';
 import { abortSignal, checkKeys, fileName } from '../option-checks.js';
 import { checkOffset } from './options.js';
 import { BOUND_KEYS, type BoundOptions, checkBounds } from '../stream/bounds.js';
@@ -17,7 +17,8 @@ import { MigrationFile } from '../packed/open.js';
 import { refusePacked } from '../packed/packed-file.js';
 import { FileSource, type ReadableFile, sizeOf } from '../stream/positioned-file.js';
 import type { MappedRamDescription } from '../mapped-ram/description.js';
-import { readMappedRam } from '../mapped-ram/read.js';
+import { notMappedRam, readMappedRam } from '../mapped-ram/read.js';
+import { brokenTail, cutTail } from '../stream/tail-end.js';
 import { STALL_TIMEOUT_MS } from './watch.js';
 
 export type MigrationFileDescription = (
@@ -72,8 +73,11 @@ async function describeContent(
 ): Promise<MigrationFileDescription> {
   const libvirt = await readSaveImage(content, offset);
   if (libvirt === undefined) return describeAt(content, { ...own(options), offset });
-  if (libvirt.format === 'sparse')
-    return { ...(await describeAt(content, { ...own(options), offset: libvirt.streamOffset })), libvirt };
+  if (libvirt.format === 'sparse') {
+    const description = await describeAt(content, { ...own(options), offset: libvirt.streamOffset });
+    if (description.kind !== 'mapped-ram') description.problem = notMappedRam(description.machine);
+    return { ...description, libvirt };
+  }
   if (packed !== undefined) refusePacked("libvirt's save image of a stream");
   return { ...(await describeImage(handle, libvirt, options)), libvirt };
 }
@@ -95,7 +99,13 @@ async function describeAt(
   // What comes first is the configuration; a stream that breaks in it is described as far as it goes.
   await stream.next().catch(() => {});
   if (stream.mappedRam) return { kind: 'mapped-ram', ...(await readMappedRam(file, options)) };
-  return { kind: 'main-stream', ...(await describeMainStream(reader(), options)) };
+  const description = await describeMainStream(reader(), options);
+  const { tailIsWhole, tailBytes = 0, vmDescription } = description;
+  // On a connection nothing comes behind a tail, and receiveMigration() takes such a one for cut.
+  if (tailIsWhole === false) description.problem ??= cutTail('migration file', tailBytes);
+  else if (vmDescription === undefined && description.tailBreaks === true)
+    description.problem ??= brokenTail('migration file', tailBytes);
+  return { kind: 'main-stream', ...description };
 }
 
 async function describeImage(
@@ -119,7 +129,8 @@ async function describeImage(
       if (!(error instanceof MultifdError) || !isOfTheFile(error)) throw error;
       description.problem = error;
     }
-    if (description.tailIsWhole === false) description.problem ??= cutTail(description.tailBytes ?? 0);
+    if (description.tailIsWhole === false)
+      description.problem ??= cutTail(UNPACKED_NAME, description.tailBytes ?? 0);
     return { kind: 'main-stream', ...description };
   } finally {
     await source.close();

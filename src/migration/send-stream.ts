@@ -25,7 +25,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { MultifdError, receivedExpected } from '../errors.js';
 import { ChannelThreads } from '../channel-pool.js';
 import { type SaveImage, requireSparse } from '../libvirt/save-image.js';
-import { UNPACKED_NAME, type UnpackedStream, cutTail, unpack } from '../libvirt/unpack.js';
+import { UNPACKED_NAME, type UnpackedStream, unpack } from '../libvirt/unpack.js';
 import type { Compression, SenderOptions } from '../options.js';
 import { publicSender } from '../public-session.js';
 import { createSender, type Sender } from '../send/sender.js';
@@ -38,7 +38,7 @@ import { MainStreamReader } from '../stream/main-stream.js';
 import { encodeCommand, encodeFlush, toSocketStream } from '../stream/main-writer.js';
 import { machineRules, toldPageSize, type MachineRules, type QemuVersion } from '../stream/machine.js';
 import { COMMAND_OPEN_RETURN_PATH, COMMAND_PING, type MainItem } from '../stream/records.js';
-import { TailEndFinder } from '../stream/tail-end.js';
+import { TailEndFinder, cutTail } from '../stream/tail-end.js';
 import type { Address } from '../transport/address.js';
 import type { MainConnection } from '../transport/main-connection.js';
 import type { CheckedTls } from '../transport/tls/check-options.js';
@@ -303,7 +303,7 @@ class OutgoingStream {
       if (isDecided && !isPacked) break;
     }
     const end = finder.end(this.#stream.footers ?? true);
-    if (!end.isWhole) throw cutTail(bytes + held.length);
+    if (!end.isWhole) throw cutTail(UNPACKED_NAME, bytes + held.length);
     await sender.orStopped(main.write(held.subarray(0, Math.max(end.bytes - bytes, 0))));
   }
 

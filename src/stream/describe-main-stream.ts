@@ -36,6 +36,8 @@ export interface MainStreamDescription {
   tailBytes?: number;
   /** Does it end as one does, with a VM description or EOF? */
   tailIsWhole?: boolean;
+  /** Does a VM description begin behind that EOF, which is none? */
+  tailBreaks?: true;
   /** Undefined if the tail ends without one. */
   vmDescription?: VmDescription;
   /** Where the stream breaks off, or what is wrong in it. */
@@ -90,6 +92,7 @@ export async function describeMainStream(
   if (tail !== undefined) {
     description.tailBytes = tail.bytes;
     description.tailIsWhole = tail.isWhole;
+    if (tail.breaks === true) description.tailBreaks = true;
   }
   if (tail?.description !== undefined) description.vmDescription = tail.description;
   if (tail?.tooLong !== undefined) {

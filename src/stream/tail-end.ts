@@ -17,9 +17,16 @@
  * Nothing is kept but the devices of what may be a description, of three at the most. A byte is looked at a few times at
  * the most, whatever the file holds.
  */
+import { MultifdError } from '../errors.js';
+import { STREAM_ERRORS } from './codes.js';
 import { DescriptionFinder, type FoundDescription } from './description-finder.js';
 import { FOOTER_BYTES } from './description-reader.js';
-import { QEMU_VM_EOF, QEMU_VM_SECTION_FOOTER, QEMU_VM_SECTION_FULL } from './records.js';
+import {
+  QEMU_VM_EOF,
+  QEMU_VM_SECTION_FOOTER,
+  QEMU_VM_SECTION_FULL,
+  QEMU_VM_VMDESCRIPTION,
+} from './records.js';
 import { MAX_VM_DESCRIPTION_BYTES, type VmDescription } from './vm-description.js';
 
 /** As far as a description itself may be long. */
@@ -38,6 +45,20 @@ export interface TailEnd {
   tooLong?: number;
   /** Is there a description, or at least an EOF where one can be? */
   isWhole: boolean;
+  /** Does a VM description begin behind that EOF, which is none? */
+  breaks?: true;
+}
+
+/** What is wrong with a stream whose devices' state has no end. */
+export function cutTail(name: string, tailBytes: number): MultifdError {
+  const message = `${name}: end at byte ${tailBytes} of the devices' state: received neither a VM description nor EOF, expected one: the file may be cut`;
+  return new MultifdError(STREAM_ERRORS.eof, message);
+}
+
+/** And with one that has one, and then what cannot be read. */
+export function brokenTail(name: string, tailBytes: number): MultifdError {
+  const message = `${name}: behind byte ${tailBytes} of the devices' state: received a VM description that is no JSON, expected JSON or the end`;
+  return new MultifdError(STREAM_ERRORS.eof, message);
 }
 
 export class TailEndFinder {
@@ -79,7 +100,10 @@ export class TailEndFinder {
     const { eof } = this.#footers;
     // Cut within its description, which begins with that EOF.
     const isCut = eof !== undefined && this.#finder.mayBeginAt(eof - 1);
-    if (eof !== undefined && !isCut) return { bytes: eof, isWhole: true };
+    if (eof !== undefined && !isCut) {
+      const breaks = this.#footers.behindEof === QEMU_VM_VMDESCRIPTION;
+      return { bytes: eof, isWhole: true, ...(breaks && { breaks }) };
+    }
     return { bytes: all, isWhole: footers ? this.#endsWithFooter() : this.#before.at(-1) === QEMU_VM_EOF };
   }
 
@@ -114,9 +138,12 @@ class FooterChain {
   #footer: Buffer | undefined | null;
   /** Behind the last EOF that follows a footer, in the tail. */
   eof: number | undefined;
+  /** The byte behind that one. */
+  behindEof: number | undefined;
 
   push(piece: Buffer): void {
     if (this.#footer === null) return;
+    if (this.eof === this.#base + this.#data.length) this.behindEof = piece[0];
     const data = Buffer.concat([this.#data, piece]);
     let keep = 0;
     if (this.#footer === undefined && data.length >= SECTION_START_BYTES) {
@@ -131,8 +158,10 @@ class FooterChain {
       const next = at + FOOTER_BYTES;
       keep = at;
       if (next >= data.length) break;
-      if (data[next] === QEMU_VM_EOF) this.eof = this.#base + next + 1;
-      else if (next + SECTION_START_BYTES > data.length) break;
+      if (data[next] === QEMU_VM_EOF) {
+        this.eof = this.#base + next + 1;
+        this.behindEof = data.at(next + 1);
+      } else if (next + SECTION_START_BYTES > data.length) break;
       else this.#footer = footerAfter(data, next) ?? this.#footer;
       from = at + 1;
     }

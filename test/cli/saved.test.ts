@@ -4,6 +4,7 @@ import path from 'node:path';
 import zlib from 'node:zlib';
 import t from 'tap';
 import { HEAD, NAME, RAW, STREAM, UUID, imageOf, readImage } from '../libvirt/images.js';
+import { readBytes } from '../migration/captures.js';
 import { Run, run, type Line } from './cli.js';
 
 t.test('inspect says whose the domain is, and with --verify what a sparse one has in its RAM', async (t) => {
@@ -32,6 +33,31 @@ t.test('inspect says whose the domain is, and with --verify what a sparse one ha
   t.equal(unsound.code, 1);
   t.match(unsound.result, { ok: false, error: { code: 'ERR_CLI_UNSOUND', message: /its end is missing/ } });
 });
+
+t.test(
+  'what cannot be loaded is a problem: a cut capture, one with a spoilt end, sparse around a stream',
+  async (t) => {
+    const file = path.join(t.testdir({}), 'vm.bin');
+    const refused = async (bytes: Buffer, message: RegExp): Promise<void> => {
+      fs.writeFileSync(file, bytes);
+      const { code, result } = await run(t, ['inspect', file, '--json']);
+      t.equal(code, 1);
+      t.match(result, { ok: false, sound: false, error: { code: 'ERR_CLI_UNSOUND', message } });
+    };
+    const main = readBytes('q100-none.main.bin');
+    await refused(
+      main.subarray(0, 100_000),
+      /^migration file: end at byte \d+ of the devices' state: .*may be cut$/,
+    );
+    const spoilt = Buffer.from(main);
+    spoilt.write('!', main.indexOf('{"'));
+    await refused(spoilt, /received a VM description that is no JSON/);
+    await refused(
+      imageOf('sparse', STREAM),
+      /a migration stream without capability mapped-ram, expected mapped-ram$/,
+    );
+  },
+);
 
 t.test('a name cannot move a terminal', async (t) => {
   const file = path.join(t.testdir({}), 'vm.save');

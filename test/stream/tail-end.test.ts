@@ -50,6 +50,17 @@ t.test('what lies behind the description is not read, whatever it is', (t) => {
   t.end();
 });
 
+t.test('a description that is none is told from other bytes behind EOF, however it is split', (t) => {
+  const spoilt = Buffer.concat([NO_DESCRIPTION, hex("06 00000004 'none'")]);
+  for (const pieceBytes of [1, 2, 3, spoilt.length]) {
+    t.same(endOf(spoilt, pieceBytes), { bytes: NO_DESCRIPTION.length, isWhole: true, breaks: true });
+    const padded = Buffer.concat([NO_DESCRIPTION, Buffer.alloc(9)]);
+    t.same(endOf(padded, pieceBytes), { bytes: NO_DESCRIPTION.length, isWhole: true });
+    t.same(endOf(NO_DESCRIPTION, pieceBytes), { bytes: NO_DESCRIPTION.length, isWhole: true });
+  }
+  t.end();
+});
+
 t.test('every cut of a tail is no whole one, and every split gives the same end', (t) => {
   const [tail] = TAILS;
   for (let length = 1; length < tail.length; length += 997) {
