@@ -5,12 +5,12 @@
 import { optionValue, shellWord } from '../shell-word.js';
 import { parseUuid } from '../wire/hello.js';
 
-/** Of a description: what is looked at here. */
-interface Described {
+/** Of a description, or of what is known of a stream before it is read: what is looked at here. */
+export interface Described {
   machine: string;
   blocks: readonly { name: string; usedLength: number }[];
   vmDescription?: { devices: readonly { name: string }[] } | undefined;
-  libvirt?: { uuid: string | null };
+  libvirt?: { uuid: string | null } | undefined;
 }
 
 export interface QemuNeeds {

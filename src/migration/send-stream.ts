@@ -71,7 +71,7 @@ export interface StreamToSend {
 }
 
 /** What the stream says before its RAM. */
-interface StreamHead {
+export interface StreamHead {
   configuration: Configuration | undefined;
   pageSize: number;
   blocks: readonly StreamBlock[];
@@ -161,16 +161,11 @@ interface HowToRead {
 }
 
 /**
- * Can it be read at all, up to its block list? For who has more to do before it is sent.
+ * Reads the stream up to its block list. Also for who has more to do before it is sent.
  *
  * @throws MultifdError as sendStream() before it connects
  */
-export async function requireStream(handle: FileHandle, image: SaveImage, how: HowToRead): Promise<void> {
-  await readHead(handle, image, how);
-}
-
-/** Reads the stream up to its block list. */
-async function readHead(handle: FileHandle, image: SaveImage, how: HowToRead): Promise<StreamHead> {
+export async function readHead(handle: FileHandle, image: SaveImage, how: HowToRead): Promise<StreamHead> {
   const { directIo, bounds, pageSize, stallTimeoutMs = STALL_TIMEOUT_MS } = how;
   if (directIo === true) requireSparse(image, 'option directIo');
   const source = unpack(handle, image, stallTimeoutMs);

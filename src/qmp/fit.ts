@@ -3,20 +3,19 @@
  * its monitor tells; what it does not tell is no reason to refuse.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
-import type { MappedRamDescription } from '../mapped-ram/description.js';
-import { commandLineOf, qemuNeeds } from '../migration/needs.js';
+import { commandLineOf, qemuNeeds, type Described } from '../migration/needs.js';
 import { quote } from '../printable.js';
 import { textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 
 /** @throws MultifdError ERR_MULTIFD_QMP that says what to start QEMU with */
-export async function requireFit(qmp: Qmp, description: MappedRamDescription): Promise<void> {
+export async function requireFit(qmp: Qmp, file: Described): Promise<void> {
   const wrong = [
-    ...wrongMachine(await asked(qmp, 'qom-get', { path: '/machine', property: 'type' }), description),
-    ...wrongMemory(await asked(qmp, 'query-memdev'), description),
+    ...wrongMachine(await asked(qmp, 'qom-get', { path: '/machine', property: 'type' }), file),
+    ...wrongMemory(await asked(qmp, 'query-memdev'), file),
   ];
   if (wrong.length === 0) return;
-  const start = `start QEMU with ${commandLineOf(qemuNeeds(description))}`;
+  const start = `start QEMU with ${commandLineOf(qemuNeeds(file))}`;
   throw new MultifdError(
     'ERR_MULTIFD_QMP',
     `${qmp.address}: the file does not fit this QEMU: ${wrong.join('; ')}: ${start}`,
@@ -24,11 +23,11 @@ export async function requireFit(qmp: Qmp, description: MappedRamDescription): P
 }
 
 /** What may be the matter, where QEMU does not say it. */
-export function explainRefusal(description: MappedRamDescription, how: string): string {
-  const needs = qemuNeeds(description);
+export function explainRefusal(file: Described, how: string): string {
+  const needs = qemuNeeds(file);
   const devices =
     needs.devices.length === 0 ? '' : `, with the devices ${needs.devices.map(named).join(', ')}`;
-  const blocks = description.blocks
+  const blocks = file.blocks
     .map(({ name, usedLength }) => `${named(name)} of ${usedLength} bytes`)
     .join(', ');
   return `the file is of a QEMU with ${commandLineOf(needs)}${devices}, and RAM blocks ${blocks}; sent with ${how}`;
@@ -42,7 +41,7 @@ async function asked(qmp: Qmp, command: string, args: object = {}): Promise<unkn
   });
 }
 
-function wrongMachine(type: unknown, { machine }: MappedRamDescription): string[] {
+function wrongMachine(type: unknown, { machine }: Described): string[] {
   if (typeof type !== 'string' || machine === '') return [];
   const name = type.replace(/-machine$/, '');
   return name === machine
@@ -51,7 +50,7 @@ function wrongMachine(type: unknown, { machine }: MappedRamDescription): string[
 }
 
 /** Of memory that has a block in the file. By default the object's name is the block's; older machines' have it in a path. */
-function wrongMemory(memdevs: unknown, { blocks }: MappedRamDescription): string[] {
+function wrongMemory(memdevs: unknown, { blocks }: Described): string[] {
   if (!Array.isArray(memdevs)) return [];
   return (memdevs as ({ id?: unknown; size?: unknown } | null)[]).flatMap((memdev) => {
     const block = blocks.find(({ name }) => name === memdev?.id || name === `/objects/${textOf(memdev?.id)}`);

@@ -4,7 +4,7 @@
  *     each            can be opened, past the page cache where that is asked for
  *     mapped-ram      is sound, and has the page size that was given
  *     for postcopy    its blocks are made of the destination's pages; its devices have an end
- *     a stream        libvirt's: unpacks up to its block list
+ *     a stream        libvirt's: unpacks up to its block list, which with the configuration says what QEMU must be like
  *
  * Pages, and a stream's rest, are looked at when they are sent.
  */
@@ -12,9 +12,10 @@ import { offsetForPostcopy, readSaveImage, type SaveImage } from '../libvirt/sav
 import { requireSound, type MappedRamDescription } from '../mapped-ram/description.js';
 import { readMappedRam } from '../mapped-ram/read.js';
 import { tryDirectReads } from '../mapped-ram/read-pages.js';
+import type { Described } from '../migration/needs.js';
 import { requirePageSizeTold } from '../migration/options.js';
 import type { CheckedSend } from '../migration/send.js';
-import { requireStream } from '../migration/send-stream.js';
+import { readHead } from '../migration/send-stream.js';
 import { MigrationFile } from '../packed/open.js';
 import { refusePacked } from '../packed/packed-file.js';
 import { hostPageSizes, type CheckedPostcopy } from '../postcopy/options.js';
@@ -25,8 +26,8 @@ import type { ReadableFile } from '../stream/positioned-file.js';
 import { isLive, readRunState } from '../stream/run-state.js';
 
 export interface ResumeFile {
-  /** What QEMU must be like. A stream that libvirt has saved tells nothing before it is read. */
-  description: MappedRamDescription | undefined;
+  /** What QEMU must be like. */
+  needs: Described;
   libvirt: SaveImage | undefined;
   /** Was the guest paused, or ended, when it was saved? Looked at for postcopy, which would start it all the same. */
   wasHeld: boolean;
@@ -52,8 +53,9 @@ export async function lookAtFile(
       : (libvirt?.streamOffset ?? options.offset);
   if (libvirt !== undefined && libvirt.format !== 'sparse') {
     if (packed !== undefined) refusePacked("libvirt's save image of a stream");
-    await requireStream(handle, libvirt, { directIo, bounds, ...sending });
-    return { description: undefined, libvirt, wasHeld: false, digest: '', offset };
+    const { configuration, blocks } = await readHead(handle, libvirt, { directIo, bounds, ...sending });
+    const needs = { machine: configuration?.machine ?? '', blocks, libvirt };
+    return { needs, libvirt, wasHeld: false, digest: '', offset };
   }
   const description = await readMappedRam(content, {
     offset,
@@ -63,15 +65,16 @@ export async function lookAtFile(
   requireSound(description);
   requirePageSizeTold(description.pageSize, pageSize);
   if (opened.directPages !== undefined) await tryDirectReads(opened.directPages, description);
+  const needs = { ...description, libvirt };
   if ('recover' in options) {
     const sizes = hostPageSizes(options, description);
     await deviceBytes(content, description);
     const maps = await PageMap.readAll(content, description, sizes);
     const digest = await digestOf(content, description, maps);
     const wasHeld = await isHeld(content, description, libvirt);
-    return { description, libvirt, wasHeld, digest, offset };
+    return { needs, libvirt, wasHeld, digest, offset };
   }
-  return { description, libvirt, wasHeld: false, digest: '', offset };
+  return { needs, libvirt, wasHeld: false, digest: '', offset };
 }
 
 /** libvirt pauses each domain to save it, and has a word of its own for how it was. */

@@ -15,7 +15,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { MultifdError } from '../errors.js';
-import type { MappedRamDescription } from '../mapped-ram/description.js';
+import type { Described } from '../migration/needs.js';
 import { callHook } from '../migration/options.js';
 import { wrong } from '../option-checks.js';
 import { checkPostcopy, type CheckedPostcopy, type PostcopyOptions } from '../postcopy/options.js';
@@ -109,16 +109,16 @@ export async function checkInstant(options: InstantResumeOptions): Promise<Insta
 /** @throws MultifdError ERR_MULTIFD_QMP, and with all codes of sendMigration({ mode: 'postcopy' }) */
 export async function resumeInstantly(
   qmp: Qmp,
-  description: MappedRamDescription,
+  needs: Described,
   resume: InstantFile,
   folder: PrivateFolder | undefined,
 ): Promise<InstantlyResumedVm> {
-  return new Resuming(qmp, description, resume, resume.to ?? { path: `${folder?.path}/resume.sock` }).run();
+  return new Resuming(qmp, needs, resume, resume.to ?? { path: `${folder?.path}/resume.sock` }).run();
 }
 
 class Resuming {
   readonly #qmp: Qmp;
-  readonly #description: MappedRamDescription;
+  readonly #needs: Described;
   readonly #resume: InstantFile;
   readonly #listen: Address;
   #session: PostcopySession | undefined;
@@ -130,9 +130,9 @@ class Resuming {
   #told: Promise<void> | undefined;
   #hookError: MultifdError | undefined;
 
-  constructor(qmp: Qmp, description: MappedRamDescription, resume: InstantFile, listen: Address) {
+  constructor(qmp: Qmp, needs: Described, resume: InstantFile, listen: Address) {
     this.#qmp = qmp;
-    this.#description = description;
+    this.#needs = needs;
     this.#resume = resume;
     this.#listen = listen;
     this.#mark = new FileMark(qmp, resume.digest);
@@ -166,7 +166,7 @@ class Resuming {
     for (const name of CAPABILITIES)
       if (!schema.capabilities.has(name)) throw qmpError(qmp, `this QEMU has no capability ${name}`);
     await requireWaiting(qmp);
-    await requireFit(qmp, this.#description);
+    await requireFit(qmp, this.#needs);
     const settings = await MigrationSettings.remember(qmp);
     const { send, qemuTls, to } = this.#resume;
     const tls = await qemuTlsParameters(qmp, {
@@ -196,7 +196,7 @@ class Resuming {
     const { send, holds } = this.#resume;
     if (settings === undefined) {
       await this.#requirePaused();
-      await requireFit(qmp, this.#description);
+      await requireFit(qmp, this.#needs);
       await this.#mark.requireSame(send.file);
       if (send.tls === undefined) await this.#requirePlain();
     }
@@ -294,7 +294,7 @@ class Resuming {
       const problem = this.#qmp.isOpen ? await settings?.putBackOrSay() : undefined;
       return withWords(first, problem === undefined ? [] : [problem]);
     }
-    const words = await refusedWords(this.#qmp, first, explainRefusal(this.#description, 'mode postcopy'));
+    const words = await refusedWords(this.#qmp, first, explainRefusal(this.#needs, 'mode postcopy'));
     if (this.#qmp.isOpen) await settings?.putBack().catch(() => {});
     return withWords(first, words);
   }

@@ -17,7 +17,7 @@
  * refused a packet answers nothing any more. So each wait has a limit, and what the file tells is told along.
  */
 import { MultifdError } from '../errors.js';
-import type { MappedRamDescription } from '../mapped-ram/description.js';
+import type { Described } from '../migration/needs.js';
 import { sendMigration, type SentMigration } from '../migration/send.js';
 import { requireOptions } from '../migration/options.js';
 import { wrongMode } from '../postcopy/options.js';
@@ -69,7 +69,7 @@ export async function resumeVm(
   try {
     // libvirt has paused the domain to save it, and resumes one that ran.
     const run = checked.run ?? (file.libvirt?.wasRunning === true ? true : undefined);
-    return await resume(qmp, file.description, { ...checked, run }, folder);
+    return await resume(qmp, file.needs, { ...checked, run }, folder);
   } finally {
     qmp.close();
   }
@@ -77,13 +77,13 @@ export async function resumeVm(
 
 async function resumeAtOnce(options: InstantResumeOptions): Promise<InstantlyResumedVm> {
   const checked = await checkInstant(options);
-  const { description, wasHeld, digest, offset } = await lookAtFile(checked.checked, sendingOf(options));
+  const { needs, wasHeld, digest, offset } = await lookAtFile(checked.checked, sendingOf(options));
   const qmp = await Qmp.connect(checked.qmp, {}, options.signal);
   using folder = checked.to === undefined ? new PrivateFolder() : undefined;
   try {
     const holds = checked.run === false || (checked.run === undefined && wasHeld);
     const resume = { ...checked, holds, digest, send: { ...checked.send, offset } };
-    return await resumeInstantly(qmp, description as MappedRamDescription, resume, folder);
+    return await resumeInstantly(qmp, needs, resume, folder);
   } finally {
     qmp.close();
   }
@@ -98,7 +98,7 @@ function sendingOf({ pageSize, stallTimeoutMs }: Pick<ResumeVmOptions, 'pageSize
 
 async function resume(
   qmp: Qmp,
-  description: MappedRamDescription | undefined,
+  needs: Described,
   options: CheckedResume,
   folder: PrivateFolder | undefined,
 ): Promise<ResumedVm> {
@@ -107,7 +107,7 @@ async function resume(
     const schema = await QmpSchema.query(qmp);
     requireMultifd(qmp, schema, compression);
     await requireWaiting(qmp);
-    if (description !== undefined) await requireFit(qmp, description);
+    await requireFit(qmp, needs);
     const uuid = send.uuid ?? (await uuidOf(qmp));
     const settings = await MigrationSettings.remember(qmp);
     const tls = await qemuTlsParameters(qmp, {
@@ -150,7 +150,7 @@ async function resume(
     // Its words say all that is known.
     if (sent !== undefined && !qmp.isOpen) throw thrown;
     const how = `${channels} channels, ${compression}`;
-    throw await explained(qmp, thrown, isSending ? explain(description, how) : undefined, settings);
+    throw await explained(qmp, thrown, isSending ? explainRefusal(needs, how) : undefined, settings);
   }
 }
 
@@ -169,10 +169,6 @@ async function explained(
   const words = await refusedWords(qmp, first, explanation);
   if (qmp.isOpen) await settings.putBack().catch(() => {});
   return withWords(first, words);
-}
-
-function explain(description: MappedRamDescription | undefined, how: string): string {
-  return description === undefined ? `sent with ${how}` : explainRefusal(description, how);
 }
 
 /** QEMU compares it in each channel's hello, and the file has no place for it. */
