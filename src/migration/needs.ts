@@ -2,6 +2,7 @@
  * What a QEMU must be started with to take a file in, as far as the file tells: its command line is not in it. Told by
  * `multifd inspect` before, and by resumeVm() when a QEMU refuses, whose own words may be in its log alone.
  */
+import { backendId, memoryKind } from './memory-blocks.js';
 import { optionValue, shellWord } from '../shell-word.js';
 import { parseUuid } from '../wire/hello.js';
 
@@ -18,46 +19,58 @@ export interface QemuNeeds {
   uuid: string | undefined;
   /** `-machine`; empty if the file has none. */
   machine: string;
-  /** `-m`, in bytes: of the machine's own memory. Undefined if no block looks like it. */
+  /** `-m`, in bytes. Undefined if no block looks like it, or it is made of several: which are plugged-in ones nothing tells. */
   memoryBytes: number | undefined;
-  /** Other memory: modules that were plugged in, or objects. */
+  /** The id of the object (`-object`) that the machine's memory is, where it is not the machine's own. */
+  memoryBackend: string | undefined;
+  /** Other memory: objects of NUMA nodes, of modules that were plugged in, of devices. */
   otherMemory: { name: string; size: number }[];
   /** Devices that have a place on a bus, such as `0000:00:03.0/virtio-net`; the machine brings the others along. */
   devices: string[];
 }
 
 export function qemuNeeds({ machine, blocks, vmDescription, libvirt }: Described): QemuNeeds {
-  const own = blocks.find(({ name }) => isMachineMemory(name));
+  const own = blocks.find(({ name }) => memoryKind(machine, name) === 'own');
+  const backends = blocks.filter(({ name }) => memoryKind(machine, name) === 'backend');
+  // One alone is all that the guest has.
+  const only = own === undefined && backends.length === 1 ? backends[0] : undefined;
   const devices = vmDescription?.devices.map(({ name }) => name).filter((name) => name.includes('/')) ?? [];
   return {
     uuid: libvirt?.uuid ?? undefined,
     machine,
-    memoryBytes: own?.usedLength,
-    otherMemory: blocks
-      .filter(({ name }) => name.startsWith('/objects/'))
+    memoryBytes: (own ?? only)?.usedLength,
+    memoryBackend: only === undefined ? undefined : backendId(only.name),
+    otherMemory: backends
+      .filter((block) => block !== only)
       .map(({ name, usedLength }) => ({ name, size: usedLength })),
     devices: [...new Set(devices)],
   };
 }
 
-/** `pc.ram`, `mach-virt.ram`, `ppc_spapr.ram`, `s390.ram`, and `ram` of smaller boards. */
-function isMachineMemory(name: string): boolean {
-  return !name.includes('/') && /(?:^|\.)ram$/.test(name);
-}
-
 /** As its command line has it, for a shell: whoever made the file has chosen the names. */
-export function commandLineOf({ machine, memoryBytes, uuid }: QemuNeeds): string {
+export function commandLineOf(needs: QemuNeeds): string {
+  const { machine, memoryBytes, memoryBackend, otherMemory, uuid } = needs;
+  const objects = otherMemory.map(({ name, size }) => objectOption(backendId(name), size));
+  if (memoryBackend !== undefined) objects.unshift(objectOption(memoryBackend, memoryBytes ?? 0));
   return [
-    ...(machine === '' ? [] : [`-machine ${shellWord(machineOption(machine))}`]),
+    ...(machine === '' ? [] : [`-machine ${shellWord(machineOption(machine, memoryBackend))}`]),
     ...(memoryBytes === undefined ? [] : [`-m ${inSuffix(memoryBytes)}`]),
     ...(uuid === undefined || parseUuid(uuid) === undefined ? [] : [`-uuid ${shellWord(uuid)}`]),
+    ...objects,
     '-incoming defer',
   ].join(' ');
 }
 
 /** With its key where it would be taken for other keys than the type. */
-function machineOption(machine: string): string {
-  return /^[\w.-]+$/.test(machine) ? machine : `type=${optionValue(machine)}`;
+function machineOption(machine: string, memoryBackend: string | undefined): string {
+  const type = /^[\w.-]+$/.test(machine) ? machine : `type=${optionValue(machine)}`;
+  return memoryBackend === undefined ? type : `${type},memory-backend=${optionValue(memoryBackend)}`;
+}
+
+/** A block is the same whatever is behind it: of the kinds the plainest. */
+function objectOption(id: string, bytes: number): string {
+  const option = `memory-backend-ram,id=${optionValue(id)},size=${inSuffix(bytes)}`;
+  return `-object ${shellWord(option)}`;
 }
 
 function inSuffix(bytes: number): string {

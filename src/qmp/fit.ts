@@ -3,16 +3,22 @@
  * its monitor tells; what it does not tell is no reason to refuse.
  */
 import { MultifdError, receivedExpected } from '../errors.js';
+import { backendId, memoryKind } from '../migration/memory-blocks.js';
 import { commandLineOf, qemuNeeds, type Described } from '../migration/needs.js';
 import { quote } from '../printable.js';
-import { textOf } from './json.js';
 import type { Qmp } from './qmp.js';
 
 /** @throws MultifdError ERR_MULTIFD_QMP that says what to start QEMU with */
 export async function requireFit(qmp: Qmp, file: Described): Promise<void> {
+  const memdevs = memdevsOf(await asked(qmp, 'query-memdev'));
+  // Since 5.0, from when on the machine's own memory is a backend as well.
+  const backend = await asked(qmp, 'qom-get', { path: '/machine', property: 'memory-backend' });
+  const wrongType = wrongMachine(await asked(qmp, 'qom-get', { path: '/machine', property: 'type' }), file);
   const wrong = [
-    ...wrongMachine(await asked(qmp, 'qom-get', { path: '/machine', property: 'type' }), file),
-    ...wrongMemory(await asked(qmp, 'query-memdev'), file),
+    ...wrongType,
+    ...wrongMemory(memdevs, file),
+    // Another machine calls its memory by other names.
+    ...(wrongType.length === 0 && typeof backend === 'string' ? missingMemory(memdevs, file) : []),
   ];
   if (wrong.length === 0) return;
   const start = `start QEMU with ${commandLineOf(qemuNeeds(file))}`;
@@ -49,21 +55,50 @@ function wrongMachine(type: unknown, { machine }: Described): string[] {
     : [receivedExpected('machine type', named(name), `${named(machine)}, the file's`)];
 }
 
+interface Memdev {
+  id: string;
+  size: number;
+}
+
+/** Undefined where it is not told, or not of each. */
+function memdevsOf(told: unknown): Memdev[] | undefined {
+  if (!Array.isArray(told)) return undefined;
+  const memdevs = (told as ({ id?: unknown; size?: unknown } | null)[]).map((memdev) => ({
+    id: memdev?.id,
+    size: memdev?.size,
+  }));
+  const isTold = ({ id, size }: (typeof memdevs)[number]): boolean =>
+    typeof id === 'string' && typeof size === 'number';
+  return memdevs.every(isTold) ? (memdevs as Memdev[]) : undefined;
+}
+
 /** Of memory that has a block in the file. By default the object's name is the block's; older machines' have it in a path. */
-function wrongMemory(memdevs: unknown, { blocks }: Described): string[] {
-  if (!Array.isArray(memdevs)) return [];
-  return (memdevs as ({ id?: unknown; size?: unknown } | null)[]).flatMap((memdev) => {
-    const block = blocks.find(({ name }) => name === memdev?.id || name === `/objects/${textOf(memdev?.id)}`);
-    if (block === undefined || typeof memdev?.size !== 'number' || memdev.size === block.usedLength)
-      return [];
+function wrongMemory(memdevs: Memdev[] | undefined, { blocks }: Described): string[] {
+  return (memdevs ?? []).flatMap(({ id, size }) => {
+    const block = blocks.find(({ name }) => name === id || name === `/objects/${id}`);
+    if (block === undefined || size === block.usedLength) return [];
     return [
-      receivedExpected(
-        `bytes of RAM block ${named(block.name)}`,
-        memdev.size,
-        `${block.usedLength}, the file's`,
-      ),
+      receivedExpected(`bytes of RAM block ${named(block.name)}`, size, `${block.usedLength}, the file's`),
     ];
   });
+}
+
+/** Memory of the file that can only be a backend's, and that no backend here can be. */
+function missingMemory(memdevs: Memdev[] | undefined, { machine, blocks }: Described): string[] {
+  if (memdevs === undefined) return [];
+  const ids = memdevs.map(({ id }) => id);
+  return blocks
+    .filter(({ name }) => !ids.includes(backendId(name)) && isSurelyBackend(machine, name))
+    .map(({ name, usedLength }) => {
+      const here = ids.length === 0 ? 'none' : `none, but ${ids.map(named).join(', ')}`;
+      return receivedExpected(`RAM block ${named(name)}`, here, `${usedLength} bytes, the file's`);
+    });
+}
+
+/** The machine's own too, where the board is known. */
+function isSurelyBackend(machine: string, name: string): boolean {
+  const kind = memoryKind(machine, name);
+  return kind === 'backend' || (kind === 'own' && /^(?:pc|mach-virt)\.ram$/.test(name));
 }
 
 /** They stand beside a command that may be copied: one that a shell would take for more is in quotes. */

@@ -35,3 +35,32 @@ t.test('names of the file are one word each to a shell, and one value to QEMU', 
   t.equal(words(lineOf('pc,dumpdtb=/etc/passwd'))[1], 'type=pc,,dumpdtb=/etc/passwd');
   t.equal(words(lineOf('dumpdtb=x'))[1], 'type=dumpdtb=x', 'nor a key of its own');
 });
+
+t.test('memory that is an object: it is told with its id, and -m where nothing else can be it', async (t) => {
+  const q35 = 'pc-q35-10.0';
+  const rom = { 'pc.bios': 1, '/rom@etc/acpi/tables': 1, '0000:00:02.0/vga.vram': 16, 'system.flash0': 4 };
+  const object = (id: string, size: string): string => `-object memory-backend-ram,id=${id},size=${size}`;
+  t.equal(lineOf(q35, { ...rom, 'pc.ram': 64 }), `-machine ${q35} -m 64M -incoming defer`);
+  const alone = `-machine ${q35},memory-backend=mem0 -m 192M ${object('mem0', '192M')} -incoming defer`;
+  t.equal(lineOf(q35, { mem0: 192, ...rom, 'tpm-ppi': 1 }), alone);
+  t.equal(
+    lineOf('pc-q35-4.0', { '/objects/mem0': 192, ...rom }),
+    alone.replace('10.0', '4.0'),
+    'older machine types',
+  );
+  const module = `-machine ${q35} -m 64M ${object('d0', '128M')} -incoming defer`;
+  t.equal(lineOf(q35, { d0: 128, 'pc.ram': 64, ...rom }), module);
+  // Which of them are modules, nothing tells.
+  const several = `-machine ${q35} ${object('m0', '1024M')} ${object('d0', '512M')} -incoming defer`;
+  t.equal(lineOf(q35, { m0: 1024, d0: 512, ...rom }), several);
+  t.equal(lineOf('virt-10.0', { 'mach-virt.ram': 64 }), '-machine virt-10.0 -m 64M -incoming defer');
+  t.equal(
+    lineOf('pseries-10.0', { 'ppc_spapr.ram': 64, x: 1 }),
+    '-machine pseries-10.0 -m 64M -incoming defer',
+  );
+  t.equal(
+    lineOf('akita', { sram: 1, flash: 1 }),
+    '-machine akita -incoming defer',
+    'of devices, on other boards',
+  );
+});

@@ -168,11 +168,12 @@ function recordOf(description: MigrationFileDescription, verified: VerifiedBlock
 
 /** What a QEMU must be started with; null where the file does not tell. */
 function needsOf(description: MigrationFileDescription): object {
-  const { machine, memoryBytes, uuid, otherMemory, devices } = qemuNeeds(description);
+  const { machine, memoryBytes, memoryBackend, uuid, otherMemory, devices } = qemuNeeds(description);
   return {
     machine: machine || null,
     uuid: uuid ?? null,
     memoryBytes: memoryBytes ?? null,
+    memoryBackend: memoryBackend ?? null,
     otherMemory,
     devices,
   };
