@@ -4,7 +4,7 @@
  */
 import { backendId, memoryKind } from './memory-blocks.js';
 import { optionValue, shellWord } from '../shell-word.js';
-import { parseUuid } from '../wire/hello.js';
+import { formatUuid, parseUuid } from '../wire/hello.js';
 
 /** Of a description, or of what is known of a stream before it is read: what is looked at here. */
 export interface Described {
@@ -12,10 +12,11 @@ export interface Described {
   blocks: readonly { name: string; usedLength: number }[];
   vmDescription?: { devices: readonly { name: string }[] } | undefined;
   libvirt?: { uuid: string | null } | undefined;
+  configuration?: { uuid?: Uint8Array | undefined } | undefined;
 }
 
 export interface QemuNeeds {
-  /** `-uuid`, where the file says it: of libvirt's it does. */
+  /** `-uuid`, where the file says it: of libvirt's it does, and with capability validate-uuid. */
   uuid: string | undefined;
   /** `-machine`; empty if the file has none. */
   machine: string;
@@ -29,14 +30,14 @@ export interface QemuNeeds {
   devices: string[];
 }
 
-export function qemuNeeds({ machine, blocks, vmDescription, libvirt }: Described): QemuNeeds {
+export function qemuNeeds({ machine, blocks, vmDescription, libvirt, configuration }: Described): QemuNeeds {
   const own = blocks.find(({ name }) => memoryKind(machine, name) === 'own');
   const backends = blocks.filter(({ name }) => memoryKind(machine, name) === 'backend');
   // One alone is all that the guest has.
   const only = own === undefined && backends.length === 1 ? backends[0] : undefined;
   const devices = vmDescription?.devices.map(({ name }) => name).filter((name) => name.includes('/')) ?? [];
   return {
-    uuid: libvirt?.uuid ?? undefined,
+    uuid: libvirt?.uuid ?? (configuration?.uuid && formatUuid(configuration.uuid)),
     machine,
     memoryBytes: (own ?? only)?.usedLength,
     memoryBackend: only === undefined ? undefined : backendId(only.name),

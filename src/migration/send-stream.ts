@@ -212,7 +212,7 @@ interface Outgoing {
 class OutgoingStream {
   readonly answer: Answer;
   /** Sent so far. */
-  readonly records: StreamRecords = { pages: 0, zeroPages: 0 };
+  readonly records: StreamRecords = { pages: 0, zeroPages: 0, bytes: 0 };
   readonly #parts: Outgoing;
   readonly #stream: MainStreamReader;
   #batch: Buffer[] = [];
@@ -281,7 +281,7 @@ class OutgoingStream {
    * included, was what went in.
    */
   async #sendTail(sender: Sender): Promise<void> {
-    const { main, bounds, isPacked } = this.#parts;
+    const { bounds, isPacked } = this.#parts;
     const finder = new TailEndFinder(bounds.maxDescription);
     let held: Buffer = Buffer.alloc(0);
     let bytes = 0;
@@ -291,7 +291,7 @@ class OutgoingStream {
       if (item === undefined) break;
       // Behind its end there may be padding, which nobody sends.
       if (isDecided) continue;
-      await sender.orStopped(main.write(held));
+      await sender.orStopped(this.#send(held));
       bytes += held.length;
       held = item.raw;
       isDecided = finder.push(held);
@@ -299,7 +299,7 @@ class OutgoingStream {
     }
     const end = finder.end(this.#stream.footers ?? true);
     if (!end.isWhole) throw cutTail(UNPACKED_NAME, bytes + held.length);
-    await sender.orStopped(main.write(held.subarray(0, Math.max(end.bytes - bytes, 0))));
+    await sender.orStopped(this.#send(held.subarray(0, Math.max(end.bytes - bytes, 0))));
   }
 
   async #next(): Promise<MainItem> {
@@ -319,6 +319,11 @@ class OutgoingStream {
     const bytes = Buffer.concat(this.#batch);
     this.#batch = [];
     this.#batchBytes = 0;
+    await this.#send(bytes);
+  }
+
+  async #send(bytes: Buffer): Promise<void> {
     await this.#parts.main.write(bytes);
+    this.records.bytes += bytes.length;
   }
 }

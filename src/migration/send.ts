@@ -102,6 +102,8 @@ export interface SendMigrationOptions
 export interface StreamRecords {
   pages: number;
   zeroPages: number;
+  /** Of the main stream, all that was sent on it. */
+  bytes: number;
 }
 
 /** Those that are not a sender's. */

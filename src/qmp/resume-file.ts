@@ -54,7 +54,7 @@ export async function lookAtFile(
   if (libvirt !== undefined && libvirt.format !== 'sparse') {
     if (packed !== undefined) refusePacked("libvirt's save image of a stream");
     const { configuration, blocks } = await readHead(handle, libvirt, { directIo, bounds, ...sending });
-    const needs = { machine: configuration?.machine ?? '', blocks, libvirt };
+    const needs = { machine: configuration?.machine ?? '', blocks, libvirt, configuration };
     return { needs, libvirt, wasHeld: false, digest: '', offset };
   }
   const description = await readMappedRam(content, {

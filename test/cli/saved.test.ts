@@ -21,11 +21,28 @@ t.test('inspect says whose the domain is, and with --verify what a sparse one ha
   t.match(text.stdout, /^machine +pc-i440fx-9\.2$/m);
   t.match(text.stdout, new RegExp(`^resume in .*-uuid ${UUID} -incoming defer$`, 'm'));
   t.notMatch(text.stdout, /sync points/);
+  t.notMatch(text.stdout, /verified/);
+  const stream = await run(t, ['inspect', file, '--verify']);
+  t.equal(stream.code, 0, stream.stderr);
+  t.match(stream.stdout, /^not verified +it is a stream: --verify reads the pages of a mapped-ram file$/m);
+  const record = await run(t, ['inspect', file, '--verify', '--json']);
+  t.match(record.result, {
+    verified: false,
+    notVerified: /^it is a stream/,
+    uuid: UUID,
+    needs: { uuid: UUID },
+  });
   fs.writeFileSync(file, readImage('sparse'));
   const sparse = await run(t, ['inspect', file, '--verify', '--json']);
   t.equal(sparse.code, 0, sparse.stderr);
   const libvirt = { name: NAME, uuid: UUID, wasRunning: false, format: 'sparse' };
-  t.match(sparse.result, { kind: 'mapped-ram', sound: true, verified: true, offset: HEAD.length });
+  t.match(sparse.result, {
+    kind: 'mapped-ram',
+    sound: true,
+    verified: true,
+    notVerified: null,
+    offset: HEAD.length,
+  });
   t.same(sparse.result?.libvirt, libvirt);
   const cut = zlib.gzipSync(STREAM).subarray(0, -100);
   fs.writeFileSync(file, imageOf('gzip', cut));
@@ -80,7 +97,10 @@ t.test('sent: what libvirt says is in the records, its XML is not', async (t) =>
   const libvirt = { name: NAME, uuid: UUID, wasRunning: false, format: 'gzip' };
   t.same(sent.lines[0].libvirt, libvirt);
   t.same(sent.result?.libvirt, libvirt);
-  t.match(sent.result, { records: { pages: 114, zeroPages: 4112 } });
+  const { records, wireBytes } = sent.result as Line & { records: { bytes: number }; wireBytes: number };
+  t.match(records, { pages: 114, zeroPages: 4112 });
+  t.ok(records.bytes > 114 * 4096 && records.bytes <= STREAM.length + 100, 'all of the main stream');
+  t.ok(wireBytes > records.bytes, "and the channels' SYNCs");
   t.equal((await receiver.ended).code, 0);
   t.equal(receiver.result?.uuid, UUID);
 });

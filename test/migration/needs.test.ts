@@ -64,3 +64,14 @@ t.test('memory that is an object: it is told with its id, and -m where nothing e
     'of devices, on other boards',
   );
 });
+
+t.test("a uuid that stands in the configuration is told as libvirt's is", async (t) => {
+  const uuid = '00112233-4455-6677-8899-aabbccddeeff';
+  const file = {
+    machine: 'x',
+    blocks: [],
+    configuration: { uuid: Buffer.from(uuid.replaceAll('-', ''), 'hex') },
+  };
+  t.equal(commandLineOf(qemuNeeds(file)), `-machine x -uuid ${uuid} -incoming defer`);
+  t.equal(qemuNeeds({ ...file, configuration: {} }).uuid, undefined);
+});

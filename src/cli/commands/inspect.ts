@@ -76,10 +76,16 @@ async function inspect(file: string, flags: InspectFlags, cancelled: AbortSignal
     const sound = !problemsOf(description).some((problem) => problem.fatal);
     const verified =
       flags.verify === true && sound ? await verify(file, flags, description, output, cancelled) : [];
-    const record = { file, ...recordOf(description, verified), sound, verified: verified.length > 0 };
+    const isVerified = verified.length > 0;
+    const notVerified = flags.verify === true && !isVerified ? whyNotVerified(description, sound) : undefined;
+    const record = {
+      file,
+      ...recordOf(description, verified),
+      ...{ sound, verified: isVerified, notVerified: notVerified ?? null },
+    };
     const problem = problemsOf(description).find(({ fatal }) => fatal);
     const error = problem === undefined ? undefined : new CliError('ERR_CLI_UNSOUND', problem.message);
-    output.result(record, () => textOf(file, description, verified), error);
+    output.result(record, () => textOf(file, description, verified, notVerified), error);
     return sound ? EXIT_OK : EXIT_FAILED;
   } catch (error) {
     const reason: unknown = cancelled.aborted ? cancelled.reason : error;
@@ -124,13 +130,13 @@ function problemsOf(description: MigrationFileDescription): Problem[] {
 
 /** Everything that JSON can say. */
 function recordOf(description: MigrationFileDescription, verified: VerifiedBlock[]): object {
-  const { kind, machine, capabilities, pageSize, configuration, vmDescription, tailBytes } = description;
+  const { kind, machine, capabilities, pageSize, vmDescription, tailBytes } = description;
   const common = {
     kind,
     machine,
     pageSize,
     capabilities,
-    uuid: configuration?.uuid?.toString('hex') ?? null,
+    uuid: qemuNeeds(description).uuid ?? null,
     tailBytes: tailBytes ?? null,
     devices: vmDescription?.devices ?? null,
     needs: needsOf(description),
@@ -179,7 +185,18 @@ function needsOf(description: MigrationFileDescription): object {
   };
 }
 
-function textOf(file: string, description: MigrationFileDescription, verified: VerifiedBlock[]): string {
+/** With --verify. */
+function whyNotVerified({ kind }: MigrationFileDescription, sound: boolean): string {
+  if (kind !== 'mapped-ram') return 'it is a stream: --verify reads the pages of a mapped-ram file';
+  return sound ? 'it has no RAM' : 'it is not sound';
+}
+
+function textOf(
+  file: string,
+  description: MigrationFileDescription,
+  verified: VerifiedBlock[],
+  notVerified: string | undefined,
+): string {
   const { machine, capabilities, pageSize, blocks, vmDescription, tailBytes } = description;
   const size = blocks.reduce((sum, block) => sum + block.usedLength, 0);
   const rows: [string, string][] = [
@@ -224,6 +241,7 @@ function textOf(file: string, description: MigrationFileDescription, verified: V
   if (problems.length === 0) rows.push(['problems', 'none']);
   for (const { fatal, message } of problems) rows.push([fatal ? 'PROBLEM' : 'remark', message]);
   if (verified.length > 0) rows.push(['verified', 'every page was read']);
+  if (notVerified !== undefined) rows.push(['not verified', notVerified]);
   const blocksPart = blockTable(description, verified, columnsOf(process.stdout));
   return [table(rows), blocksPart, deviceTable(description)].filter((part) => part !== '').join('\n');
 }

@@ -8,8 +8,8 @@ import type { Bounds } from '../../stream/bounds.js';
 import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
 import { EXIT_OK, UsageError } from '../cli-error.js';
-import { formatRate, formatRatio, formatSize } from '../terminal/format.js';
-import { countsOf, followProgress } from '../terminal/migration-progress.js';
+import { formatRate, formatSize } from '../terminal/format.js';
+import { countsOfSent, followProgress, wireRows } from '../terminal/migration-progress.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import {
   addBoundOptions,
@@ -216,7 +216,7 @@ async function resume(
       }
     },
     ({ stats, ...result }, seconds) => {
-      const counts = countsOf(stats);
+      const counts = countsOfSent({ stats, records: result.records });
       const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
       return {
         record: { file, ...result, problem: result.problem ?? null, seconds, ...counts },
@@ -224,10 +224,7 @@ async function resume(
           table([
             ['machine', result.machine || '-'],
             ['guest RAM', `${formatSize(size)} in ${result.blocks.length} blocks`],
-            [
-              'on the wire',
-              `${formatSize(counts.wireBytes)}, ratio ${formatRatio(counts.bytes, counts.wireBytes)}`,
-            ],
+            ...wireRows({ stats, records: result.records }),
             ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`],
             ...resultRows(result),
           ]),

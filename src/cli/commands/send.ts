@@ -10,7 +10,7 @@ import type { AddressText } from '../../transport/address.js';
 import type { TlsOptions } from '../../transport/tls/options.js';
 import type { Bounds } from '../../stream/bounds.js';
 import { EXIT_OK } from '../cli-error.js';
-import { formatRate, formatRatio, formatShare, formatSize } from '../terminal/format.js';
+import { formatRate, formatShare, formatSize } from '../terminal/format.js';
 import {
   addBoundOptions,
   addOutputOptions,
@@ -31,7 +31,13 @@ import {
   zeroPageDetectionOption,
   type SessionFlags,
 } from './migration-options.js';
-import { countsOf, followProgress, zeroCopyOf, zeroCopyRows } from '../terminal/migration-progress.js';
+import {
+  countsOfSent,
+  followProgress,
+  zeroCopyOf,
+  zeroCopyRows,
+  wireRows,
+} from '../terminal/migration-progress.js';
 import { integerFrom } from './option-values.js';
 import { outputFor, table, type OutputFlags } from '../terminal/output.js';
 import { runCommand } from './run-command.js';
@@ -209,7 +215,7 @@ async function send(
           ? send()
           : whenListened(send, () => hasBegun(session), flags, cancelled));
         const seconds = (performance.now() - started) / 1000;
-        const round = { round: rounds.length + 1, seconds, ...countsOf(last.stats) };
+        const round = { round: rounds.length + 1, seconds, ...countsOfSent(last) };
         rounds.push(round);
         if (flags.repeat > 1) {
           const text = `${round.round} of ${flags.repeat}: ${seconds.toFixed(3)} s, ${formatRate(ramBytes / seconds)}`;
@@ -219,9 +225,9 @@ async function send(
       return { ...last, ...(flags.repeat > 1 && { rounds }) };
     },
     ({ stats, ...result }, seconds) => {
-      const counts = countsOf(stats);
+      const counts = countsOfSent({ stats, records: result.records });
       const size = result.blocks.reduce((sum, block) => sum + block.size, 0);
-      const { zeroPages, normalPages, wireBytes, bytes } = counts;
+      const { zeroPages, normalPages } = counts;
       const { records } = result;
       const zeroCopy = zeroCopyOf(stats, flags.zeroCopySend === true);
       return {
@@ -237,12 +243,9 @@ async function send(
                     'zero pages',
                     `${formatShare(zeroPages, zeroPages + normalPages)} of the channels' pages, mode ${result.zeroPageDetection}`,
                   ],
-                  ['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`],
                 ] as [string, string][])
-              : ([['main stream', `${records.pages} pages, ${records.zeroPages} zero pages`]] as [
-                  string,
-                  string,
-                ][])),
+              : []),
+            ...wireRows({ stats, records }),
             ...zeroCopyRows(zeroCopy),
             result.rounds === undefined
               ? ['migration', `${seconds.toFixed(3)} s, ${formatRate(size / seconds)}`]

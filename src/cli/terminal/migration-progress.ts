@@ -1,6 +1,7 @@
 /** Progress of a migration: what its sessions push, told as records and on the progress line. */
 import { performance } from 'node:perf_hooks';
-import type { Receiver, Sender, Stats } from '../../index.js';
+import type { Receiver, Sender, SentMigration, Stats } from '../../index.js';
+import { formatRatio, formatSize } from './format.js';
 import type { Output } from './output.js';
 import { progressText } from './progress-line.js';
 
@@ -50,4 +51,23 @@ export function countsOf(stats: Stats): {
 } {
   const { pageBytes: bytes, bytes: wireBytes, normalPages, zeroPages, syncs, channels } = stats;
   return { bytes, wireBytes, normalPages, zeroPages, syncs: syncs / channels.length };
+}
+
+type Sent = Pick<SentMigration, 'stats' | 'records'>;
+
+/** The same of what was sent: a file that is a stream goes on the main stream, whose bytes no session counts. */
+export function countsOfSent({ stats, records }: Sent): ReturnType<typeof countsOf> {
+  const counts = countsOf(stats);
+  return { ...counts, wireBytes: counts.wireBytes + (records?.bytes ?? 0) };
+}
+
+/** As rows of a summary. */
+export function wireRows({ stats, records }: Sent): [string, string][] {
+  const { bytes, wireBytes } = countsOfSent({ stats, records });
+  if (records === undefined)
+    return [['on the wire', `${formatSize(wireBytes)}, ratio ${formatRatio(bytes, wireBytes)}`]];
+  return [
+    ['main stream', `${records.pages} pages, ${records.zeroPages} zero pages`],
+    ['on the wire', formatSize(wireBytes)],
+  ];
 }
