@@ -293,7 +293,7 @@ t.test('a session, a block and an error have the members that they are said to h
   t.strictSame(namesOf('Receiver'), [...SESSION, ...RECEIVER].sort());
   t.strictSame(namesOf('RAMBlock'), ['fresh', 'index', 'kind', 'name', 'pageCount', 'size']);
   t.strictSame(namesOf('ReceivedBitmap'), ['count', 'has', 'ranges']);
-  const own = ['channel', 'code', 'packetNum', 'suppressed'];
+  const own = ['channel', 'code', 'kept', 'packetNum', 'suppressed'];
   t.strictSame(namesOf('MultifdError'), [...own, 'cause', 'message', 'name', 'stack'].sort());
 });
 
