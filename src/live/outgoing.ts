@@ -78,6 +78,8 @@ export class OutgoingVm implements SourceSession {
   #connecting: Promise<MainConnection> | undefined;
   #creating: Promise<Sender> | undefined;
   #released: (() => void) | undefined;
+  /** The block list is written. */
+  #laidOut: Promise<void> | undefined;
 
   /** @param resumption of the source that it carries on */
   constructor(options: CheckedSource, resumption?: Resumption) {
@@ -226,6 +228,7 @@ export class OutgoingVm implements SourceSession {
       (error) => life.fail(error),
     );
     try {
+      await this.#laidOut;
       await this.endSection();
       this.figures.setUp();
       life.enter('active');
@@ -273,13 +276,11 @@ export class OutgoingVm implements SourceSession {
   /** @returns what the channels have to know, if they may be carried on */
   async #setUp(asks: Buffer[], answer: Answer): Promise<Buffer | undefined> {
     const { builder, resumption, life, options } = this;
-    if (resumption === undefined) {
-      await this.write(builder.setup(asks));
-      return undefined;
-    }
-    await this.write(Buffer.concat([builder.begin(asks), resumption.ask()]));
-    const key = await life.orFailed(resumption.answered(answer, options.connectTimeoutMs));
-    await this.write(builder.start());
+    await this.write(Buffer.concat([builder.begin(asks), resumption?.ask() ?? Buffer.alloc(0)]));
+    const key = resumption && (await life.orFailed(resumption.answered(answer, options.connectTimeoutMs)));
+    // Beside the channels: a QEMU reads its main stream when they are there, and this may be more than a socket holds.
+    this.#laidOut = this.write(builder.start());
+    this.#laidOut.catch(() => {});
     return key;
   }
 

@@ -6,7 +6,7 @@
  *     OPEN_RETURN_PATH   SWITCHOVER_ACK, with `always`
  *     PING               noted; if the source has opened no return path, one is opened here before the first section
  *     sync point         relay.sync(): SYNC on the channels of both sides
- *     block list         goes on first, then relay.start()
+ *     block list         goes on beside relay.start(): a QEMU reads it when the channels are there
  *     the devices        scanned for their VM description, by which the end is known
  *
  * Runs on the calling thread; a piece is read when the one before it is written. Both sides' sessions, and what becomes of
@@ -130,14 +130,16 @@ export class MainForth {
         const wrong = descriptionError(this.tail);
         if (wrong !== undefined) throw this.#errors.mark('source', wrong);
       }
-      await write(item.raw);
+      const written = write(item.raw);
       if (item.kind === 'mem-size') {
+        written.catch(() => {});
         started = this.#relay.start(item.blocks, stream.pageSize);
         // Nothing else may come in until it is done.
         started.catch((thrown: unknown) =>
           this.#relay.fail(MultifdError.wrap(thrown, 'ERR_MULTIFD_CONNECTION', 'relay')),
         );
       }
+      await written;
     }
     await this.#ended(receiver, source, sink);
   }

@@ -96,6 +96,7 @@ export async function sendStream(to: StreamToSend): Promise<SentMigration> {
   const source = unpack(handle, image, stallTimeoutMs);
   let sender: Sender | undefined;
   let outgoing: OutgoingStream | undefined;
+  let laidOut: Promise<void> | undefined;
   try {
     callHook('onStart', () => options.onStart?.(start));
     const rules = machineRules(head.configuration?.machine, to.version);
@@ -105,7 +106,10 @@ export async function sendStream(to: StreamToSend): Promise<SentMigration> {
       isPacked: image.format !== 'raw',
       onRecords: to.onRecords,
     });
-    await outgoing.begin();
+    await outgoing.ask();
+    // Beside the channels: a QEMU reads its main stream when they are there, and this may be more than a socket holds.
+    laidOut = outgoing.begin();
+    laidOut.catch(() => {});
     sender = await createSender(
       {
         ...to.senderOptions,
@@ -132,6 +136,7 @@ export async function sendStream(to: StreamToSend): Promise<SentMigration> {
       (error) => void session.abandon(error),
     );
     try {
+      await session.orStopped(laidOut);
       await outgoing.run(session, stallTimeoutMs);
     } catch (error) {
       if (!outgoing.answer.isLoaded) throw error;
@@ -149,6 +154,7 @@ export async function sendStream(to: StreamToSend): Promise<SentMigration> {
   } finally {
     main.destroy();
     await source.close();
+    await laidOut?.catch(() => {});
     if (sender === undefined) await threads.destroy();
   }
 }
@@ -217,6 +223,8 @@ class OutgoingStream {
   readonly #stream: MainStreamReader;
   #batch: Buffer[] = [];
   #batchBytes = 0;
+  /** Of a stream without configuration: what stands in its place. */
+  #first: MainItem | undefined;
 
   constructor(parts: Outgoing) {
     this.#parts = parts;
@@ -231,18 +239,21 @@ class OutgoingStream {
     });
   }
 
+  /** Header and configuration, and our own questions. */
+  async ask(): Promise<void> {
+    let item = await this.#next();
+    for (; item.kind === 'header'; item = await this.#next()) this.#add(item.raw);
+    const isConfigured = item.kind === 'configuration';
+    if (isConfigured) this.#add(toSocketStream(item, this.#parts.rules));
+    else this.#first = item;
+    this.#add(...ASK);
+    await this.#write();
+  }
+
   /** Up to the block list. */
   async begin(): Promise<void> {
-    let asked = false;
-    for (let item = await this.#next(); ; item = await this.#next()) {
-      if (item.kind === 'header') {
-        this.#add(item.raw);
-        continue;
-      }
-      if (!asked && item.kind !== 'configuration') this.#add(...ASK);
+    for (let item = this.#first ?? (await this.#next()); ; item = await this.#next()) {
       this.#add(toSocketStream(item, this.#parts.rules));
-      if (!asked && item.kind === 'configuration') this.#add(...ASK);
-      asked = true;
       if (item.kind === 'mem-size') break;
       if (this.#batchBytes >= BATCH_BYTES) await this.#write();
     }

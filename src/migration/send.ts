@@ -232,6 +232,7 @@ async function sendAll(options: SendMigrationOptions): Promise<SentMigration> {
   const mode = options.zeroPageDetection ?? rules.zeroPageDetection;
   let sender: Sender | undefined;
   let outgoing: OutgoingMigration | undefined;
+  let laidOut: Promise<void> | undefined;
   try {
     const start = { ...startOf(description, mode), ...(libvirt && { libvirt }) };
     callHook('onStart', () => onStart?.(start));
@@ -239,10 +240,9 @@ async function sendAll(options: SendMigrationOptions): Promise<SentMigration> {
     await main.write(
       builder.begin([encodeCommand(COMMAND_OPEN_RETURN_PATH), encodeCommand(COMMAND_PING, PING_VALUE)]),
     );
-    for await (const piece of readOtherSections(content, description.sectionsBeforeRam)) {
-      await main.write(piece);
-    }
-    await main.write(builder.start());
+    // Beside the channels: a QEMU reads its main stream when they are there, and this may be more than a socket holds.
+    laidOut = writeUpToBlocks(main, builder, content, description);
+    laidOut.catch(() => {});
     sender = await createSender(
       {
         ...senderOptions,
@@ -274,6 +274,7 @@ async function sendAll(options: SendMigrationOptions): Promise<SentMigration> {
       (error) => void session.abandon(error),
     );
     try {
+      await session.orStopped(laidOut);
       await outgoing.run(mode, stallTimeoutMs);
     } catch (error) {
       if (!outgoing.loaded) throw error;
@@ -291,8 +292,22 @@ async function sendAll(options: SendMigrationOptions): Promise<SentMigration> {
     throw explain(sender?.error ?? error, sent, main.earlyEnd);
   } finally {
     main.destroy();
+    await laidOut?.catch(() => {});
     if (sender === undefined) await threads.destroy();
   }
+}
+
+/** What stands before RAM, and START with its block list. */
+async function writeUpToBlocks(
+  main: MainConnection,
+  builder: MainStreamBuilder,
+  content: ReadableFile,
+  description: MappedRamDescription,
+): Promise<void> {
+  for await (const piece of readOtherSections(content, description.sectionsBeforeRam)) {
+    await main.write(piece);
+  }
+  await main.write(builder.start());
 }
 
 function startOf(description: MappedRamDescription, zeroPageDetection: ZeroPageDetection): OutgoingStart {
