@@ -419,11 +419,7 @@ class Park {
     if (reason !== undefined && error.code !== 'ERR_MULTIFD_ABORTED') {
       error = new MultifdError('ERR_MULTIFD_ABORTED', `aborted: ${error.message}`, { cause: reason });
     }
-    if (problems.length === 0) return error;
-    const message = `${error.message}; ${problems.join('; ')}`;
-    const whole = new MultifdError(error.code, message, { ...error, cause: error.cause ?? error });
-    whole.suppressed.push(...error.suppressed);
-    return whole;
+    return problems.length === 0 ? error : withWords(error, problems);
   }
 
   /**
@@ -460,10 +456,7 @@ class Park {
       await rm(out, { force: true });
       fate = `${out} is removed: QEMU's migration is ${end.status}, so its guest goes on there`;
     }
-    return new MultifdError(error.code, `${error.message}; ${fate}`, {
-      ...error,
-      cause: error.cause ?? error,
-    });
+    return withWords(error, [fate]);
   }
 
   #lost(): string {
