@@ -110,10 +110,10 @@ export class MigrationSettings {
       name,
       this.#parameters[name],
     ]);
-    return [...changed.map((name): [string, unknown] => [name, this.#capabilities.get(name)]), ...parameters]
-      .filter(([, value]) => value !== undefined)
-      .map(([name, value]) => `${name} ${formatQmpJson(value)}`)
-      .join(', ');
+    return listed([
+      ...changed.map((name): [string, unknown] => [name, this.#capabilities.get(name)]),
+      ...parameters,
+    ]);
   }
 
   /**
@@ -143,16 +143,18 @@ export class MigrationSettings {
       }
       const capabilities = await this.#capabilitiesToPutBack();
       if (capabilities.length > 0) await attempt(this.#setCapabilities(capabilities));
-      const left = [
-        ...Object.keys(await this.#parametersToPutBack()),
-        ...(await this.#capabilitiesToPutBack()).map(([name]) => name),
-      ];
-      if (left.length === 0) return;
-      refused.unshift(left.join(', '));
+      const left = listed([
+        ...Object.entries(await this.#parametersToPutBack()),
+        ...(await this.#capabilitiesToPutBack()),
+      ]);
+      if (left === '') return;
+      refused.unshift(left);
     } catch (error) {
       refused.push(describeThrown(error));
     }
-    const message = `the settings that the VM had for migrations could not be put back: ${refused.join('; ')}`;
+    // One by one they may be refused with the same words as all together.
+    const reasons = [...new Set(refused)].join('; ');
+    const message = `the settings that the VM had for migrations could not be put back: ${reasons}`;
     throw new MultifdError('ERR_MULTIFD_QMP', message);
   }
 
@@ -184,6 +186,14 @@ export class MigrationSettings {
       capabilities: capabilities.map(([capability, state]) => ({ capability, state })),
     });
   }
+}
+
+/** For people: `multifd false, multifd-channels 7`. */
+function listed(settings: [string, unknown][]): string {
+  return settings
+    .filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name} ${formatQmpJson(value)}`)
+    .join(', ');
 }
 
 /**
