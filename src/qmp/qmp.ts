@@ -134,9 +134,13 @@ export class Qmp {
     this.#greeted.catch(() => {});
     this.#closed = new Promise((resolve) => socket.once('close', () => resolve()));
     socket.setEncoding('utf8');
-    // One that is given up has no more to say.
     socket.on('data', (text: string) => {
-      if (this.#socket === socket) this.#take(text);
+      // One that is given up has no more to say.
+      if (this.#socket !== socket) return;
+      this.#take(text);
+      // A piece a turn: events without an end are not to hold up the event loop.
+      socket.pause();
+      setImmediate(() => socket.resume());
     });
     // It is half open: an end alone closes nothing.
     socket.on('end', () => socket.destroy());

@@ -113,3 +113,18 @@ t.test('the longest line takes no more memory than is said, with an integer of 6
   t.equal(stderr, '');
   t.ok(Number(stdout) > 0 && Number(stdout) < MOST_KIB, `${stdout.trim()} KiB`);
 });
+
+t.test('events without an end are taken a piece a turn: the event loop goes on', async (t) => {
+  const event = '{"event": "STOP", "timestamp": {"seconds": 1, "microseconds": 2}, "data": {}}\n';
+  const PIECES = 128;
+  const flood = event.repeat(Math.ceil(2 ** 16 / event.length));
+  const { path } = await fakeQmp(t, (command) => flood.repeat(PIECES) + answer(command, 'at last'));
+  const qmp = await Qmp.connect({ path }, { commandMs: 30_000 });
+  t.teardown(() => qmp.close());
+  let turns = 0;
+  const turn = (): void => void (turns++, (timer = setImmediate(turn)));
+  let timer = setImmediate(turn);
+  t.equal(await qmp.execute('flood'), 'at last');
+  clearImmediate(timer);
+  t.ok(turns >= PIECES - 1, `${turns} turns for ${PIECES} pieces`);
+});
