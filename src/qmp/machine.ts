@@ -10,6 +10,8 @@ import type { Qmp } from './qmp.js';
 import { requireObject } from './settings.js';
 
 const POLL_MS = 50;
+/** For QEMU to put away what it had for a migration that is over: its threads end, and its connections. By choice. */
+const PUT_AWAY_MS = 30_000;
 /** For QEMU to let its guest run on by itself, when its migration has ended. */
 const RUN_ON_MS = 2_000;
 /** For `cont` to be taken, and to do something: it is refused while QEMU finishes. */
@@ -89,31 +91,39 @@ async function isPutAway(qmp: Qmp): Promise<boolean> {
 }
 
 /**
- * Until the migration is over, one way or the other, and QEMU has put away all that it had for it.
+ * Until the migration is over, one way or the other, and QEMU has put away all that it had for it. That takes a moment; one that
+ * is not done with it after PUT_AWAY_MS is waited for no longer, whatever the limit.
  *
- * @param told each answer on the way, the last one as well
- * @param limitMs undefined waits as long as it takes
+ * @param told each answer, again and again; may throw, which ends it
+ * @param limitMs undefined waits as long as it takes to be over
  * @throws MultifdError ERR_MULTIFD_TIMEOUT, ERR_MULTIFD_QMP
  */
 export async function migrationOver(
   qmp: Qmp,
-  limitMs?: number,
+  limitMs = Infinity,
   told: (status: MigrationStatus) => void = () => {},
 ): Promise<MigrationStatus> {
-  const late = performance.now() + (limitMs ?? Infinity);
-  for (let isTold = false; ;) {
+  const began = performance.now();
+  let wasOverAt: number | undefined;
+  for (;;) {
     const migration = await queryMigration(qmp);
-    const over = isOver(migration);
-    if (!isTold) told(migration);
-    isTold = over;
-    if (over && (await isPutAway(qmp))) return migration;
-    if (performance.now() > late) {
-      const end = over ? 'that QEMU has put away what it had for it' : 'its end';
-      const message = `${qmp.address}: received migration status ${migration.status}, expected ${end} within ${limitMs} ms`;
-      throw new MultifdError('ERR_MULTIFD_TIMEOUT', message);
-    }
+    told(migration);
+    const now = performance.now();
+    if (!isOver(migration)) wasOverAt = undefined;
+    else if (await isPutAway(qmp)) return migration;
+    else wasOverAt ??= now;
+    if (now - began > limitMs) throw notOver(qmp, migration, `within ${limitMs} ms`);
+    if (wasOverAt !== undefined && now - wasOverAt > PUT_AWAY_MS)
+      throw notOver(qmp, migration, `within ${PUT_AWAY_MS} ms`);
     await sleep(POLL_MS);
   }
+}
+
+/** What is said of a migration that does not end. */
+export function notOver(qmp: Qmp, migration: MigrationStatus, when: string): MultifdError {
+  const end = isOver(migration) ? 'that QEMU has put away what it had for it' : 'its end';
+  const message = `${qmp.address}: received migration status ${migration.status}, expected ${end} ${when}`;
+  return new MultifdError('ERR_MULTIFD_TIMEOUT', message);
 }
 
 /**

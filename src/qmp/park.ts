@@ -467,7 +467,10 @@ class Park {
 
   #progress(source: MigrationStatus): void {
     const { onProgress } = this.#options;
+    // That it is over is told once.
+    const isRepeated = isOver(source) && this.#lastTold?.status === source.status;
     this.#lastTold = source;
+    if (isRepeated) return;
     if (onProgress === undefined || (performance.now() - this.#told < PROGRESS_MS && !isOver(source))) return;
     this.#told = performance.now();
     const { status, totalBytes, remainingBytes, transferredBytes, dirtySyncCount } = source;

@@ -59,6 +59,8 @@ export interface QemuTotals {
   runs: number;
   faults: Record<string, { runs: number; struck: number; verdicts: Record<string, number>; worstMs: number }>;
   failed: { run: number; wrong: string[] }[];
+  /** What could not be put back of a source's settings, or of a destination's process. */
+  problem?: string | undefined;
 }
 
 export function addReport(

@@ -15,6 +15,7 @@ import type { Compression } from '../options.js';
 import {
   isOver,
   migrationOver,
+  notOver,
   queryGuest,
   queryMigration,
   runOn,
@@ -213,6 +214,7 @@ export class StressedSource implements AsyncDisposable {
     const { limitMs } = this.#options;
     const began = performance.now();
     let moved = { bytes: -1, hasEnded: false, at: began };
+    let isHung = false;
     const told = (migration: MigrationStatus): void => {
       cancelled.throwIfAborted();
       const now = performance.now();
@@ -223,18 +225,17 @@ export class StressedSource implements AsyncDisposable {
         moved = { bytes, hasEnded, at: now };
       const quiet = now - moved.at > limitMs;
       if (!quiet && now - began <= MOST_LIMITS * limitMs) return;
-      const why = quiet ? `nothing sent for ${limitMs} ms` : `not over in ${MOST_LIMITS * limitMs} ms`;
-      if (isOver(migration)) return;
-      const message = `received migration status ${migration.status}, ${why}, expected its end`;
-      throw new MultifdError('ERR_MULTIFD_TIMEOUT', message);
+      isHung = true;
+      const when = quiet ? `with nothing sent for ${limitMs} ms` : `within ${MOST_LIMITS * limitMs} ms`;
+      throw notOver(this.#qmp, migration, when);
     };
     try {
       const { status, error } = await migrationOver(this.#qmp, undefined, told);
       return { verdict: status === 'completed' ? 'completed' : 'failed', words: error ?? '' };
     } catch (error) {
       cancelled.throwIfAborted();
-      if (!(error instanceof MultifdError) || error.code !== 'ERR_MULTIFD_TIMEOUT') throw error;
-      if (!/expected its end/.test(error.message)) return { verdict: 'monitor dead', words: '' };
+      const answers = isHung || (await queryMigration(this.#qmp).then(Boolean, () => false));
+      if (!answers) throw error;
       const words = describeThrown(error);
       return { verdict: (await this.#cancel()) ? 'hung until cancelled' : 'hung', words };
     }

@@ -20,7 +20,7 @@ const LAST = ['monitor dead', 'monitor lost', 'gone', 'hung'];
 
 /**
  * @param told each report
- * @returns what could not be put back of a source's settings, or of a destination's process
+ * @param totals added to, whatever the end
  * @throws MultifdError, or the reason of `cancelled`
  */
 export async function stressQemu(
@@ -28,7 +28,7 @@ export async function stressQemu(
   totals: QemuTotals,
   told: (report: QemuRunReport) => void,
   cancelled: AbortSignal,
-): Promise<string | undefined> {
+): Promise<void> {
   const { seed, firstRun, count, minutes, only, qemu } = options;
   const until = performance.now() + minutes * 60_000;
   const source = qemu.role === 'source' ? await StressedSource.open(qemu, cancelled) : undefined;
@@ -42,7 +42,8 @@ export async function stressQemu(
           : await source.run(plan, cancelled);
       addReport(totals, report);
       told(report);
-      if (report.problem !== undefined) return report.problem;
+      totals.problem = report.problem;
+      if (report.problem !== undefined) return;
       if (source !== undefined && LAST.includes(report.verdict)) break;
     }
   } catch (thrown) {
@@ -51,6 +52,6 @@ export async function stressQemu(
     throw thrown;
   } finally {
     await source?.[Symbol.asyncDispose]();
+    totals.problem ??= source?.problem;
   }
-  return source?.problem;
 }

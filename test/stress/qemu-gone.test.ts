@@ -1,10 +1,14 @@
-/** `multifd stress qemu` with a QEMU that is not there, or that goes in a run: it is said which, and how the run is repeated. */
+/**
+ * `multifd stress qemu` with a QEMU that is not there, that goes in a run, or that never has done with one: it is said which, and
+ * how the run is repeated.
+ */
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import t, { type Test } from 'tap';
 import { requireReached } from '../../src/stress/qemu-destination.js';
-import { run } from '../cli/cli.js';
+import { Run, run } from '../cli/cli.js';
 import { readBytes } from '../migration/captures.js';
 import { fakeQmp } from '../qmp/fake-qmp.js';
 import { FakeVm } from '../qmp/fake-vm.js';
@@ -101,3 +105,44 @@ t.test(
     ]);
   },
 );
+
+/** It says that its migration has failed, and has something left of it for ever. */
+async function neverDone(t: Test) {
+  const vm = new FakeVm();
+  vm.putsAway = Infinity;
+  vm.connect = () => (vm.migration = { status: 'failed' });
+  const fake = await fakeQmp(t, vm.say);
+  const args = ['stress', 'qemu', '--qmp', `unix:${fake.path}`, '--seed', '9', '--fault', 'none', '--json'];
+  return { vm, fake, args };
+}
+
+t.test('a source that has failed, and never has done with it: it hangs', async (t) => {
+  const { vm, args } = await neverDone(t);
+  const { code, lines, result } = await run(t, [...args, '--limit', '1', '--minutes', '1']);
+  t.equal(code, 0);
+  t.match(
+    lines.find(({ type }) => type === 'run'),
+    {
+      verdict: 'hung',
+      words: /received migration status failed, expected that QEMU has put away .* 1000 ms/,
+    },
+  );
+  t.match(result, { runs: 1, faults: { none: { verdicts: { hung: 1 } } } });
+  t.match(vm.parameters, { 'multifd-channels': 7 });
+});
+
+t.test('Ctrl-C meanwhile, and settings that are not taken back: it is said what they were', async (t) => {
+  const { vm, fake, args } = await neverDone(t);
+  const command = new Run(t, [...args, '--limit', '60']);
+  while (!fake.commands.some(({ execute }) => execute === 'query-yank')) await sleep(20);
+  vm.refused['migrate-set-parameters'] = 'no more';
+  command.child.kill('SIGINT');
+  const { code } = await command.ended;
+  t.equal(code, 130);
+  t.match(command.result, {
+    ok: false,
+    runs: 0,
+    error: { code: 'ERR_CLI_SIGNAL' },
+    problem: /multifd-channels 7, .*no more$/,
+  });
+});

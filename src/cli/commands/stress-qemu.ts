@@ -4,6 +4,7 @@ import { Option, type Command } from 'commander';
 import type { Compression } from '../../options.js';
 import { QEMU_FAULTS, type QemuFaultKind } from '../../stress/qemu-plan.js';
 import type { QemuRunReport, QemuTotals, Verdict } from '../../stress/qemu-report.js';
+import { shellWord } from '../../shell-word.js';
 import type { QemuStressOptions } from '../../stress/qemu.js';
 import { checkAddress, formatAddress, type Address, type AddressText } from '../../transport/address.js';
 import { isThisHost } from '../../transport/this-host.js';
@@ -155,7 +156,6 @@ async function stressNow(
   const isOnce = run !== undefined || (qemu.role === 'destination' && qemu.start === undefined);
   const totals: QemuTotals = { runs: 0, faults: {}, failed: [] };
   const started = performance.now();
-  let problem: string | undefined;
   const record = () => ({ seed, role: qemu.role, seconds: (performance.now() - started) / 1000, ...totals });
   output.said('start', { seed, role: qemu.role, fault: fault ?? null }, `seed ${seed}`);
   try {
@@ -167,13 +167,13 @@ async function stressNow(
       only: fault,
       qemu,
     };
-    problem = await stressQemu(
+    await stressQemu(
       options,
       totals,
       (report) => sayRun(output, report, repeatOf(flags, qemu, report.plan)),
       cancelled,
     );
-    if (problem !== undefined) throw new CliError('ERR_CLI_STRESS', problem);
+    if (totals.problem !== undefined) throw new CliError('ERR_CLI_STRESS', totals.problem);
     if (totals.failed.length > 0) {
       const of = `${totals.failed.length} of ${totals.runs} runs`;
       throw new CliError('ERR_CLI_STRESS', `in ${of} this side did not do as it should`);
@@ -181,8 +181,8 @@ async function stressNow(
   } catch (thrown) {
     const error = thrown instanceof Error ? thrown : new Error(String(thrown));
     // Of no run there is nothing to tell.
-    if (totals.runs === 0) output.failed(error);
-    else output.result(record(), () => resultText(seed, totals, problem), error);
+    if (totals.runs === 0 && totals.problem === undefined) output.failed(error);
+    else output.result(record(), () => resultText(seed, totals), error);
     throw thrown;
   }
   output.result(record(), () => resultText(seed, totals));
@@ -203,14 +203,9 @@ export function repeatOf(
   const { limit, fault, yesThisHost } = flags;
   const all = { ...of, channels, compression, limit, fault, yesThisHost, seed, run };
   const words = Object.entries(all).flatMap(([name, value]) =>
-    value === undefined ? [] : [`--${name.replace(/[A-Z]/g, '-$&').toLowerCase()}`, quoted(`${value}`)],
+    value === undefined ? [] : [`--${name.replace(/[A-Z]/g, '-$&').toLowerCase()}`, shellWord(`${value}`)],
   );
   return ['multifd stress qemu', ...words].join(' ');
-}
-
-/** For a shell. */
-function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 function sayRun(
@@ -234,7 +229,7 @@ function sayRun(
   output.note(`run ${run + 1}`);
 }
 
-function resultText(seed: number, { runs, faults, failed }: QemuTotals, problem?: string): string {
+function resultText(seed: number, { runs, faults, failed, problem }: QemuTotals): string {
   const rows: [string, string][] = [
     ['seed', `${seed}`],
     ['runs', `${runs}`],
