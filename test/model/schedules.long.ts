@@ -7,7 +7,8 @@ import { spinMissing } from './spin.js';
 import { firstFailure, notAccepted, type Side } from './schedules.js';
 import type { Change } from './stepped/bundle.js';
 
-t.setTimeout(20 * 60_000);
+// The schedules end by their count, each in so many steps, and the machine may be slow.
+t.setTimeout(60 * 60_000);
 
 /** Of each side. */
 const COUNT = 50_000;
