@@ -2,14 +2,14 @@
 import t from 'tap';
 import { SLEEPS, WRITES, movePc } from './v86-moves.js';
 
-t.test('one that writes without an end, 20 times', async (t) => {
-  await movePc(t, WRITES, 20);
+t.test('one that writes without an end, 10 times', async (t) => {
+  await movePc(t, WRITES, 10);
 });
 
-t.test('one that writes without an end, through zstd, 20 times', async (t) => {
-  await movePc(t, WRITES, 20, { compression: 'zstd', channels: 3 });
+t.test('one that writes without an end, through zstd, 10 times', async (t) => {
+  await movePc(t, WRITES, 10, { compression: 'zstd', channels: 3 });
 });
 
-t.test('one that sleeps between its steps, 100 times', async (t) => {
-  await movePc(t, SLEEPS, 100);
+t.test('one that sleeps between its steps, 40 times', async (t) => {
+  await movePc(t, SLEEPS, 40);
 });
