@@ -100,16 +100,22 @@ export class MultifdError extends Error {
     this.kept = details.kept;
   }
 
+  /** @internal The same error in other words; what else it says of itself stays, where `changes` does not say otherwise. */
+  reworded(message: string, changes: ErrorDetails & { code?: ErrorCode } = {}): MultifdError {
+    const { code = this.code, ...details } = changes;
+    const error = new MultifdError(code, message, { ...this, cause: this.cause, ...details });
+    error.suppressed.push(...this.suppressed);
+    return error;
+  }
+
   /** @internal The same error with the channel filled in, for code that does not know on which channel it runs. */
   onChannel(channel: number, packetNum?: number): MultifdError {
     if (this.channel !== undefined) return this;
-    const error = new MultifdError(this.code, `channel ${channel}: ${this.message}`, {
+    const error = this.reworded(`channel ${channel}: ${this.message}`, {
       channel,
       packetNum: this.packetNum ?? packetNum,
-      cause: this.cause,
     });
     if (this.stack !== undefined) error.stack = this.stack;
-    error.suppressed.push(...this.suppressed);
     return error;
   }
 

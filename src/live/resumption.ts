@@ -156,12 +156,7 @@ export class Resumption {
     const who =
       'option resumable: only createMigrationDestination({ resumable: true }) can be carried on, no QEMU, no relay and no file, ' +
       'and none that waits for another source';
-    const explained = new MultifdError(error.code, `${error.message}; ${who}`, {
-      ...error,
-      cause: error.cause,
-    });
-    explained.suppressed.push(...error.suppressed);
-    return explained;
+    return error.reworded(`${error.message}; ${who}`);
   }
 
   // ---- with the rounds ----

@@ -19,9 +19,7 @@ export function multifdIsOff(): MultifdError {
 export function brokenOff(error: MultifdError): MultifdError {
   if (error.code !== 'ERR_MULTIFD_EOF' && error.code !== 'ERR_MULTIFD_CONNECTION') return error;
   const what = "the source broke the migration off (cancelled, failed or ended) before ram's END";
-  const told = new MultifdError(error.code, `${error.message}: ${what}`, { ...error, cause: error.cause });
-  told.suppressed.push(...error.suppressed);
-  return told;
+  return error.reworded(`${error.message}: ${what}`);
 }
 
 /** With the return path a source keeps its main stream open until it is told that all has arrived. */

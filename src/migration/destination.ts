@@ -73,7 +73,5 @@ export function explain(error: MultifdError, sent: string, earlyEnd: string | un
   const what = `the destination may have refused (its log says why) what was sent: ${sent}`;
   const message = `${error.message}${credentials}; ${earlyEnd === undefined ? '' : 'or '}${what}`;
   const code = earlyEnd === undefined ? error.code : 'ERR_MULTIFD_TLS';
-  const explained = new MultifdError(code, message, { ...error, cause: error.cause });
-  explained.suppressed.push(...error.suppressed);
-  return explained;
+  return error.reworded(message, { code });
 }

@@ -64,8 +64,6 @@ export class SideErrors {
   named(error: MultifdError): MultifdError {
     const side = this.sideOf(error);
     if (side === undefined || error.message.startsWith(`the ${side}`)) return error;
-    const named = new MultifdError(error.code, `${side}: ${error.message}`, { ...error, cause: error.cause });
-    named.suppressed.push(...error.suppressed);
-    return named;
+    return error.reworded(`${side}: ${error.message}`);
   }
 }

@@ -75,11 +75,10 @@ export function told(error: MultifdError, fate: Fate): MultifdError {
         ? `, which could not be read from the file. It is postcopy-paused there, and goes on only when they can, or with ${SOUND_COPY}`
         : ': it is postcopy-paused there, and nothing is lost; to go on';
       const what = `the guest runs at the destination and lacks ${missing} of its memory${lost}: ${RECOVER}. (A QEMU that has ended by itself had not run it yet: send anew.)`;
-      const paused = new MultifdError(code, `${error.message}; ${what}`, {
+      return error.reworded(`${error.message}; ${what}`, {
+        code,
         cause: code === error.code ? error.cause : error,
       });
-      paused.suppressed.push(...error.suppressed);
-      return paused;
     }
     case 'completed':
       return error;
@@ -87,7 +86,5 @@ export function told(error: MultifdError, fate: Fate): MultifdError {
 }
 
 function again(error: MultifdError, more: string): MultifdError {
-  const same = new MultifdError(error.code, `${error.message}${more}`, { ...error, cause: error.cause });
-  same.suppressed.push(...error.suppressed);
-  return same;
+  return error.reworded(`${error.message}${more}`);
 }

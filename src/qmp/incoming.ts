@@ -143,10 +143,7 @@ export async function refusedWords(qmp: Qmp, first: MultifdError, explanation: s
 
 /** The same error with more to say. */
 export function withWords(first: MultifdError, words: readonly string[]): MultifdError {
-  const message = [first.message, ...words].join('; ');
-  const whole = new MultifdError(first.code, message, { ...first, cause: first.cause ?? first });
-  whole.suppressed.push(...first.suppressed);
-  return whole;
+  return first.reworded([first.message, ...words].join('; '), { cause: first.cause ?? first });
 }
 
 /** @throws MultifdError ERR_MULTIFD_ABORTED */

@@ -427,15 +427,14 @@ class Park {
    * guest goes on.
    */
   async #dropKept(error: MultifdError, end: MigrationStatus | undefined): Promise<MultifdError> {
-    const { code, kept } = error;
+    const { kept } = error;
     if (kept === undefined || (end?.status !== 'failed' && end?.status !== 'cancelled')) return error;
     if (this.#options.receive.keepPartial === true) return error;
     await rm(kept, { force: true });
     const what = error.message.replace(keptWords(kept), '');
-    const message = `${what}; QEMU's migration is ${end.status}, so its guest goes on there`;
-    const dropped = new MultifdError(code, message, { ...error, kept: undefined, cause: error.cause });
-    dropped.suppressed.push(...error.suppressed);
-    return dropped;
+    return error.reworded(`${what}; QEMU's migration is ${end.status}, so its guest goes on there`, {
+      kept: undefined,
+    });
   }
 
   /** The file has its name, but something went wrong behind it. */

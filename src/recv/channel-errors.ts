@@ -39,7 +39,7 @@ export function hintAtPageSize(error: MultifdError, at: ChannelPosition): Multif
   const isShort = at.state === 'HEADER' && endsWithShorterHeaders(at);
   if (!isLost && !isShort && error.code !== 'ERR_MULTIFD_PAGES_ALLOC') return error;
   const hint = `are the source's pages of another size than ${at.pageSize} (${SET_UP.pageSize})?`;
-  return new MultifdError(error.code, `${error.message}; ${hint}`, { ...error, cause: error.cause });
+  return error.reworded(`${error.message}; ${hint}`);
 }
 
 function endsWithShorterHeaders({ pageSize, have }: ChannelPosition): boolean {
