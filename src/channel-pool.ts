@@ -12,6 +12,7 @@ import { Piscina } from 'piscina';
 import type { ChannelOutcome, ChannelThread } from './channel-thread.js';
 import { MultifdError } from './errors.js';
 import { makeAddonGate, shutAddonGate } from './native/addon-gate.js';
+import { koffiThreads } from './native/koffi-threads.js';
 import type { Compression } from './options.js';
 import { threadOptions } from './runtime.js';
 import { STOP_RUN, makeBooted, type Control } from './shared/control.js';
@@ -61,7 +62,7 @@ export class ChannelThreads {
       idleTimeout: Infinity,
       // Little lives long in a channel's thread; without this its young generation grows by 15 MiB over many GiB.
       resourceLimits: { maxYoungGenerationSizeMb: 3 },
-      workerData: { booted, compression, ...this.#gate } satisfies ChannelThread,
+      workerData: { booted, compression, ...this.#gate, ...koffiThreads() } satisfies ChannelThread,
     });
     // Until a session listens.
     this.pool.on('error', () => {});

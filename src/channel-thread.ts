@@ -8,13 +8,14 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { MultifdError, type PlainError } from './errors.js';
 import type { AddonGate } from './native/addon-gate.js';
+import type { KoffiThreads } from './native/koffi-threads.js';
 import { METHODS, type Codec } from './methods/methods.js';
 import type { Compression } from './options.js';
 import { CHANNEL_ENDED, Control, STOP_FAIL, markBooted, type SharedControl } from './shared/control.js';
 import type { TraceMessage, TracePoint } from './trace.js';
 
 /** What a channel's thread is told at its start. */
-export interface ChannelThread extends AddonGate {
+export interface ChannelThread extends AddonGate, KoffiThreads {
   /** makeBooted() */
   booted: SharedArrayBuffer;
   compression: Compression;

@@ -3,6 +3,7 @@
  * and hears in one sentence why there is none.
  *
  *     koffi.ts            loads it, once a thread
+ *     koffi-threads.ts    in how many threads, since it leaves something in each
  *     system-calls.ts     the C library's calls, as they are: numbers, and -1 with an errno
  *     sockets.ts  memory.ts  files.ts      what is done with them: units, checks, errors
  *     libzstd.ts          the system's libzstd
@@ -14,12 +15,15 @@
 import { createRequire } from 'node:module';
 import { MultifdError } from '../errors.js';
 import { loadAddon } from './addon-gate.js';
+import { MAX_KOFFI_THREADS, isKoffiThread, mayHaveKoffi } from './koffi-threads.js';
 
 /** A function of C's. Pointers are typed arrays, addresses, or null. */
 export type CFunction = (...args: (number | bigint | Uint8Array | null)[]) => number | bigint;
 
 /** What is used of koffi 3. */
 export interface Koffi {
+  /** Before a library is loaded; bytes. */
+  config(sizes: { sync_stack_size: number; sync_heap_size: number }): unknown;
   /**
    * @param file null: the program itself, and with it the C library
    * @param options `deep`: what the library calls of its own is its own, whatever else is loaded (RTLD_DEEPBIND)
@@ -39,6 +43,9 @@ export function declareAll<K extends string>(
   return Object.fromEntries(functions) as Record<K, CFunction>;
 }
 
+/** What libzstd needs in a thread of musl's, twice; koffi's own 3 MiB a thread stay behind. By choice. */
+const SIZES = { sync_stack_size: 256 * 1024, sync_heap_size: 64 * 1024 };
+
 /** Layouts of structures and values of constants are those of 64-bit little-endian Linux; these have no others. */
 const ARCHITECTURES = ['x64', 'arm64', 'riscv64', 'loong64'];
 
@@ -52,8 +59,16 @@ export function findKoffi(): Koffi | undefined {
     missing = `it is for 64-bit Linux, not for ${process.platform} on ${process.arch}`;
     return undefined;
   }
+  if (!mayHaveKoffi()) {
+    missing = `${MAX_KOFFI_THREADS} threads of this process have had koffi, which leaves something behind in each: a new process may`;
+    return undefined;
+  }
   try {
-    loaded = loadAddon(() => createRequire(import.meta.url)('koffi') as Koffi);
+    loaded = loadAddon(() => {
+      const koffi = createRequire(import.meta.url)('koffi') as Koffi;
+      if (isKoffiThread) koffi.config(SIZES);
+      return koffi;
+    });
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     missing =

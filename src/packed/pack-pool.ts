@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import { Piscina } from 'piscina';
 import { MultifdError } from '../errors.js';
 import { makeAddonGate, shutAddonGate } from '../native/addon-gate.js';
+import { koffiThreads } from '../native/koffi-threads.js';
 import { threadOptions } from '../runtime.js';
 import type { PackJob, PackOutcome, PackTask, UnpackTask } from './pack-thread.js';
 
@@ -28,7 +29,7 @@ export class PackPool implements AsyncDisposable {
       maxThreads: threads,
       concurrentTasksPerWorker: 1,
       idleTimeout: Infinity,
-      workerData: { ...job, ...this.#gate },
+      workerData: { ...job, ...this.#gate, ...koffiThreads() },
     });
     this.#pool.on('error', (error) => void (this.#broke ??= error));
   }

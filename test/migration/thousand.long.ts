@@ -8,6 +8,7 @@ import fs from 'node:fs';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import t from 'tap';
+import { hasNodeZstd } from '../../src/methods/zstd-node.js';
 import { WITHOUT_TAP } from '../cli/cli.js';
 import type { Held } from '../fixtures/thousand-migrations-process.js';
 
@@ -18,6 +19,10 @@ const WINDOW = 100;
 const WARM_UP = 300;
 /** A slot's buffer of 512 KiB that is lost in one of ten migrations is 35 MiB by then. */
 const MAX_GROWTH = 16 * MIB;
+/** What koffi leaves behind in a thread (src/native/koffi-threads.ts), which each channel of zstd has on a Node without its own. */
+const KOFFI_BYTES = 48 * 1024;
+/** A third of the migrations, with two and a half channels at each of two ends. */
+const KOFFI_THREADS = hasNodeZstd ? 0 : ((COUNT - WARM_UP) / 3) * 2.5 * 2;
 const PROGRAM = fileURLToPath(new URL('../fixtures/thousand-migrations-process.js', import.meta.url));
 const skip = !fs.existsSync('/proc/self/task') && 'needs /proc';
 
@@ -53,6 +58,8 @@ t.test(`${COUNT} migrations in one process`, { skip }, async (t) => {
     after.descriptors <= before.descriptors,
     `${before.descriptors} descriptors, then ${after.descriptors}`,
   );
+  t.comment(`expected to stay behind in threads that had koffi: ${KOFFI_THREADS * KOFFI_BYTES} bytes`);
+  const most = MAX_GROWTH + KOFFI_THREADS * KOFFI_BYTES;
   for (const name of ['rss', 'heap'] as const)
-    t.ok(after[name] - before[name] < MAX_GROWTH, `${name}: ${before[name]} bytes, then ${after[name]}`);
+    t.ok(after[name] - before[name] < most, `${name}: ${before[name]} bytes, then ${after[name]}`);
 });
