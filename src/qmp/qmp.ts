@@ -29,7 +29,7 @@ const GREETING_MS = 5_000;
 /** For QEMU to end after `quit`: it closes its disks. */
 const QUIT_MS = 20_000;
 /** The longest answer, the schema, has 248,378 characters in 11.1; by choice. */
-export const MAX_LINE_CHARACTERS = 2 ** 21;
+export const MAX_LINE_CHARACTERS = 2 ** 20;
 /** Of what is no QMP, in a message. */
 const SHOWN_CHARACTERS = 60;
 

@@ -104,7 +104,8 @@ const PEAK = `
   if (parsed[0] !== 9007199254740993n) throw new Error('wrong');
   console.log(process.resourceUsage().maxRSS - before);
 `;
-const MOST_KIB = 0.2 * 2 ** 20;
+/** Nodes 24 and 26 take twice what 20 does. */
+const MOST_KIB = 0.3 * 2 ** 20;
 
 t.test('the longest line takes no more memory than is said, with an integer of 64 bits in it', async (t) => {
   const { href } = new URL('../../src/qmp/json.js', import.meta.url);

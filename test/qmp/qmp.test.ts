@@ -175,7 +175,7 @@ t.test('a line without end is given up, not kept', async (t) => {
   const qmp = await Qmp.connect({ path }, { ...LIMITS, commandMs: WAIT_MS });
   t.match(await failure(qmp.execute('x')), {
     code: 'ERR_MULTIFD_QMP',
-    message: /received a line of more than \d+ characters, expected at most 2097152/,
+    message: /received a line of more than \d+ characters, expected at most 1048576/,
   });
 });
 
