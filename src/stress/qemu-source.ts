@@ -214,7 +214,6 @@ export class StressedSource implements AsyncDisposable {
     const { limitMs } = this.#options;
     const began = performance.now();
     let moved = { bytes: -1, hasEnded: false, at: began };
-    let isHung = false;
     const told = (migration: MigrationStatus): void => {
       cancelled.throwIfAborted();
       const now = performance.now();
@@ -225,7 +224,6 @@ export class StressedSource implements AsyncDisposable {
         moved = { bytes, hasEnded, at: now };
       const quiet = now - moved.at > limitMs;
       if (!quiet && now - began <= MOST_LIMITS * limitMs) return;
-      isHung = true;
       const when = quiet ? `with nothing sent for ${limitMs} ms` : `within ${MOST_LIMITS * limitMs} ms`;
       throw notOver(this.#qmp, migration, when);
     };
@@ -234,8 +232,11 @@ export class StressedSource implements AsyncDisposable {
       return { verdict: status === 'completed' ? 'completed' : 'failed', words: error ?? '' };
     } catch (error) {
       cancelled.throwIfAborted();
-      const answers = isHung || (await queryMigration(this.#qmp).then(Boolean, () => false));
-      if (!answers) throw error;
+      if (!(error instanceof MultifdError) || error.code !== 'ERR_MULTIFD_TIMEOUT') throw error;
+      // It may be a command that was not answered: then it is the monitor that hangs.
+      await queryMigration(this.#qmp).catch(() => {
+        throw error;
+      });
       const words = describeThrown(error);
       return { verdict: (await this.#cancel()) ? 'hung until cancelled' : 'hung', words };
     }

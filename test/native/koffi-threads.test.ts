@@ -17,10 +17,11 @@ interface Found {
   found: boolean;
   why: string;
   stack?: number;
-  /** How many mappings a thread leaves behind is no matter of this one. */
+  /** What a function of the C library has answered. */
   call?: number;
 }
 
+/** Resolves when the thread has ended. */
 async function inThread(t: Test, data: Partial<KoffiThreads>): Promise<Found> {
   const code = `
     const { parentPort, workerData } = require('node:worker_threads');
@@ -39,7 +40,10 @@ async function inThread(t: Test, data: Partial<KoffiThreads>): Promise<Found> {
     worker.once('message', resolve);
     worker.once('error', reject);
   });
-  return within(said, WAIT_MS, 'what a thread has found');
+  const ended = new Promise((resolve) => worker.once('exit', resolve));
+  const found = await within(said, WAIT_MS, 'what a thread has found');
+  await within(ended, WAIT_MS, 'its end');
+  return found;
 }
 
 t.test('the last one that has it, and the next', { skip }, async (t) => {
@@ -84,20 +88,11 @@ t.test(
 t.test('what koffi leaves behind in a thread is as much as is said of it', { skip }, async (t) => {
   const mappings = (): number => fs.readFileSync('/proc/self/maps', 'utf8').split('\n').length;
   const data = { koffiThreads: new SharedArrayBuffer(4) };
-  const threads = async (): Promise<number> => {
-    const worker = new Worker(
-      `const { workerData } = require('node:worker_threads');
-       import(workerData.module).then(({ findKoffi }) => findKoffi().load(null));`,
-      { eval: true, workerData: { ...data, module: MODULE } },
-    );
-    await within(new Promise((resolve) => worker.once('exit', resolve)), WAIT_MS, 'its end');
-    return mappings();
-  };
-  for (let i = 0; i < 5; i++) await threads();
+  for (let i = 0; i < 5; i++) await inThread(t, data);
   const before = mappings();
   const COUNT = 10;
-  let after = before;
-  for (let i = 0; i < COUNT; i++) after = await threads();
+  for (let i = 0; i < COUNT; i++) await inThread(t, data);
+  const after = mappings();
   // Should it be none some day, the count has no more reason.
   t.ok(after - before <= 4 * COUNT, `${COUNT} threads, ${after - before} mappings`);
 });
